@@ -1,0 +1,43 @@
+# Every target sets up what it needs; run again, set-up costs nothing.
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help venv demo test check bench docs clean
+
+help:
+	@echo "make demo   generate data, train, evaluate; ends with a report to open"
+	@echo "make test   the test suite"
+	@echo "make check  format, lint, types, import contracts, documentation"
+	@echo "make bench  slow tests and timings"
+	@echo "make docs   build the documentation into site/"
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(VENV)/bin/ssray demo --out demo-out
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+check: $(STAMP)
+	$(VENV)/bin/ruff format --check ssray jobs tests
+	$(VENV)/bin/ruff check ssray jobs tests
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+	$(VENV)/bin/mkdocs build --strict --quiet
+
+docs: $(STAMP)
+	$(VENV)/bin/mkdocs build --strict
+
+bench: $(STAMP)
+	$(PY) -m pytest -m slow -s
+
+clean:
+	rm -rf $(VENV) site demo-out .mypy_cache .ruff_cache .pytest_cache

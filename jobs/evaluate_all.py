@@ -1,0 +1,44 @@
+"""Evaluate the published models of a data set on its labelled test images.
+
+ray job submit --working-dir . -- python jobs/evaluate_all.py --data ROOT --models STORE --out DIR
+"""
+
+from typing import Any
+
+import click
+
+from ssray.data.storage import Location
+from ssray.options import (
+    SCORING,
+    categories_option,
+    compute_from,
+    compute_options,
+    data_option,
+    models_option,
+    out_option,
+    run,
+)
+from ssray.terminal import console, metrics_summary
+
+
+@click.command(help=__doc__)
+@data_option
+@models_option
+@categories_option
+@out_option
+@compute_options(*SCORING)
+def main(root: str, store: str, only: tuple[str, ...], out: str, **compute: Any) -> None:
+    from ssray.cluster.workflow import evaluate_categories
+
+    metrics = evaluate_categories(
+        Location.parse(root),
+        only,
+        Location.parse(store),
+        compute_from(compute),
+        Location.parse(out),
+    )
+    console.print(metrics_summary(metrics))
+
+
+if __name__ == "__main__":
+    run(main)

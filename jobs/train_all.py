@@ -1,0 +1,43 @@
+"""Train a model for every category of a data set.
+
+ray job submit --working-dir . -- python jobs/train_all.py --data ROOT --models STORE
+"""
+
+import sys
+from typing import Any
+
+import click
+
+from ssray.config import Recipe
+from ssray.data.storage import Location
+from ssray.options import (
+    TRAINING,
+    categories_option,
+    compute_from,
+    compute_options,
+    data_option,
+    models_option,
+    recipe_options,
+    run,
+)
+
+
+@click.command(help=__doc__)
+@data_option
+@models_option
+@categories_option
+@recipe_options
+@compute_options(*TRAINING)
+def main(root: str, store: str, only: tuple[str, ...], recipe: Recipe, **compute: Any) -> None:
+    from ssray.cluster.workflow import train_categories
+
+    failed = train_categories(
+        Location.parse(root), only, recipe, compute_from(compute), Location.parse(store)
+    )
+    for category, error in failed.items():
+        click.echo(f"Not trained: {category}: {error}", err=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    run(main)

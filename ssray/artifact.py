@@ -1,0 +1,229 @@
+"""A model as files: weights, recipe, calibration, origin, and a manifest with checksums.
+
+Layout of a store::
+
+    STORE/CATEGORY/VERSION/weights.safetensors  recipe.json  calibration.json  training.json
+                           manifest.json        epochs.jsonl
+    STORE/CATEGORY/published.json
+
+``manifest.json`` is written last, so its presence means the version is complete.
+Nothing is pickled. A version is never changed; ``published.json`` names the one in use.
+``epochs.jsonl`` is the epoch log; it grows while training runs and is there even when the
+run does not finish.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import safetensors.torch
+import torch
+from pyarrow import fs
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ssray.calibration import Calibration
+from ssray.config import Recipe
+from ssray.data.storage import Location
+from ssray.errors import ArtifactError
+from ssray.method.autoencoder import ModelI
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+PUBLISHED = "published.json"
+EPOCH_LOG = "epochs.jsonl"
+
+
+class TrainingFacts(BaseModel):
+    """What a model was trained on and with, for people and for reports."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training_images: int
+    held_out_images: int
+    skipped_images: int
+    input_shape: tuple[int, int]
+    images_seen: float
+    seconds: float
+    validation_loss: float
+    device: str
+    precision: str
+    workers: int
+    seed: int
+    ssray_version: str
+    torch_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelArtifact:
+    """Everything a scorer needs, and what a person wants to know about its origin.
+
+    Attributes:
+        weights: state dict of the network, CPU tensors.
+    """
+
+    category: str
+    version: str
+    recipe: Recipe
+    calibration: Calibration
+    facts: TrainingFacts
+    weights: dict[str, Tensor]
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Rows and columns every image is resized to."""
+        return self.facts.input_shape
+
+    def build(self, device: torch.device) -> nn.Module:
+        """The network with its weights, in eval mode on ``device``, channels-last."""
+        model = ModelI(self.recipe.network)
+        model.load_state_dict(self.weights)
+        model.eval()
+        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def new_version() -> str:
+    """A version name that sorts by time of creation, such as ``20260131T235959Z-1f2e3d``."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def save(artifact: ModelArtifact, store: Location) -> None:
+    """Writes a complete version and publishes it.
+
+    Raises:
+        ArtifactError: if the version exists already.
+    """
+    place = store / artifact.category / artifact.version
+    if (place / MANIFEST).exists():
+        raise ArtifactError(f"{place}: exists already; versions are never overwritten.")
+    files = {
+        "weights.safetensors": safetensors.torch.save(artifact.weights),
+        "recipe.json": _json(artifact.recipe),
+        "calibration.json": _json(artifact.calibration),
+        "training.json": _json(artifact.facts),
+    }
+    for name, content in files.items():
+        (place / name).write(content)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "category": artifact.category,
+        "version": artifact.version,
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+    (place / MANIFEST).write(json.dumps(manifest, indent=2).encode())
+    pointer = json.dumps({"version": artifact.version}).encode()
+    (store / artifact.category / PUBLISHED).write(pointer)
+
+
+def load(store: Location, category: str, version: str) -> ModelArtifact:
+    """Reads one version and verifies it.
+
+    Raises:
+        ArtifactError: if it is incomplete, was changed, or was written by a newer ssray.
+    """
+    place = store / category / version
+    manifest = _manifest(place)
+    files = {name: _verified(place, name, manifest) for name in manifest["sha256"]}
+    try:
+        return ModelArtifact(
+            category=category,
+            version=version,
+            recipe=Recipe.model_validate_json(files["recipe.json"]),
+            calibration=Calibration.model_validate_json(files["calibration.json"]),
+            facts=TrainingFacts.model_validate_json(files["training.json"]),
+            weights=safetensors.torch.load(files["weights.safetensors"]),
+        )
+    except (KeyError, ValidationError, SafetensorError) as error:
+        raise ArtifactError(f"{place}: not a model this ssray can read. ({error})") from None
+
+
+def load_facts(store: Location, category: str, version: str) -> TrainingFacts:
+    """Reads a version's origin without its weights; raises as ``load``."""
+    place = store / category / version
+    return TrainingFacts.model_validate_json(_verified(place, "training.json", _manifest(place)))
+
+
+def published_version(store: Location, category: str) -> str:
+    """The version in use.
+
+    Raises:
+        ArtifactError: if the category has none.
+    """
+    pointer = store / category / PUBLISHED
+    if not pointer.exists():
+        known = ", ".join(sorted(published(store))) or "none"
+        raise ArtifactError(
+            f"{store}: no published model for '{category}'. Models here: {known}. "
+            f"Train one with: ssray train --category {category} --models {store} --data ROOT"
+        )
+    version: str = _read_json(pointer)["version"]
+    return version
+
+
+def published(store: Location) -> dict[str, str]:
+    """The published version of every category in the store; empty if there is no store."""
+    return {
+        info.base_name: _read_json(store.at(info) / PUBLISHED)["version"]
+        for info in store.children()
+        if info.type == fs.FileType.Directory and (store.at(info) / PUBLISHED).exists()
+    }
+
+
+class EpochLog:
+    """The epoch log of a version, one JSON object a line.
+
+    The whole file is written anew with each row, as object stores know no appending; a
+    long run has a few hundred short rows.
+    """
+
+    def __init__(self, store: Location, category: str, version: str) -> None:
+        self.place = store / category / version / EPOCH_LOG
+        self._lines: list[str] = []
+
+    def append(self, row: Mapping[str, float]) -> None:
+        self._lines.append(json.dumps(row))
+        self.place.write(("\n".join(self._lines) + "\n").encode())
+
+
+def _manifest(place: Location) -> dict[str, Any]:
+    if not (place / MANIFEST).exists():
+        raise ArtifactError(f"{place}: no complete model here ({MANIFEST} is missing).")
+    manifest = _read_json(place / MANIFEST)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{place}: format version {manifest.get('format_version')}, this ssray reads "
+            f"{FORMAT_VERSION}. Upgrade ssray or train again."
+        )
+    return manifest
+
+
+def _verified(place: Location, name: str, manifest: dict[str, Any]) -> bytes:
+    try:
+        content = (place / name).read()
+    except OSError:
+        raise ArtifactError(f"{place / name}: listed in {MANIFEST} but missing.") from None
+    if hashlib.sha256(content).hexdigest() != manifest["sha256"].get(name):
+        raise ArtifactError(
+            f"{place / name}: checksum differs from {MANIFEST}; the file was changed or cut "
+            "short. Restore it or train again."
+        )
+    return content
+
+
+def _json(model: BaseModel) -> bytes:
+    return model.model_dump_json(indent=2).encode()
+
+
+def _read_json(place: Location) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(place.read())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{place}: cannot be read as JSON. ({error})") from None
+    return content

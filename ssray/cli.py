@@ -1,0 +1,160 @@
+"""``ssray``: the command line. Each command parses, calls one function and reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import ssray
+from ssray import artifact, recipes
+from ssray.config import Recipe
+from ssray.data.demo import write_demo_data
+from ssray.data.index import index_images
+from ssray.data.storage import Location
+from ssray.errors import SsrayError
+from ssray.options import (
+    SCORING,
+    TRAINING,
+    categories_option,
+    compute_from,
+    compute_options,
+    data_option,
+    models_option,
+    out_option,
+    recipe_options,
+    run,
+    settings_help,
+)
+from ssray.terminal import console, metrics_summary
+
+DEMO_MINUTES = 0.75
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(ssray.__version__, prog_name="ssray")
+def cli() -> None:
+    """Visual anomaly detection for industry: train on good parts, find what is not."""
+
+
+@cli.command()
+@click.option("--out", default="demo-out", show_default=True, help="Folder for everything.")
+@compute_options("seed")
+def demo(out: str, seed: int) -> None:
+    """Generate a data set, train on it, evaluate, and write a report to open.
+
+    Takes about four minutes on two cores; needs no download, no server and no GPU.
+    """
+    from ssray.cluster.workflow import evaluate_categories, train_categories
+
+    place = Path(out)
+    names = write_demo_data(place / "data", seed=seed)
+    root, store = Location.parse(place / "data"), Location.parse(place / "models")
+    compute = compute_from({"max_minutes": DEMO_MINUTES, "seed": seed})
+    failed = train_categories(root, names, recipes.demo(), compute, store)
+    if failed:
+        raise click.ClickException(f"{len(failed)} categories could not be trained.")
+    metrics = evaluate_categories(root, names, store, compute, Location.parse(place))
+    console.print(metrics_summary(metrics))
+    console.print(f"Report: {place / 'report.html'}")
+
+
+@cli.command("demo-data")
+@click.option("--out", required=True, metavar="DIR", help="Folder to create.")
+@click.option("--categories", "count", default=3, show_default=True, help="How many products.")
+@click.option("--images", default=40, show_default=True, help="Training images of each.")
+@compute_options("seed")
+def demo_data(out: str, count: int, images: int, seed: int) -> None:
+    """Write the generated data set alone, in the layout of MVTec AD."""
+    names = write_demo_data(Path(out), categories=count, images=images, seed=seed)
+    console.print(f"{len(names)} categories in {out}: {', '.join(names)}")
+
+
+@cli.command(
+    epilog="Settings for --set, with the defaults of 'compact':\n\n\b\n"
+    + "\n".join(settings_help(Recipe))
+)
+@data_option
+@click.option("--category", required=True, metavar="C", help="Category to train.")
+@recipe_options
+@models_option
+@compute_options(*TRAINING)
+def train(root: str, category: str, recipe: Recipe, store: str, **compute: Any) -> None:
+    """Train one category on its defect-free images and publish the model."""
+    from ssray.cluster.workflow import train_category_from
+
+    place = Location.parse(store)
+    version = train_category_from(
+        Location.parse(root), category, recipe, compute_from(compute), place
+    )
+    console.print(f"Published {category} {version} in {place}")
+
+
+@cli.command()
+@data_option
+@models_option
+@categories_option
+@out_option
+@compute_options(*SCORING)
+def evaluate(root: str, store: str, only: tuple[str, ...], out: str, **compute: Any) -> None:
+    """Score the labelled test images; write metrics, scores and a report."""
+    from ssray.cluster.workflow import evaluate_categories
+
+    place = Location.parse(out)
+    metrics = evaluate_categories(
+        Location.parse(root), list(only), Location.parse(store), compute_from(compute), place
+    )
+    console.print(metrics_summary(metrics))
+    console.print(f"Report: {place / 'report.html'}")
+
+
+@cli.command()
+@click.option("--images", required=True, metavar="URI", help="An image, a folder or a prefix.")
+@models_option
+@click.option("--category", required=True, metavar="C", help="Whose model to use.")
+@out_option
+@compute_options(*SCORING)
+def score(images: str, store: str, category: str, out: str, **compute: Any) -> None:
+    """Score images without labels; write scores and a report of the most anomalous."""
+    from ssray.cluster.inspection import score as score_images
+    from ssray.cluster.runtime import ray_session
+
+    models, place = Location.parse(store), Location.parse(out)
+    versions = {category: artifact.published_version(models, category)}
+    manifest = index_images(Location.parse(images), category)
+    with ray_session():
+        scores = score_images(manifest, models, versions, compute_from(compute), place)
+    errors = len(scores) - scores["error"].null_count
+    console.print(f"{len(scores)} images, {errors} with an error: {place / 'scores.parquet'}")
+    console.print(f"Report: {place / 'report.html'}")
+
+
+@cli.group()
+def models() -> None:
+    """Look into a model store."""
+
+
+@models.command("list")
+@models_option
+def list_models(store: str) -> None:
+    """List the published model of every category."""
+    place = Location.parse(store)
+    found = artifact.published(place)
+    if not found:
+        raise SsrayError(f"{place}: no models here. Train one with 'ssray train'.")
+    for category, version in found.items():
+        facts = artifact.load_facts(place, category, version)
+        console.print(
+            f"{category}  {version}  {facts.training_images} images  "
+            f"{facts.seconds / 60:.1f} min  validation loss {facts.validation_loss:.5f}"
+        )
+
+
+def main() -> None:
+    """Entry point."""
+    run(cli)
+
+
+if __name__ == "__main__":
+    main()

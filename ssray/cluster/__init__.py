@@ -1,0 +1,1 @@
+"""The plumbing: the only package that imports ray."""

@@ -1,0 +1,211 @@
+"""Ray Data around the Scorer: manifest -> decode -> Scorer actors -> Parquet.
+
+Decoding runs as tasks on any CPU, scoring in actors that each hold every model of the run.
+An image that can't be used becomes a row with a reason code.
+
+All stages ask for fractions of a CPU whose sum stays below one, so that a pipeline always
+fits: where actors hold every CPU, tasks in front of them wait for ever.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray.data
+import torch
+
+from ssray.artifact import load, load_facts
+from ssray.cluster.runtime import cluster_cpus
+from ssray.cluster.train import wants_gpu
+from ssray.config import Compute
+from ssray.data.decode import read_image, read_mask, resize
+from ssray.data.storage import Location
+from ssray.device import resolve_device, resolve_precision
+from ssray.errors import ImageError
+from ssray.metrics.auroc import PixelCounts
+from ssray.report.heatmap import encode_levels, levels_to_png
+from ssray.report.tables import SCORED_PARTS
+from ssray.scoring import Scorer, resize_map
+
+DECODE_BATCH = 16
+SCORE_BATCH = 16
+NO_PROGRESS_TIMEOUT_S = 600
+_DECODE_CPUS = 0.25
+_SCORE_CPUS = 0.25
+_WRITE_CPUS = 0.25
+
+_PREPARED = pa.schema(
+    [
+        *(pa.field(name, SCORED_PARTS.field(name).type) for name in ("uri", "category")),
+        pa.field("split_type", pa.string()),
+        pa.field("label", pa.int8()),
+        pa.field("image", pa.binary(), metadata={"layout": "(H, W, 3) uint8, network size"}),
+        pa.field("truth", pa.binary(), metadata={"layout": "(h, w) packed bits"}),
+        pa.field("truth_shape", pa.list_(pa.int32(), 2)),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+def score_manifest(
+    manifest: pa.Table,
+    store: Location,
+    versions: Mapping[str, str],
+    compute: Compute,
+    out: Location,
+) -> None:
+    """Scores every image of a manifest on the connected Ray.
+
+    Args:
+        manifest: as ``ssray.data.index`` makes it. Where it has labels, pixels are counted
+            against the masks.
+        store: the model store, readable from every worker.
+        versions: the model version to use for each category of the manifest.
+        compute: ``workers`` actors with ``cpus_per_worker`` threads each, on the device named.
+        out: a folder that receives Parquet files of ``SCORED_PARTS`` rows, in no fixed order.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    use_gpu = wants_gpu(compute)
+    shapes = {
+        category: load_facts(store, category, version).input_shape
+        for category, version in versions.items()
+    }
+    threads = compute.cpus_per_worker or max(1, cluster_cpus() // compute.workers)
+    ordered = manifest.sort_by([("category", "ascending"), ("uri", "ascending")])
+    blocks = [ordered.slice(i, DECODE_BATCH) for i in range(0, len(ordered), DECODE_BATCH)]
+    dataset = (
+        ray.data.from_arrow(blocks)
+        .map_batches(
+            prepare_images,
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=_DECODE_CPUS,
+            fn_kwargs={"shapes": shapes},
+        )
+        .map_batches(
+            ScoringActor,
+            batch_format="pyarrow",
+            batch_size=SCORE_BATCH,
+            num_cpus=_SCORE_CPUS,
+            num_gpus=compute.gpus_per_worker if use_gpu else None,
+            compute=ray.data.ActorPoolStrategy(size=compute.workers),
+            fn_constructor_kwargs={
+                "store": store,
+                "versions": dict(versions),
+                "compute": compute,
+                "use_gpu": use_gpu,
+                "threads": threads,
+            },
+        )
+    )
+    out.filesystem.create_dir(out.path, recursive=True)
+    dataset.write_parquet(
+        out.path, filesystem=out.filesystem, ray_remote_args={"num_cpus": _WRITE_CPUS}
+    )
+
+
+def prepare_images(manifest: pa.Table, shapes: Mapping[str, tuple[int, int]]) -> pa.Table:
+    """Fetches, decodes and resizes; failures keep their row and name a reason."""
+    rows = [_prepared_row(row, shapes[row["category"]]) for row in manifest.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=_PREPARED)
+
+
+def _prepared_row(row: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
+    prepared = {name: row[name] for name in ("uri", "category", "split_type", "label")}
+    try:
+        image = read_image(row["uri"])
+        prepared["image"] = resize(image, shape).tobytes()
+        truth = _ground_truth(row, image.shape[:2])
+    except ImageError as error:
+        return prepared | {"image": None, "error": error.code}
+    if truth is not None:
+        prepared |= {"truth": np.packbits(truth).tobytes(), "truth_shape": list(truth.shape)}
+    return prepared
+
+
+def _ground_truth(
+    row: dict[str, Any], image_shape: tuple[int, ...]
+) -> npt.NDArray[np.bool_] | None:
+    """The mask; all good for a good image; None where a defect has no mask or labels lack."""
+    if row["mask_uri"] is not None:
+        try:
+            return read_mask(row["mask_uri"])
+        except ImageError as error:
+            raise ImageError(f"mask_{error.code}", str(error)) from None
+    return np.zeros(image_shape, bool) if row["label"] == 0 else None
+
+
+class ScoringActor:
+    """Holds every model of the run and scores batches."""
+
+    def __init__(
+        self,
+        store: Location,
+        versions: Mapping[str, str],
+        compute: Compute,
+        use_gpu: bool,
+        threads: int,
+    ) -> None:
+        torch.set_num_threads(threads)
+        device = resolve_device("cuda" if use_gpu else "cpu")
+        self._scorers = {}
+        for category, version in versions.items():
+            artifact = load(store, category, version)
+            precision = resolve_precision(compute.precision, device, artifact.recipe.network)
+            self._scorers[category] = Scorer(artifact, device, precision)
+
+    def __call__(self, prepared: pa.Table) -> pa.Table:
+        groups = defaultdict(list)
+        for row in prepared.to_pylist():
+            groups[row["category"]].append(row)
+        rows = [
+            scored
+            for category, members in groups.items()
+            for scored in score_rows(self._scorers[category], members)
+        ]
+        return pa.Table.from_pylist(rows, schema=SCORED_PARTS)
+
+
+def score_rows(scorer: Scorer, prepared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Scores the prepared rows of one category; rows with an error pass through."""
+    artifact = scorer.artifact
+    threshold = artifact.calibration.pixel_threshold
+    rows: list[dict[str, Any]] = [
+        {name: row[name] for name in ("uri", "category", "split_type", "label", "error")}
+        | {"model_version": artifact.version}
+        for row in prepared
+    ]
+    usable = [i for i, row in enumerate(prepared) if row["error"] is None]
+    if not usable:
+        return rows
+    shape = (*artifact.input_shape, 3)
+    images = [np.frombuffer(prepared[i]["image"], np.uint8).reshape(shape) for i in usable]
+    scored = scorer(np.stack(images))
+    counts = PixelCounts.zero()
+    for i, anomaly_map, score in zip(usable, scored.maps, scored.scores, strict=True):
+        if not np.isfinite(anomaly_map).all():
+            rows[i]["error"] = "not_finite"
+            continue
+        rows[i]["score"] = float(score)
+        rows[i]["heatmap"] = levels_to_png(encode_levels(anomaly_map, threshold))
+        truth = _unpack_truth(prepared[i])
+        if truth is not None:
+            counts += PixelCounts.of(resize_map(anomaly_map, truth.shape), truth)
+    rows[0]["pixel_counts"] = counts.to_bytes()
+    return rows
+
+
+def _unpack_truth(row: dict[str, Any]) -> npt.NDArray[np.bool_] | None:
+    if row["truth"] is None:
+        return None
+    height, width = row["truth_shape"]
+    bits = np.unpackbits(np.frombuffer(row["truth"], np.uint8), count=height * width)
+    return bits.astype(bool).reshape(height, width)

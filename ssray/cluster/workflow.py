@@ -1,0 +1,90 @@
+"""What the command line and the jobs have in common: data set and store in, results out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ssray.artifact import published
+from ssray.cluster.inspection import evaluate
+from ssray.cluster.runtime import ray_session
+from ssray.cluster.train import train_category
+from ssray.config import Compute, Recipe
+from ssray.data.index import categories, index_dataset
+from ssray.data.storage import Location
+from ssray.errors import ArtifactError, DataError, SsrayError
+from ssray.terminal import TrainingDisplay, console
+
+
+def train_category_from(
+    root: Location, category: str, recipe: Recipe, compute: Compute, store: Location
+) -> str:
+    """Trains one category of a data set with a progress display; returns the new version.
+
+    Raises:
+        SsrayError: as ``index_dataset`` and ``train_category``.
+    """
+    manifest = index_dataset(root, [category])
+    training = manifest.filter(pc.equal(manifest["split"], "train"))
+    if not len(training):
+        raise DataError(f"{root / category}: no images in train/good.")
+    with ray_session(), TrainingDisplay(category) as display:
+        return train_category(
+            training["uri"].to_pylist(), category, recipe, compute, store, on_epoch=display.update
+        )
+
+
+def train_categories(
+    root: Location, only: Sequence[str], recipe: Recipe, compute: Compute, store: Location
+) -> dict[str, SsrayError]:
+    """Trains categories one after another on one Ray; a failure stops only its own.
+
+    Args:
+        only: which to train; empty takes all below ``root``.
+
+    Returns:
+        The error of each category that failed; each is printed as it happens.
+    """
+    failed: dict[str, SsrayError] = {}
+    with ray_session():
+        for category in only or categories(root):
+            try:
+                version = train_category_from(root, category, recipe, compute, store)
+                console.print(f"Published {category} {version}")
+            except SsrayError as error:
+                failed[category] = error
+                console.print(f"Failed {category}: {error}", markup=False)
+    return failed
+
+
+def evaluate_categories(
+    root: Location, only: Sequence[str], store: Location, compute: Compute, out: Location
+) -> pa.Table:
+    """Evaluates published models on the labelled test images of a data set.
+
+    Args:
+        only: categories to evaluate; empty takes those that have both images and a model.
+
+    Returns:
+        The ``METRICS`` table.
+
+    Raises:
+        ArtifactError: if a category asked for has no model, or none has.
+        DataError: as ``index_dataset``, or if there are no test images.
+    """
+    versions = published(store)
+    wanted = list(only) or [name for name in categories(root) if name in versions]
+    missing = [name for name in wanted if name not in versions]
+    if missing or not wanted:
+        lacking = ", ".join(missing) or f"any category of {root}"
+        raise ArtifactError(
+            f"{store}: no published model for {lacking}. "
+            f"Models here: {', '.join(versions) or 'none'}."
+        )
+    manifest = index_dataset(root, wanted)
+    if not pc.any(pc.equal(manifest["split"], "test")).as_py():
+        raise DataError(f"{root}: no test images of {', '.join(wanted)}. Expected test/TYPE/*.png.")
+    with ray_session():
+        return evaluate(manifest, store, {name: versions[name] for name in wanted}, compute, out)

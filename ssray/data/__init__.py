@@ -1,0 +1,1 @@
+"""Where images are, what they hold, and a generated set to start with."""

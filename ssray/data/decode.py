@@ -1,0 +1,130 @@
+"""Bytes to a uint8 image, within stated limits; every refusal has a reason code."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from ssray.config import STRIDE
+from ssray.data.storage import Location
+from ssray.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+"""Larger images are refused before their pixels are decoded."""
+
+UInt8Image = npt.NDArray[np.uint8]
+
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
+
+
+def decode_image(content: bytes) -> UInt8Image:
+    """Decodes any format Pillow reads into colour.
+
+    Grey is repeated over three channels, alpha is dropped (not blended), 16 bits become the
+    upper 8, of several frames the first counts.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ImageError: with code ``empty``, ``unknown_format``, ``too_large``, ``truncated`` or
+            ``unsupported_mode``.
+    """
+    return _to_rgb(_open(content))
+
+
+def decode_mask(content: bytes) -> npt.NDArray[np.bool_]:
+    """Decodes a ground-truth mask: a pixel is defective where it exceeds 127 of 255.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        ImageError: as ``decode_image``.
+    """
+    mask: npt.NDArray[np.bool_] = decode_image(content).max(axis=2) > 127
+    return mask
+
+
+def read_image(uri: str) -> UInt8Image:
+    """Fetches and decodes one image.
+
+    Raises:
+        ImageError: as ``decode_image``, or with code ``unreadable`` if it cannot be fetched.
+    """
+    return decode_image(_fetch(uri))
+
+
+def read_mask(uri: str) -> npt.NDArray[np.bool_]:
+    """Fetches and decodes one mask; raises as ``read_image``."""
+    return decode_mask(_fetch(uri))
+
+
+def network_shape(height: int, width: int, longer_side: int) -> tuple[int, int]:
+    """The size an image is resized to: aspect kept, both sides multiples of 8.
+
+    >>> network_shape(1024, 1024, 256)
+    (256, 256)
+    >>> network_shape(480, 640, 256)
+    (192, 256)
+    """
+    scale = longer_side / max(height, width)
+    rows, columns = (max(STRIDE, round(s * scale / STRIDE) * STRIDE) for s in (height, width))
+    return rows, columns
+
+
+def resize(image: UInt8Image, shape: tuple[int, int]) -> UInt8Image:
+    """Resamples (H, W, 3) uint8 to ``shape`` (rows, columns) with an antialiasing filter."""
+    if image.shape[:2] == shape:
+        return image
+    rows, columns = shape
+    resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.HAMMING)
+    return np.asarray(resized)
+
+
+def _fetch(uri: str) -> bytes:
+    try:
+        return Location.parse(uri).read()
+    except OSError as error:
+        raise ImageError("unreadable", f"{uri}: cannot be read. ({error})") from None
+
+
+def _open(content: bytes) -> Image.Image:
+    if not content:
+        raise ImageError("empty", "the file has no content")
+    try:
+        with warnings.catch_warnings():
+            # The limit below is ours and stricter than Pillow's warning.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(
+                "too_large",
+                f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are accepted",
+            )
+        image.load()
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", str(error)) from None
+    except UnidentifiedImageError:
+        raise ImageError("unknown_format", "not an image format that Pillow reads") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError("truncated", f"the image data is damaged or cut short ({error})") from None
+    return image
+
+
+def _to_rgb(image: Image.Image) -> UInt8Image:
+    if image.mode in _DEEP_MODES:
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise ImageError("unsupported_mode", "integer pixels outside the 16 bits accepted")
+        grey = (deep.astype(np.uint16) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+    if image.mode == "F":
+        raise ImageError("unsupported_mode", "floating-point pixels; expected 8 or 16 bits")
+    if image.has_transparency_data:
+        return np.ascontiguousarray(np.asarray(image.convert("RGBA"))[:, :, :3])
+    return np.asarray(image.convert("RGB"))

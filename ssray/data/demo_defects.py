@@ -1,0 +1,222 @@
+"""The defects of the generated demo data, and the mask of what a defect changed.
+
+A defect returns the surface in one or two *stages*, each (H, W, 3) like the surface it
+starts from. The last stage is what the camera sees. The mask covers what any stage
+changed: a misplaced part passes through a stage without it, so its mask covers the place
+where it is as well as the place where it should have been.
+
+Marks are as often lighter as darker, so that brightness does not give them away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ssray.data.demo_surfaces import Floats, Noise, Specimen, inside, smoothstep
+
+VISIBLE = 0.03
+"""Least local change that a mask marks, as a share of the full range (8 of 255 levels)."""
+
+_STRIP = 8192  # points drawn at a time
+
+T = TypeVar("T", bound=np.generic)
+P_co = TypeVar("P_co", covariant=True)
+
+
+class HasParts(Protocol[P_co]):
+    """A specimen from which a part can be missing."""
+
+    def without_part(self, rng: np.random.Generator) -> P_co: ...
+
+
+class HasMovableParts(Protocol[P_co]):
+    """A specimen whose parts can sit in the wrong place."""
+
+    def with_moved_part(self, rng: np.random.Generator) -> tuple[P_co, P_co]: ...
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Where a surface is drawn: (H, W) points, and the side of one output pixel."""
+
+    x: Floats
+    y: Floats
+    pixel: float
+
+    def draw(self, specimen: Specimen) -> Floats:
+        """(H, W, 3) reflectance."""
+        return _in_strips(specimen.reflectance, self.x, self.y)
+
+
+Stages = tuple[Floats, ...]
+
+
+def scratch(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
+    """A thin, slightly curved line that fades at both ends."""
+    points = _curve(specimen.anchor(rng), rng.uniform(0.22, 0.5), 0.12, rng)
+    distance, position = _distance_to(points, canvas)
+    width = max(rng.uniform(0.009, 0.015), canvas.pixel)
+    fade = smoothstep(position / 0.15) * smoothstep((1 - position) / 0.15)
+    cover = inside(distance - 0.5 * width, width) * fade * specimen.solid(canvas.x, canvas.y)
+    return (_shifted(clean, cover, _sign(rng) * rng.uniform(0.16, 0.25)),)
+
+
+def blob(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
+    """A low-contrast stain with a soft, irregular edge and a slight tint."""
+    cx, cy = specimen.anchor(rng)
+    radius = rng.uniform(0.05, 0.09)
+    noise, stretch = Noise(rng), rng.uniform(0.75, 1.3)
+    dx, dy = (canvas.x - cx) * stretch, (canvas.y - cy) / stretch
+    outline = 0.3 * noise(dx / radius, dy / radius) + 0.15 * noise(
+        2.5 * dx / radius, 2.5 * dy / radius
+    )
+    depth = 1 - np.hypot(dx, dy) / radius + outline
+    cover = smoothstep(depth / 0.45) * specimen.solid(canvas.x, canvas.y)
+    strength = _sign(rng) * rng.uniform(0.11, 0.16) * rng.uniform(0.75, 1.15, 3)
+    return (_shifted(clean, cover, strength),)
+
+
+def thread(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
+    """A loose strand of another tone on the surface, with its shadow."""
+    points = _curve(specimen.anchor(rng), rng.uniform(0.25, 0.5), 0.45, rng)
+    width = max(rng.uniform(0.013, 0.02), canvas.pixel)
+    tone = clean.mean(axis=(0, 1)) + _sign(rng) * rng.uniform(0.2, 0.3)
+    shade_distance, _ = _distance_to(points + 0.013, canvas)
+    shaded = clean * (1 - 0.2 * inside(shade_distance - 0.5 * width, 2 * width))[..., None]
+    distance, position = _distance_to(points, canvas)
+    cover = inside(distance - 0.5 * width)
+    rounded = 1 - 0.25 * np.clip(2 * distance / width, 0, 1) ** 2
+    twist = 1 + 0.05 * np.sin(position * rng.uniform(60, 90))
+    strand = np.clip(tone, 0.05, 0.92) * (rounded * twist)[..., None]
+    return (shaded + cover[..., None] * (strand - shaded),)
+
+
+def cut(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
+    """A slit: the structure slips along it and gapes, lighter or darker, in the middle."""
+    points = _curve(specimen.anchor(rng), rng.uniform(0.2, 0.34), 0.06, rng)
+    distance, position = _distance_to(points, canvas)
+    ends = smoothstep(position / 0.3) * smoothstep((1 - position) / 0.3)
+    along = points[-1] - points[0]
+    along = along / np.hypot(*along)
+    side = np.sign((canvas.x - points[0, 0]) * along[1] - (canvas.y - points[0, 1]) * along[0])
+    slip = side * np.exp(-((distance / 0.035) ** 2)) * ends
+    slide, gape = _sign(rng) * rng.uniform(0.012, 0.024), rng.uniform(0.005, 0.011)
+    slipped = _in_strips(
+        specimen.reflectance,
+        canvas.x + slip * (slide * along[0] - gape * along[1]),
+        canvas.y + slip * (slide * along[1] + gape * along[0]),
+    )
+    width = max(rng.uniform(0.011, 0.016), canvas.pixel)
+    slit = inside(distance - 0.5 * width * ends) * ends
+    return (_shifted(slipped, slit, _sign(rng) * rng.uniform(0.17, 0.27)),)
+
+
+def missing(
+    specimen: HasParts[Specimen], clean: Floats, canvas: Canvas, rng: np.random.Generator
+) -> Stages:
+    """A part that is not there."""
+    return (canvas.draw(specimen.without_part(rng)),)
+
+
+def misplaced(
+    specimen: HasMovableParts[Specimen], clean: Floats, canvas: Canvas, rng: np.random.Generator
+) -> Stages:
+    """A part in the wrong place. Its mask covers both places."""
+    without, moved = specimen.with_moved_part(rng)
+    return canvas.draw(without), canvas.draw(moved)
+
+
+def changed(stages: Stages) -> npt.NDArray[np.bool_]:
+    """The pixels that change visibly from any stage to the next.
+
+    Args:
+        stages: (H, W, C) float images in [0, 1] without sensor noise, the clean one first.
+
+    Returns:
+        (H, W) bool: the largest channel's change, averaged over 3 x 3 pixels, exceeds
+        ``VISIBLE``. Gaps of up to two pixels are closed.
+    """
+    shape = stages[0].shape[:2]
+    difference = np.zeros(shape)
+    for before, after in pairwise(stages):
+        difference = np.maximum(difference, np.abs(after - before).max(axis=-1))
+    marked = np.mean(_neighbours(difference), axis=0) > VISIBLE
+    grown = np.any(_neighbours(marked), axis=0)
+    closed: npt.NDArray[np.bool_] = np.all(_neighbours(grown), axis=0)
+    return closed
+
+
+def _neighbours(image: npt.NDArray[T]) -> list[npt.NDArray[T]]:
+    """Nine (H, W) views: every pixel's 3 x 3 neighbourhood, the border repeated."""
+    padded = np.pad(image, 1, mode="edge")
+    height, width = image.shape
+    return [padded[r : r + height, c : c + width] for r in range(3) for c in range(3)]
+
+
+def _sign(rng: np.random.Generator) -> float:
+    return float(rng.choice((-1.0, 1.0)))
+
+
+def _shifted(surface: Floats, cover: Floats, strength: float | Floats) -> Floats:
+    changed_surface: Floats = np.clip(surface + cover[..., None] * strength, 0.02, 0.98)
+    return changed_surface
+
+
+def _curve(
+    middle: tuple[float, float], length: float, bow: float, rng: np.random.Generator
+) -> Floats:
+    """(N, 2) points of a cubic arc through the neighbourhood of ``middle``.
+
+    Args:
+        middle: (x, y).
+        length: distance of the two ends.
+        bow: how far the arc leaves the straight line at most, as a share of ``length``.
+        rng: draws direction and shape.
+    """
+    angle = rng.uniform(0, 2 * np.pi)
+    along = length * np.array([math.cos(angle), math.sin(angle)])
+    across = np.array([-along[1], along[0]])
+    controls = np.array(middle) + np.array(
+        [
+            -0.5 * along,
+            -along / 6 + rng.uniform(-bow, bow) * across,
+            along / 6 + rng.uniform(-bow, bow) * across,
+            0.5 * along,
+        ]
+    )
+    t = np.linspace(0, 1, 17)[:, None]
+    weights = np.hstack(((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3))
+    points: Floats = weights @ controls
+    return points
+
+
+def _distance_to(points: Floats, canvas: Canvas) -> tuple[Floats, Floats]:
+    """Distance to a polyline, and the position 0 to 1 along it of its nearest point."""
+
+    def nearest(x: Floats, y: Floats) -> Floats:
+        best, position = np.full_like(x, np.inf), np.zeros_like(x)
+        for i, (start, stop) in enumerate(pairwise(points)):
+            dx, dy = stop - start
+            px, py = x - start[0], y - start[1]
+            share = np.clip((px * dx + py * dy) / (dx * dx + dy * dy), 0, 1)
+            distance = np.hypot(px - share * dx, py - share * dy)
+            position = np.where(distance < best, (i + share) / (len(points) - 1), position)
+            best = np.minimum(best, distance)
+        return np.stack((best, position), axis=-1)
+
+    both = _in_strips(nearest, canvas.x, canvas.y)
+    return both[..., 0], both[..., 1]
+
+
+def _in_strips(draw: Callable[[Floats, Floats], Floats], x: Floats, y: Floats) -> Floats:
+    """``draw(x, y)``, a few rows at a time: intermediate arrays that stay small are far faster."""
+    rows = max(1, _STRIP // x.shape[1])
+    starts = range(0, len(x), rows)
+    return np.concatenate([draw(x[i : i + rows], y[i : i + rows]) for i in starts])

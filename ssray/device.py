@@ -1,0 +1,69 @@
+"""Which device, which precision, how many threads: decided once, by measuring or by setting."""
+
+from __future__ import annotations
+
+import functools
+import time
+
+import torch
+import torch.nn.functional as F
+
+from ssray.config import Device, Network, Precision
+from ssray.errors import ConfigError
+from ssray.method.autoencoder import ModelI
+from ssray.method.inference import autocast
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_TIMED_STEPS = 3
+_TIMED_SIDE = 96
+
+
+def resolve_device(device: Device) -> torch.device:
+    """``auto`` takes CUDA where torch sees it.
+
+    Raises:
+        ConfigError: if CUDA was asked for and is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device cuda: torch sees no CUDA device here. Use --device cpu or --device auto, "
+            "or install a CUDA build of torch."
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def resolve_precision(precision: Precision, device: torch.device, network: Network) -> torch.dtype:
+    """``auto`` is bfloat16 on GPUs that support it; on a CPU, the faster of two timed steps.
+
+    Some processors have bfloat16 instructions and gain two-fold, others emulate them and
+    lose; a second of measuring, once a process, settles it for the network at hand.
+    """
+    if precision != "auto":
+        return _DTYPES[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return _faster_precision(network, device)
+
+
+@functools.cache
+def _faster_precision(network: Network, device: torch.device) -> torch.dtype:
+    seconds = {dtype: _seconds_a_step(network, device, dtype) for dtype in _DTYPES.values()}
+    return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def _seconds_a_step(network: Network, device: torch.device, precision: torch.dtype) -> float:
+    """The fastest of a few forward and backward passes on a small batch."""
+    model = ModelI(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = torch.rand(4, 3, _TIMED_SIDE, _TIMED_SIDE, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    fastest = float("inf")
+    for step in range(1 + _TIMED_STEPS):
+        started = time.perf_counter()
+        with autocast(device, precision):
+            loss = F.mse_loss(model(images), images)
+        loss.backward()
+        if step:
+            fastest = min(fastest, time.perf_counter() - started)
+    return fastest

@@ -1,0 +1,40 @@
+"""The exceptions a user of ssray can meet, all below one root.
+
+Each message says what was found, what was expected and what to do about it.
+The command line prints the message alone and exits with code 2.
+"""
+
+
+class SsrayError(Exception):
+    """Root of every error that ssray raises on purpose."""
+
+
+class ConfigError(SsrayError):
+    """A setting is unknown, has the wrong type or lies outside its range."""
+
+
+class DataError(SsrayError):
+    """A data set, image or mask is missing or not laid out as expected."""
+
+
+class ImageError(DataError):
+    """One image cannot be used.
+
+    Attributes:
+        code: a short, stable reason such as ``"truncated"``, fit for a table column.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return type(self), (self.code, str(self))
+
+
+class ArtifactError(SsrayError):
+    """A stored model is missing, incomplete or does not match its checksums."""
+
+
+class TrainingError(SsrayError):
+    """A training run could not start or did not produce a model."""

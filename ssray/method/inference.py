@@ -1,0 +1,32 @@
+"""The forward pass: stored uint8 images in, reconstructions out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+def to_network(images: Tensor, device: torch.device) -> Tensor:
+    """(B, H, W, 3) uint8 as (B, 3, H, W) float32 in [0, 1], channels-last in memory."""
+    return images.to(device).permute(0, 3, 1, 2).float().div_(255)
+
+
+def image_batches(images: Tensor, batch: int, device: torch.device) -> Iterator[Tensor]:
+    """``to_network`` over (N, H, W, 3) uint8 images, ``batch`` at a time."""
+    for part in images.split(batch):
+        yield to_network(part, device)
+
+
+@torch.inference_mode()
+def reconstruct(model: nn.Module, images: Tensor, precision: torch.dtype) -> Tensor:
+    """The reconstruction of (B, 3, H, W) float32 images, same shape, float32 in [0, 1]."""
+    with autocast(images.device, precision):
+        reconstruction: Tensor = model(images)
+    return reconstruction
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Lower precision for the network's inner layers; none where ``precision`` is float32."""
+    return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)

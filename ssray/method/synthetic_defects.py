@@ -1,0 +1,102 @@
+"""Synthetic defects for choosing settings without test labels.
+
+They are kept apart from the training corruption on purpose: a network that merely
+recognises its own elastic distortion must not win. None of the kinds deforms the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssray.config import Corruption
+from ssray.method.corruption import faded_disks, smooth_noise
+
+RADIUS = (0.02, 0.15)
+"""Radius of the defects as a share of the image's shorter side."""
+
+PERCEPTIBLE = 0.02
+"""Least mean change inside a defect, on the [0, 1] scale; fainter ones are no ground truth."""
+
+
+def add_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One defect an image, the kinds taking turns over the batch.
+
+    Args:
+        images: (B, C, H, W) float32 in [0, 1], defect-free.
+        generator: on the device of ``images``.
+
+    Returns:
+        Images with a perceptible defect, (D, C, H, W) with D <= B, and their ground truth,
+        (D, 1, H, W) bool.
+    """
+    batch, _, height, width = images.shape
+    side = min(height, width)
+    shape = Corruption(disks=1, radius=(RADIUS[0] * side, RADIUS[1] * side), fade=0.25, outline=0.5)
+    mask = faded_disks(batch, height, width, shape, generator)
+    turn = torch.arange(batch, device=images.device) % len(KINDS)
+    defective = images.clone()
+    for number, kind in enumerate(KINDS):
+        chosen = turn == number
+        if chosen.any():
+            defective[chosen], mask[chosen] = kind(images[chosen], mask[chosen], generator)
+    truth = mask > 0.5
+    change = (defective - images).abs().mean(dim=1, keepdim=True) * truth
+    visible = change.sum(dim=(1, 2, 3)) > PERCEPTIBLE * truth.sum(dim=(1, 2, 3))
+    return defective[visible], truth[visible]
+
+
+def transplant(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Content from elsewhere in the same image, upside down: structure out of place."""
+    shift = _offset(images.shape[2], generator), _offset(images.shape[3], generator)
+    foreign = images.flip(2).roll(shift, dims=(2, 3))
+    return torch.lerp(images, foreign, mask), mask
+
+
+def stain(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A lighter or darker, slightly coloured patch through which the structure shows."""
+    return _tint(images, mask, generator), mask
+
+
+def blur(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Structure lost: the region takes its local mean, over a twelfth of the image."""
+    kernel = min(images.shape[2:]) // 12 * 2 + 1
+    soft = F.avg_pool2d(images, kernel, 1, kernel // 2, count_include_pad=False)
+    return torch.lerp(images, soft, mask), mask
+
+
+def strand(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A thin curved line, lighter or darker: a scratch or a thread within the region."""
+    batch, _, height, width = images.shape
+    length = min(height, width) / 4
+    level = smooth_noise(batch, 1, height, width, (length, length), generator)
+    slope = torch.hypot(*torch.gradient(level, dim=(2, 3))).clamp_min(1e-4)
+    pixels_from_line = level.abs() / slope
+    line = (2.0 - pixels_from_line).clamp(0, 1) * (mask > 0)
+    return _tint(images, line, generator), line
+
+
+KINDS: tuple[Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]], ...] = (
+    transplant,
+    stain,
+    blur,
+    strand,
+)
+
+
+def _tint(images: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    shape = (images.shape[0], images.shape[1], 1, 1)
+    device = images.device
+    lightness = torch.rand(shape[0], 1, 1, 1, generator=generator, device=device) * 0.2 + 0.1
+    sign = torch.rand(shape[0], 1, 1, 1, generator=generator, device=device).sub(0.5).sign()
+    colour = torch.randn(shape, generator=generator, device=device) * 0.03
+    return (images + mask * (sign * lightness + colour)).clamp(0, 1)
+
+
+def _offset(side: int, generator: torch.Generator) -> int:
+    """A shift by a quarter to three quarters of the side, so that content really differs."""
+    share = torch.rand((), generator=generator, device=generator.device)
+    return int(side * (0.25 + 0.5 * float(share)))

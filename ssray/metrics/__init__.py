@@ -1,0 +1,1 @@
+"""Exact detection and localisation metrics from small, mergeable counts."""

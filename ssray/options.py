@@ -1,0 +1,135 @@
+"""What the command line and the jobs share: options, and how errors reach the user.
+
+Options that mirror a configuration field are made from it, so that each is described once.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ssray import recipes
+from ssray.cluster.environment import quiet_local_ray
+from ssray.config import Compute, override, parse
+from ssray.errors import SsrayError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SCORING = ("workers", "cpus_per_worker", "gpus_per_worker", "device", "precision")
+TRAINING = (*SCORING, "max_minutes", "seed")
+
+data_option = click.option(
+    "--data", "root", required=True, metavar="ROOT", help="Folder or URI above the categories."
+)
+models_option = click.option(
+    "--models", "store", required=True, metavar="STORE", help="Folder or URI of the model store."
+)
+categories_option = click.option(
+    "--category", "only", multiple=True, metavar="C", help="Repeatable; default: all."
+)
+out_option = click.option(
+    "--out", required=True, metavar="DIR", help="Folder or URI for the results."
+)
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``--recipe`` and ``--set``; the command receives one ``recipe``."""
+
+    @click.option(
+        "--recipe",
+        default="compact",
+        show_default=True,
+        metavar="NAME|FILE",
+        help=f"{', '.join(recipes.RECIPES)}, or a JSON file.",
+    )
+    @click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change one setting of the recipe; repeatable.",
+    )
+    @functools.wraps(command)
+    def with_recipe(*, recipe: str, settings: tuple[str, ...], **others: Any) -> Any:
+        return command(recipe=override(recipes.load_recipe(recipe), settings), **others)
+
+    return with_recipe
+
+
+def compute_options(*names: str, **defaults: Any) -> Callable[[Command], Command]:
+    """Adds an option for each named field of ``Compute``; ``defaults`` override the fields'."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            option = _option(name, Compute.model_fields[name], defaults.get(name))
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def compute_from(values: dict[str, Any]) -> Compute:
+    """The ``Compute`` that parsed options describe.
+
+    Raises:
+        ConfigError: if a value lies outside its range.
+    """
+    return parse(Compute, values, "options")
+
+
+def settings_help(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """A line for every setting below ``model``: dotted key, default and meaning."""
+    lines = []
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            lines += settings_help(annotation, f"{prefix}{name}.")
+        else:
+            lines.append(f"{prefix}{name} = {field.default!r}: {field.description}")
+    return lines
+
+
+def _option(name: str, field: FieldInfo, default: Any) -> Callable[[Command], Command]:
+    value = field.default if default is None else default
+    return click.option(
+        f"--{name.replace('_', '-')}",
+        name,
+        type=_click_type(field.annotation),
+        default=value,
+        show_default=value is not None,
+        help=f"{field.description}.",
+    )
+
+
+def _click_type(annotation: Any) -> click.ParamType[Any] | type:
+    if get_origin(annotation) in (Union, types.UnionType):
+        [annotation] = [part for part in get_args(annotation) if part is not type(None)]
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
+    assert isinstance(annotation, type)
+    return annotation
+
+
+def run(command: click.Command) -> None:
+    """Runs a command as a program; a user's mistake is one line and exit code 2."""
+    quiet_local_ray()
+    try:
+        command.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SsrayError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""Pictures of anomaly maps, and the page that shows how well a model inspects."""

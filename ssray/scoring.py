@@ -1,0 +1,73 @@
+"""The Scorer: a batch of images in, anomaly maps and scores out.
+
+The same callable serves the command line, the Ray Data actors and the tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from ssray.artifact import ModelArtifact
+from ssray.data.decode import resize
+from ssray.method.anomaly_map import anomaly_maps, image_scores
+from ssray.method.inference import reconstruct, to_network
+
+Maps = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Result for a batch.
+
+    Attributes:
+        maps: (B, H, W) float32 anomaly maps at the network's resolution, non-negative.
+        scores: (B,) float32 image scores; larger is more anomalous.
+    """
+
+    maps: Maps
+    scores: npt.NDArray[np.float32]
+
+
+class Scorer:
+    """One loaded model.
+
+    Args:
+        artifact: the model.
+        device: where it runs.
+        precision: of the network's inner layers; maps are always computed in float32.
+    """
+
+    def __init__(
+        self, artifact: ModelArtifact, device: torch.device, precision: torch.dtype
+    ) -> None:
+        self.artifact = artifact
+        self._model = artifact.build(device)
+        self._device = device
+        self._precision = precision
+
+    def prepare(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Resizes (H, W, 3) uint8 to the shape the network was trained at."""
+        return resize(image, self.artifact.input_shape)
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
+        """Scores prepared images, (B, H, W, 3) uint8."""
+        settings = self.artifact.calibration.anomaly_map
+        x = to_network(torch.from_numpy(images), self._device)
+        maps = anomaly_maps(x, reconstruct(self._model, x, self._precision), settings)
+        scores = image_scores(maps, settings.image_score, settings.top_fraction)
+        return Scored(maps.squeeze(1).cpu().numpy(), scores.cpu().numpy())
+
+
+def resize_map(anomaly_map: Maps, shape: tuple[int, int]) -> Maps:
+    """Resamples (H, W) float32 bilinearly to ``shape``; values stay non-negative."""
+    if anomaly_map.shape == shape:
+        return anomaly_map
+    maps = torch.from_numpy(anomaly_map)[None, None]
+    resized = F.interpolate(maps, size=shape, mode="bilinear", align_corners=False)
+    result: Maps = resized[0, 0].numpy()
+    return result

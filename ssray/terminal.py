@@ -1,0 +1,80 @@
+"""What people see while long work runs: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from ssray.training import Epoch
+
+console = Console(highlight=False)
+
+
+class TrainingDisplay:
+    """Shows the epochs of one training; a context manager."""
+
+    def __init__(self, category: str) -> None:
+        self._category = category
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:3.0f} %"),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._task = self._progress.add_task(self._category, total=1.0, state="starting workers")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, epoch: Epoch) -> None:
+        state = (
+            f"loss {epoch.train_loss:.5f}  validation {epoch.validation_loss:.5f}  "
+            f"{epoch.images_per_second:.1f} images/s  crop {epoch.crop} px  "
+            f"{_clock(epoch.seconds_left)} left"
+        )
+        assert self._task is not None
+        self._progress.update(self._task, completed=epoch.budget_spent, state=state)
+        if not console.is_terminal:
+            line = f"{self._category}  {100 * epoch.budget_spent:3.0f} %  {state}"
+            console.print(line, soft_wrap=True)
+
+
+def metrics_summary(metrics: pa.Table) -> Table:
+    """The ``METRICS`` table for a terminal."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("category")
+    for column in ("good", "defect", "errors", "image AUROC", "pixel AUROC"):
+        table.add_column(column, justify="right")
+    for row in metrics.to_pylist():
+        table.add_row(
+            row["category"],
+            str(row["n_good"]),
+            str(row["n_defect"]),
+            str(row["n_error"]),
+            f"{row['image_auroc']:.4f}",
+            f"{row['pixel_auroc']:.4f}",
+        )
+    return table
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

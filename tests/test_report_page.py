@@ -1,0 +1,434 @@
+"""The page holds everything, escapes everything and shows in a real browser."""
+
+import base64
+import io
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+
+from ssray.metrics.auroc import image_auroc, roc_points
+from ssray.report import page
+from ssray.report.heatmap import encode_levels
+from ssray.report.page import (
+    CategoryReport,
+    GalleryImage,
+    best_threshold,
+    choose_gallery,
+    render_page,
+    thin_roc,
+)
+
+NAN = math.nan
+HOSTILE = '<script>alert("x")</script> & "quoted" \'name\''
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Document(HTMLParser):
+    """Elements, visible text and unclosed tags of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += f" {data}"
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def gallery_image(label: int | None, seed: int = 0, side: int = 96) -> GalleryImage:
+    rng = np.random.default_rng(seed)
+    truth = np.zeros((side, side), bool)
+    if label == 1:
+        truth[20:50, 30:60] = True
+    anomaly_map = rng.random((32, 32), dtype=np.float32) / np.float32(2)
+    anomaly_map[8:18, 12:22] = 3
+    return GalleryImage(
+        name=f"scratch/{seed:03}.png",
+        uri=f"s3://factory/scratch/{seed:03}.png",
+        split_type="scratch" if label == 1 else "good" if label == 0 else "",
+        label=label,
+        score=0.25,
+        why="Worst: a reason.",
+        image=rng.integers(90, 160, (side, side, 3), dtype=np.uint8),
+        levels=encode_levels(anomaly_map, 1.0),
+        truth=truth if label is not None else None,
+    )
+
+
+def labelled_report(category: str = "bolts", seed: int = 0) -> CategoryReport:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], [20, 40])
+    scores = rng.normal(1 + labels, 0.6).clip(0.01)
+    return CategoryReport(
+        category=category,
+        model_version="bolts-0001",
+        labels=labels,
+        scores=scores,
+        split_types=["good"] * 20 + ["scratch"] * 25 + ["dent"] * 15,
+        errors=[("s3://factory/a_rather_long_name/" + "x" * 90 + ".png", "truncated: cut short")],
+        image_auroc=image_auroc(labels, scores),
+        pixel_auroc=0.9712,
+        facts=[("training images", "251"), ("smoothing", "k = 11, n = 3")],
+        notes=["The settings were chosen on synthetic defects."],
+        gallery=[gallery_image(1), gallery_image(0, seed=1), gallery_image(None, seed=2)],
+    )
+
+
+def unlabelled_report() -> CategoryReport:
+    return CategoryReport(
+        category="line 3",
+        model_version="line-3",
+        labels=np.full(30, -1),
+        scores=np.random.default_rng(1).random(30),
+        split_types=["unlabelled"] * 30,
+        image_auroc=NAN,
+        pixel_auroc=NAN,
+        gallery=[gallery_image(None, seed=3)],
+    )
+
+
+def render(*reports: CategoryReport) -> str:
+    return render_page("Inspection report", list(reports), "2026-06-14 09:30 UTC", "1.2.3")
+
+
+def test_gallery_shows_the_least_convincing_of_both_classes_first() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    scores = np.array([1.0, 2.0, 3.0, 6.5, 2.5, 6.0, 7.0, 8.0])
+    chosen = choose_gallery(labels, scores, worst=2, borderline=0)
+    assert [index for index, _ in chosen] == [4, 3]
+    assert "no higher than 2 of 4 good" in chosen[0][1]
+    assert "no lower than 2 of 4 defects" in chosen[1][1]
+
+
+def test_gallery_sorts_mistakes_by_how_wrong_they_are() -> None:
+    labels = np.array([0, 0, 1, 1, 1, 1])
+    scores = np.array([1.0, 9.0, 2.0, 3.0, 4.0, 10.0])
+    chosen = choose_gallery(labels, scores, worst=4, borderline=0)
+    assert [index for index, _ in chosen] == [1, 2, 3, 0]
+    assert "yet below all 4 defects" in dict(chosen)[0]
+
+
+def test_borderline_images_are_those_nearest_to_the_best_threshold() -> None:
+    labels = np.repeat([0, 1], 5)
+    scores = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 5.5, 7.0, 8.0, 9.0, 10.0])
+    assert best_threshold(labels, scores) == 5.25
+    chosen = choose_gallery(labels, scores, worst=2, borderline=2)
+    assert [index for index, _ in chosen] == [5, 4, 3, 6]
+    assert "nearest to 5.25" in chosen[2][1] and "below it" in chosen[2][1]
+    assert "above it" in chosen[3][1]
+
+
+def test_gallery_shows_each_image_once_and_repeats_itself() -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.integers(-1, 2, 40)
+    scores = rng.random(40).round(1)
+    chosen = choose_gallery(labels, scores)
+    indices = [index for index, _ in chosen]
+    assert len(indices) == len(set(indices)) == 12
+    assert chosen == choose_gallery(labels, scores)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected", "reason"),
+    [
+        (0, [2, 0, 1], "no defect to compare"),
+        (1, [1, 0, 2], "no good image to compare"),
+        (-1, [2, 0, 1], "Most anomalous"),
+    ],
+)
+def test_gallery_of_one_class(label: int, expected: list[int], reason: str) -> None:
+    chosen = choose_gallery(np.full(3, label), np.array([2.0, 1.0, 3.0]))
+    assert [index for index, _ in chosen] == expected
+    assert all(reason in why for _, why in chosen)
+
+
+def test_gallery_leaves_out_images_without_a_score() -> None:
+    labels = np.array([0, 1, 0, 1])
+    assert choose_gallery(labels, np.full(4, NAN)) == []
+    assert choose_gallery(np.empty(0, int), np.empty(0)) == []
+    chosen = choose_gallery(labels, np.array([NAN, 1.0, 2.0, NAN]))
+    assert sorted(index for index, _ in chosen) == [1, 2]
+
+
+def test_best_threshold_maximises_balanced_accuracy() -> None:
+    rng = np.random.default_rng(6)
+    labels = np.repeat([0, 1], [30, 50])
+    scores = rng.normal(labels, 1.0)
+
+    def balanced(threshold: float) -> float:
+        called = scores > threshold
+        return float(called[labels == 1].mean() + (~called[labels == 0]).mean())
+
+    threshold = best_threshold(labels, scores)
+    assert threshold is not None
+    assert balanced(threshold) == max(balanced(score) for score in scores)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores"),
+    [([0, 0], [1, 2]), ([0, 1], [1, 1]), ([0, 1], [2, 1]), ([0, 1], [1, NAN]), ([], [])],
+)
+def test_no_threshold_where_nothing_separates(labels: list[int], scores: list[float]) -> None:
+    assert best_threshold(np.array(labels, int), np.array(scores, float)) is None
+
+
+def test_thinning_keeps_ends_and_area_of_the_curve() -> None:
+    rng = np.random.default_rng(7)
+    labels = np.repeat([0, 1], 4000)
+    scores = rng.normal(labels * 1.2, 1.0)
+    full = roc_points(labels, scores)
+    thin = thin_roc(*full)
+    assert len(full[0]) > page.MAX_ROC_POINTS >= len(thin[0]) > 300
+    assert (thin[0][0], thin[1][0], thin[0][-1], thin[1][-1]) == (0, 0, 1, 1)
+    area = float(np.diff(thin[0]) @ (thin[1][1:] + thin[1][:-1]) / 2)
+    assert area == pytest.approx(image_auroc(labels, scores), abs=5e-4)
+
+
+def test_page_is_well_formed_and_fetches_nothing() -> None:
+    html = render(labelled_report(), unlabelled_report())
+    document = Document(html)
+    assert document.open == []
+    assert not document.all("script") and not document.all("link")
+    for _, attributes in document.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            target = attributes.get(name)
+            assert target is None or target.startswith(("#", "data:image/")), target
+    assert "@import" not in html and "url(" not in html
+    identifiers = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    for anchor in document.all("a"):
+        assert (anchor["href"] or "").removeprefix("#") in identifiers
+
+
+def test_page_shows_what_the_report_says() -> None:
+    report = labelled_report()
+    words = Document(render(report, labelled_report("nuts", seed=1))).words
+    for expected in (
+        "Inspection report",
+        "2026-06-14 09:30 UTC",
+        "ssray 1.2.3",
+        "bolts-0001",
+        "0.971",
+        f"AUROC {report.image_auroc:.3f}",
+        "20 good, 40 defective",
+        "k = 11, n = 3",
+        "The settings were chosen on synthetic defects.",
+        "truncated: cut short",
+        "False-positive rate",
+        "True-positive rate",
+        "chosen with the labels",
+        "Worst: a reason.",
+        "false alarm (false positive)",
+    ):
+        assert expected in words
+    nuts = labelled_report("nuts", seed=1)
+    mean = (report.image_auroc + nuts.image_auroc) / 2
+    assert f"Mean {mean:.3f} 0.971" in words
+
+
+def test_types_are_compared_with_the_good_images() -> None:
+    report = labelled_report()
+    words = Document(render(report)).words
+    against_good = np.array([kind in ("good", "dent") for kind in report.split_types])
+    auroc = image_auroc(report.labels[against_good], report.scores[against_good])
+    median = np.median(report.scores[45:])
+    assert f"dent 15 {median:.4g} {auroc:.3f}" in words
+    assert "good 20" in words and "reference" in words
+
+
+def test_pictures_are_embedded_shrunk_and_described() -> None:
+    large = gallery_image(1, side=page.PICTURE_SIDE + 52)
+    report = replace(labelled_report(), gallery=[large, gallery_image(None)])
+    images = Document(render(report)).all("img")
+    kinds = []
+    for image in images:
+        assert image["alt"]
+        head, _, content = (image["src"] or "").partition(";base64,")
+        picture = Image.open(io.BytesIO(base64.b64decode(content)))
+        assert max(picture.size) <= page.PICTURE_SIDE
+        assert head == f"data:image/{str(picture.format).lower()}"
+        kinds.append(picture.format)
+    assert kinds == ["JPEG", "JPEG", "PNG", "JPEG", "JPEG", "JPEG", "PNG"]
+
+
+def test_undefined_metrics_give_their_reason() -> None:
+    words = Document(render(unlabelled_report())).words
+    assert "Image AUROC \N{EM DASH} needs both good and defective images" in words
+    assert "Pixel AUROC \N{EM DASH} needs both good and defective images" in words
+    assert "No ROC curve and no best separation: both need good and defective images" in words
+    assert "nan" not in words.lower().split()
+
+
+def test_mean_leaves_undefined_metrics_out() -> None:
+    report = replace(labelled_report(), image_auroc=0.75, pixel_auroc=NAN)
+    words = Document(render(report, unlabelled_report())).words
+    assert "Mean 0.750 of 1 \N{EM DASH} of 0" in words
+
+
+def test_a_nearly_perfect_metric_is_not_rounded_to_perfect() -> None:
+    words = Document(render(replace(labelled_report(), pixel_auroc=0.99996))).words
+    assert "Pixel AUROC > 0.999" in words
+    words = Document(render(replace(labelled_report(), pixel_auroc=1.0))).words
+    assert "Pixel AUROC 1.000" in words
+
+
+def test_hostile_text_is_escaped() -> None:
+    item = replace(gallery_image(1), name=HOSTILE, uri=HOSTILE, why=HOSTILE, split_type=HOSTILE)
+    report = replace(
+        labelled_report(HOSTILE),
+        model_version=HOSTILE,
+        split_types=[HOSTILE] * 60,
+        errors=[(HOSTILE, HOSTILE)],
+        facts=[(HOSTILE, HOSTILE)],
+        notes=[HOSTILE],
+        gallery=[item],
+    )
+    html = render_page(HOSTILE, [report, unlabelled_report()], HOSTILE, HOSTILE)
+    document = Document(html)
+    assert not document.all("script")
+    assert document.open == []
+    assert document.words.count(HOSTILE) > 12
+    assert all("onerror" not in attributes for _, attributes in document.elements)
+    assert any(HOSTILE in (image["alt"] or "") for image in document.all("img"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores"),
+    [
+        ([], []),
+        ([0], [0.0]),
+        ([1], [NAN]),
+        ([0, 1], [0.0, 0.0]),
+        ([0, -1], [1.0, 2.0]),
+        ([0, 1, 1], [1e-9, 1e9, NAN]),
+        ([1, 0], [5.0, 5.0000001]),
+    ],
+)
+def test_page_of_few_images(labels: list[int], scores: list[float]) -> None:
+    report = CategoryReport(
+        category="few",
+        model_version="few",
+        labels=np.array(labels, int),
+        scores=np.array(scores, float),
+        split_types=["any"] * len(labels),
+        image_auroc=NAN,
+        pixel_auroc=NAN,
+    )
+    html = render(report)
+    document = Document(html)
+    assert document.open == []
+    for bar in document.all("rect"):
+        assert float(bar["height"] or 0) > 0
+        assert float(bar["width"] or 0) > 0
+    assert re.search(r"\b(nan|inf)\b", html, re.IGNORECASE) is None
+
+
+def test_thousands_of_scores_do_not_bloat_the_page() -> None:
+    rng = np.random.default_rng(8)
+    labels = np.repeat([0, 1], 10_000)
+    scores = rng.lognormal(labels * 1.0, 1.0)
+    report = replace(
+        labelled_report(),
+        labels=labels,
+        scores=scores,
+        split_types=["good"] * 10_000 + ["scratch"] * 10_000,
+        gallery=[],
+    )
+    html = render(report)
+    assert len(html) < 60_000
+    assert "logarithmic" in Document(html).words
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    binary = next(filter(None, map(shutil.which, names)), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        reason = "needs chromium and chromedriver on the PATH"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    options = Options()
+    options.binary_location = binary
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options, Service(driver))
+    yield chrome
+    chrome.quit()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("width", [1280, 400])
+def test_page_in_a_browser(browser: webdriver.Chrome, tmp_path: Path, width: int) -> None:
+    path = tmp_path / "report.html"
+    report = replace(labelled_report(), gallery=[gallery_image(label) for label in (1, 0, None)])
+    hostile = replace(labelled_report("w" * 80, seed=1), facts=[("path", "/" + "y" * 120)])
+    path.write_text(render(report, hostile, unlabelled_report()), encoding="utf-8")
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+    browser.get(path.as_uri())
+
+    log = browser.get_log("browser")  # type: ignore[no-untyped-call]
+    assert [entry for entry in log if entry["level"] == "SEVERE"] == []
+    pictures = browser.execute_script(
+        "return [...document.images].map(image => [image.naturalWidth, image.clientWidth])"
+    )
+    assert len(pictures) == 4 + 4 + 3 + 4 + 4 + 3 + 3
+    assert all(natural > 0 and shown > 0 for natural, shown in pictures)
+    assert browser.execute_script("return innerWidth") == width
+    content, room = browser.execute_script(
+        "const page = document.documentElement; return [page.scrollWidth, page.clientWidth]"
+    )
+    assert content <= room
+    for chart, count in (("roc", 2), ("histogram", 3)):
+        sizes = browser.execute_script(
+            "return [...document.querySelectorAll(`svg.${arguments[0]}`)].map(svg => {"
+            " const box = svg.getBoundingClientRect();"
+            " return [box.width, box.height, svg.checkVisibility()] })",
+            chart,
+        )
+        assert len(sizes) == count
+        assert all(wide > 200 and high > 150 and visible for wide, high, visible in sizes)
+    requests = browser.execute_script(
+        "return performance.getEntriesByType('resource').map(entry => entry.name)"
+        ".filter(name => !name.startsWith('data:'))"
+    )
+    assert requests == []
