@@ -13,7 +13,7 @@ from ssray.config import Recipe
 from ssray.data.demo import write_demo_data
 from ssray.data.index import index_images
 from ssray.data.storage import Location
-from ssray.errors import SsrayError
+from ssray.errors import SsrayError, TrainingError
 from ssray.options import (
     SCORING,
     TRAINING,
@@ -46,16 +46,18 @@ def demo(out: str, seed: int) -> None:
 
     Takes about four minutes on two cores; needs no download, no server and no GPU.
     """
+    from ssray.cluster.runtime import ray_session
     from ssray.cluster.workflow import evaluate_categories, train_categories
 
     place = Path(out)
     names = write_demo_data(place / "data", seed=seed)
     root, store = Location.parse(place / "data"), Location.parse(place / "models")
     compute = compute_from({"max_minutes": DEMO_MINUTES, "seed": seed})
-    failed = train_categories(root, names, recipes.demo(), compute, store)
-    if failed:
-        raise click.ClickException(f"{len(failed)} categories could not be trained.")
-    metrics = evaluate_categories(root, names, store, compute, Location.parse(place))
+    with ray_session():
+        failed = train_categories(root, names, recipes.demo(), compute, store)
+        if failed:
+            raise TrainingError(f"no model for {', '.join(failed)}; the reasons are above.")
+        metrics = evaluate_categories(root, names, store, compute, Location.parse(place))
     console.print(metrics_summary(metrics))
     console.print(f"Report: {place / 'report.html'}")
 

@@ -85,7 +85,7 @@ class Schedule(_Frozen):
         description="images to train on, over all workers; a crop counts by the area it covers",
     )
     batch_pixels: int = Field(
-        8 * 256 * 256,
+        4 * 256 * 256,
         ge=4096,
         description="pixels a step over all workers; the batch grows as crops shrink",
     )

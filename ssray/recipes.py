@@ -34,7 +34,7 @@ def paper() -> Recipe:
         image_size=512,
         network=Network(width=64, kernel=3),
         corruption=Corruption(radius=(8.0, 96.0), displacement=(3.0, 20.0), smoothness=(8.0, 32.0)),
-        schedule=Schedule(crops=(128, 256, 512), batch_pixels=8 * 512 * 512, learning_rate=1e-4),
+        schedule=Schedule(crops=(128, 256, 512), batch_pixels=4 * 512 * 512, learning_rate=1e-4),
     )
 
 
@@ -45,7 +45,7 @@ def demo() -> Recipe:
         image_size=128,
         network=Network(width=8),
         corruption=Corruption(radius=(3.0, 28.0)),
-        schedule=Schedule(crops=(64, 128), batch_pixels=8 * 128 * 128),
+        schedule=Schedule(crops=(64, 128), batch_pixels=4 * 128 * 128),
     )
 
 

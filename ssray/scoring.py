@@ -57,7 +57,7 @@ class Scorer:
     def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
         """Scores prepared images, (B, H, W, 3) uint8."""
         settings = self.artifact.calibration.anomaly_map
-        x = to_network(torch.from_numpy(images), self._device)
+        x = to_network(torch.tensor(images), self._device)
         maps = anomaly_maps(x, reconstruct(self._model, x, self._precision), settings)
         scores = image_scores(maps, settings.image_score, settings.top_fraction)
         return Scored(maps.squeeze(1).cpu().numpy(), scores.cpu().numpy())

@@ -8,22 +8,19 @@ _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
 
 
 def quiet_local_ray() -> None:
     """A private Ray that listens on loopback only and sends no usage statistics.
 
-    Variables that are already set stay, and inside a cluster (``RAY_ADDRESS`` set) only the
-    defaults that do not concern the network are applied.
+    Variables that are already set stay. Inside a cluster (``RAY_ADDRESS`` set) its own
+    settings count and nothing is changed.
     """
+    if os.environ.get("RAY_ADDRESS"):
+        return
     for name, value in _DEFAULTS.items():
-        if os.environ.get("RAY_ADDRESS") and name in (
-            "RAY_AUTH_MODE",
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
-        ):
-            continue
         os.environ.setdefault(name, value)

@@ -3,8 +3,9 @@
 Decoding runs as tasks on any CPU, scoring in actors that each hold every model of the run.
 An image that can't be used becomes a row with a reason code.
 
-All stages ask for fractions of a CPU whose sum stays below one, so that a pipeline always
-fits: where actors hold every CPU, tasks in front of them wait for ever.
+All stages ask for fractions of a CPU whose sum is one, so that a pipeline always fits: where
+actors hold every CPU, tasks in front of them wait for ever. The fractions differ, or Ray
+Data would fuse decoding into the actors and leave the other cores idle.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ DECODE_BATCH = 16
 SCORE_BATCH = 16
 NO_PROGRESS_TIMEOUT_S = 600
 _DECODE_CPUS = 0.25
-_SCORE_CPUS = 0.25
+_SCORE_CPUS = 0.5
 _WRITE_CPUS = 0.25
 
 _PREPARED = pa.schema(
@@ -71,7 +72,6 @@ def score_manifest(
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.execution_options.verbose_progress = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     use_gpu = wants_gpu(compute)
     shapes = {

@@ -35,6 +35,7 @@ def smooth(maps: Tensor, kernel: int, repeats: int) -> Tensor:
     Returns:
         Maps of the same shape.
 
+    >>> import torch
     >>> smooth(torch.tensor([[[[0.0, 3.0, 0.0, 0.0]]]]), kernel=3, repeats=1)
     tensor([[[[1.5000, 1.0000, 1.0000, 0.0000]]]])
     """

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
@@ -132,10 +133,7 @@ def _gallery(table: pa.Table, parts: Location, mask_uris: Mapping[str, str]) -> 
     for i, why in chosen:
         row = rows[i]
         image = read_image(row["uri"])
-        mask_uri = mask_uris.get(row["uri"])
-        truth = read_mask(mask_uri) if mask_uri else None
-        if truth is None and row["label"] == 0:
-            truth = np.zeros(image.shape[:2], bool)
+        truth = _truth(mask_uris.get(row["uri"]), row["label"], image.shape[:2])
         gallery.append(
             GalleryImage(
                 name=PurePosixPath(row["uri"]).name,
@@ -150,6 +148,19 @@ def _gallery(table: pa.Table, parts: Location, mask_uris: Mapping[str, str]) -> 
             )
         )
     return gallery
+
+
+def _truth(
+    mask_uri: str | None, label: int | None, shape: tuple[int, ...]
+) -> npt.NDArray[np.bool_] | None:
+    """The ground truth at the image's resolution (nearest pixel); None where nobody knows."""
+    if mask_uri is None:
+        return np.zeros(shape, bool) if label == 0 else None
+    mask = read_mask(mask_uri)
+    rows = np.arange(shape[0]) * mask.shape[0] // shape[0]
+    columns = np.arange(shape[1]) * mask.shape[1] // shape[1]
+    truth: npt.NDArray[np.bool_] = mask[np.ix_(rows, columns)]
+    return truth
 
 
 def _category_report(
@@ -217,7 +228,7 @@ def _percent(value: float | None) -> str:
     return "unknown" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
-def _usable(table: pa.Table) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _usable(table: pa.Table) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Labels (unknown is -1) and scores of the rows without an error."""
     rows = table.filter(pc.is_null(table["error"]))
     labels = pc.fill_null(rows["label"], UNKNOWN).to_numpy().astype(np.int64)
@@ -227,12 +238,12 @@ def _usable(table: pa.Table) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]
 def _heatmaps(parts: Location, uris: list[str]) -> dict[str, bytes]:
     dataset = pads.dataset(parts.path, filesystem=parts.filesystem, schema=SCORED_PARTS)
     wanted = dataset.to_table(
-        columns=["uri", "heatmap"], filter=pc.field("uri").isin(uris)
+        columns=["uri", "heatmap"], filter=pc.field("uri").isin(pa.array(uris, pa.string()))
     ).to_pylist()
     return {row["uri"]: row["heatmap"] for row in wanted}
 
 
-def _png(image: np.ndarray[Any, Any]) -> bytes:
+def _png(image: npt.NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()

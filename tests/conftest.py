@@ -1,0 +1,63 @@
+"""What several test modules share: small data, small recipes, one Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ssray.cluster.environment import quiet_local_ray
+from ssray.config import Recipe, override
+from ssray.data.demo import write_demo_data
+from ssray.recipes import demo
+
+quiet_local_ray()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One Ray for the whole run, with the two CPUs of the smallest machine we support."""
+    from ssray.cluster.runtime import ray_session
+
+    with ray_session(num_cpus=2):
+        yield
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small generated categories at 64 px."""
+    root = tmp_path_factory.mktemp("data")
+    write_demo_data(root, categories=2, images=8, size=64)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Recipe:
+    """A recipe that trains in a second."""
+    return override(
+        demo(),
+        [
+            "image_size=64",
+            "network.width=4",
+            "schedule.crops=[32,64]",
+            "schedule.batch_pixels=8192",
+            "schedule.images=24",
+        ],
+    )
+
+
+@pytest.fixture
+def stripes() -> torch.Tensor:
+    """(12, 32, 32, 3) uint8 images of shifted stripes: something a network can learn."""
+    columns = np.arange(32)
+    images = [128 + 100 * np.sin((columns + shift) * np.pi / 4) for shift in range(12)]
+    stack = np.stack([np.tile(row[None, :, None], (32, 1, 3)) for row in images])
+    return torch.from_numpy(stack.astype(np.uint8))

@@ -1,0 +1,211 @@
+"""Training and scoring on a real Ray with two CPUs, as on the smallest machine supported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from ssray import artifact
+from ssray.config import Compute, Recipe
+from ssray.data.decode import read_image, read_mask
+from ssray.data.index import index_dataset, index_images
+from ssray.data.storage import Location
+from ssray.errors import ConfigError, TrainingError
+from ssray.report.heatmap import png_to_levels
+from ssray.scoring import Scorer, resize_map
+from ssray.training import Epoch
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+FLOAT32 = Compute(precision="float32")
+
+
+def training_uris(root: Path, category: str = "weave") -> list[str]:
+    return sorted(str(path) for path in (root / category / "train/good").iterdir())
+
+
+@pytest.fixture(scope="module")
+def store(
+    ray_local: None, demo_root: Path, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> Location:
+    """A store with a model of each demo category."""
+    from ssray.cluster.workflow import train_categories
+
+    place = Location.parse(tmp_path_factory.mktemp("store"))
+    failed = train_categories(Location.parse(demo_root), [], tiny, FLOAT32, place)
+    assert failed == {}
+    return place
+
+
+def test_training_publishes_a_model_and_its_log(store: Location) -> None:
+    versions = artifact.published(store)
+    assert sorted(versions) == ["grain", "weave"]
+    model = artifact.load(store, "weave", versions["weave"])
+    assert model.facts.images_seen >= 24
+    log = (store / "weave" / versions["weave"] / "epochs.jsonl").read().decode().splitlines()
+    assert json.loads(log[-1])["budget_spent"] == 1.0
+
+
+def test_one_worker_on_ray_is_the_plain_loop(
+    store: Location, demo_root: Path, tiny: Recipe
+) -> None:
+    from ssray.building import build_model
+
+    model = artifact.load(store, "weave", artifact.published_version(store, "weave"))
+    plain = build_model(
+        training_uris(demo_root), "weave", "v", tiny, FLOAT32, torch.device("cpu"), threads=2
+    )
+    for name, weight in plain.weights.items():
+        torch.testing.assert_close(model.weights[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_two_workers_agree_on_one_model(demo_root: Path, tiny: Recipe, tmp_path: Path) -> None:
+    from ssray.cluster.train import train_category
+
+    place, epochs = Location.parse(tmp_path), list[Epoch]()
+    version = train_category(
+        training_uris(demo_root),
+        "weave",
+        tiny,
+        Compute(precision="float32", workers=2),
+        place,
+        on_epoch=epochs.append,
+    )
+    model = artifact.load(place, "weave", version)
+    assert model.facts.workers == 2
+    assert epochs[-1].images_seen >= 24
+    assert epochs[-1].validation_loss == model.facts.validation_loss
+
+
+def test_a_workers_own_error_reaches_the_driver(tiny: Recipe, tmp_path: Path) -> None:
+    from ssray.cluster.train import train_category
+
+    uris = []
+    for i in range(3):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{i}.png")
+        uris.append(str(tmp_path / f"{i}.png"))
+    with pytest.raises(TrainingError, match=r"^nut: 3 usable training images; at least 4"):
+        train_category(uris, "nut", tiny, FLOAT32, Location.parse(tmp_path / "store"))
+    assert artifact.published(Location.parse(tmp_path / "store")) == {}
+
+
+def test_more_workers_than_cpus_are_refused_at_once(tiny: Recipe, tmp_path: Path) -> None:
+    from ssray.cluster.train import train_category
+
+    with pytest.raises(ConfigError, match=r"3 workers with 1 CPUs each need 3 CPUs.* has 2"):
+        train_category([], "nut", tiny, Compute(workers=3), Location.parse(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def evaluated(store: Location, demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluation of a copy of the demo data in which one test image is broken."""
+    from ssray.cluster.workflow import evaluate_categories
+
+    root = tmp_path_factory.mktemp("broken") / "data"
+    shutil.copytree(demo_root, root)
+    (root / "weave/test/good/000.png").write_bytes(b"not an image")
+    out = tmp_path_factory.mktemp("out")
+    evaluate_categories(Location.parse(root), [], store, FLOAT32, Location.parse(out))
+    return out
+
+
+def test_evaluation_equals_scoring_by_hand(
+    evaluated: Path, store: Location, demo_root: Path
+) -> None:
+    model = artifact.load(store, "grain", artifact.published_version(store, "grain"))
+    scorer = Scorer(model, torch.device("cpu"), torch.float32)
+    labels, scores, pixels, truths = [], [], [], []
+    for row in index_dataset(Location.parse(demo_root), ["grain"]).to_pylist():
+        if row["split"] == "test":
+            image = read_image(row["uri"])
+            truth = read_mask(row["mask_uri"]) if row["mask_uri"] else np.zeros(image.shape[:2])
+            result = scorer(scorer.prepare(image)[None])
+            labels.append(row["label"])
+            scores.append(result.scores[0])
+            pixels.append(resize_map(result.maps[0], truth.shape).ravel())
+            truths.append(truth.ravel())
+    metrics = pq.read_table(evaluated / "metrics.parquet").to_pylist()
+    grain = next(row for row in metrics if row["category"] == "grain")
+    assert grain["n_good"] == labels.count(0)
+    assert grain["n_defect"] == labels.count(1)
+    assert grain["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-3)
+    exact = roc_auc_score(np.concatenate(truths).astype(bool), np.concatenate(pixels))
+    assert grain["pixel_auroc"] == pytest.approx(exact, abs=1e-4)
+
+
+def test_the_score_table_has_the_contracts_columns(evaluated: Path, demo_root: Path) -> None:
+    table = pq.read_table(evaluated / "scores.parquet")
+    columns = ["uri", "category", "split_type", "label", "model_version", "score", "error"]
+    assert table.column_names == columns
+    manifest = index_dataset(Location.parse(demo_root)).to_pylist()
+    expected = sum(row["split"] == "test" for row in manifest)
+    assert len(set(table["uri"].to_pylist())) == len(table) == expected
+
+
+def test_a_broken_image_is_a_row_with_a_reason(evaluated: Path) -> None:
+    rows = pq.read_table(evaluated / "scores.parquet").to_pylist()
+    [broken] = [row for row in rows if row["error"]]
+    assert broken["error"] == "unknown_format"
+    assert broken["uri"].endswith("weave/test/good/000.png")
+    assert broken["score"] is None
+    metrics = pq.read_table(evaluated / "metrics.parquet").to_pylist()
+    assert {row["category"]: row["n_error"] for row in metrics} == {"grain": 0, "weave": 1}
+
+
+def test_report_and_heatmaps_are_written(evaluated: Path) -> None:
+    page = (evaluated / "report.html").read_text()
+    assert "unknown_format" in page
+    assert "weave" in page
+    pictures = list((evaluated / "heatmaps/grain").rglob("*.png"))
+    assert len(pictures) >= 6
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (64, 64)
+    parts = pq.read_table(evaluated / "parts").to_pylist()
+    heatmap = next(row["heatmap"] for row in parts if row["heatmap"])
+    assert png_to_levels(heatmap).shape == (64, 64)
+
+
+def test_evaluating_again_replaces_the_result(
+    evaluated: Path, store: Location, demo_root: Path
+) -> None:
+    from ssray.cluster.workflow import evaluate_categories
+
+    out = Location.parse(evaluated.parent / "twice")
+    for _ in range(2):
+        evaluate_categories(Location.parse(demo_root), ["grain"], store, FLOAT32, out)
+    table = pq.read_table(f"{out}/scores.parquet")
+    assert len(set(table["uri"].to_pylist())) == len(table)
+
+
+def test_unlabelled_images_get_scores(store: Location, demo_root: Path, tmp_path: Path) -> None:
+    from ssray.cluster.inspection import score
+
+    images = demo_root / "grain/test"
+    manifest = index_images(Location.parse(images), "grain")
+    versions = {"grain": artifact.published_version(store, "grain")}
+    table = score(manifest, store, versions, FLOAT32, Location.parse(tmp_path))
+    assert table["label"].null_count == len(table) == len(manifest)
+    assert table["error"].null_count == len(table)
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_model_that_overflows_gives_rows_not_a_crash(
+    store: Location, demo_root: Path, tmp_path: Path
+) -> None:
+    from ssray.cluster.inspection import score
+
+    model = artifact.load(store, "grain", artifact.published_version(store, "grain"))
+    model.weights["to_image.bias"].fill_(float("nan"))
+    place = Location.parse(tmp_path / "store")
+    artifact.save(model, place)
+    manifest = index_images(Location.parse(demo_root / "grain/test/good"), "grain")
+    table = score(manifest, place, {"grain": model.version}, FLOAT32, Location.parse(tmp_path))
+    assert set(table["error"].to_pylist()) == {"not_finite"}

@@ -1,0 +1,286 @@
+"""The training loop, its schedule, and what follows it, without Ray."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssray import artifact
+from ssray.artifact import EpochLog, ModelArtifact
+from ssray.building import build_model, split_held_out
+from ssray.calibration import calibrate, select_anomaly_map
+from ssray.config import Compute, Recipe, Schedule, override
+from ssray.data.storage import Location
+from ssray.device import resolve_device, resolve_precision
+from ssray.errors import ArtifactError, ConfigError, TrainingError
+from ssray.method.anomaly_map import anomaly_maps, image_scores
+from ssray.method.inference import reconstruct, to_network
+from ssray.method.synthetic_defects import KINDS, add_defects
+from ssray.scoring import Scorer, resize_map
+from ssray.training import Epoch, batch_size, crop_side, draw_crops, fit, learning_rate
+
+CPU = torch.device("cpu")
+
+
+def test_learning_rate_rises_then_anneals_to_zero() -> None:
+    schedule = Schedule(warmup=0.1, learning_rate=1.0)
+    rates = [learning_rate(spent, schedule) for spent in np.linspace(0, 1, 101)]
+    assert 0 < rates[0] < 0.02
+    assert max(rates) == pytest.approx(1.0)
+    assert np.argmax(rates) == 10
+    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_crops_grow_over_equal_shares_and_fit_the_image() -> None:
+    schedule = Schedule(crops=(64, 128, 256))
+    sides = [crop_side(spent, schedule, (256, 256)) for spent in (0, 0.33, 0.34, 0.66, 0.67, 1.0)]
+    assert sides == [64, 64, 128, 128, 256, 256]
+    assert crop_side(1.0, schedule, (192, 256)) == 192
+
+
+def test_batches_hold_the_same_number_of_pixels() -> None:
+    schedule = Schedule(batch_pixels=8 * 256 * 256)
+    assert batch_size(256, schedule, workers=1) == 8
+    assert batch_size(64, schedule, workers=1) == 128
+    assert batch_size(256, schedule, workers=2) == 4
+    assert batch_size(256, schedule, workers=64) == 2
+
+
+def test_crops_are_parts_of_images() -> None:
+    images = torch.arange(2 * 16 * 16 * 3).view(2, 16, 16, 3).remainder(251).to(torch.uint8)
+    crops = draw_crops(images, 20, 8, "none", torch.Generator().manual_seed(0))
+    assert crops.shape == (20, 3, 8, 8)
+    assert crops.is_contiguous(memory_format=torch.channels_last)
+    windows = images.unfold(1, 8, 1).unfold(2, 8, 1).reshape(-1, 3, 8, 8).float() / 255
+    for crop in crops:
+        assert (windows == crop).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "orientations"),
+    [("none", 1), ("flip_horizontal", 2), ("flip", 4), ("dihedral", 8)],
+)
+def test_augmentation_draws_every_orientation(augmentation, orientations: int) -> None:
+    image = torch.rand(1, 8, 8, 3).mul(255).to(torch.uint8)
+    crops = draw_crops(image, 200, 8, augmentation, torch.Generator().manual_seed(0))
+    upright = to_network(image, CPU)[0]
+    turned = [torch.rot90(base, k, (1, 2)) for base in (upright, upright.flip(2)) for k in range(4)]
+    seen = {i for crop in crops for i, expected in enumerate(turned) if torch.equal(crop, expected)}
+    assert len(seen) == orientations
+
+
+def run(stripes: torch.Tensor, recipe: Recipe, **options) -> list[Epoch]:
+    fitted = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32, **options)
+    assert not fitted.model.training
+    return fitted.history
+
+
+@pytest.fixture
+def small(tiny: Recipe) -> Recipe:
+    return override(tiny, ["schedule.crops=[16,32]", "schedule.images=40"])
+
+
+def test_training_lowers_the_loss(stripes: torch.Tensor, small: Recipe) -> None:
+    same = stripes[:1].expand(len(stripes), -1, -1, -1)
+    recipe = override(small, ["schedule.crops=[32]"])
+    first = run(same, override(recipe, ["schedule.images=1"]))[-1]
+    last = run(same, override(recipe, ["schedule.images=800"]))[-1]
+    assert last.validation_loss < 0.5 * first.validation_loss
+    assert last.budget_spent == 1.0
+
+
+def test_the_image_budget_is_kept(stripes: torch.Tensor, small: Recipe) -> None:
+    last = run(stripes, small)[-1]
+    assert 40 <= last.images_seen < 50
+    assert last.epoch == pytest.approx(last.images_seen / 8)
+    assert last.crop == 32
+    assert last.seconds_left == 0
+
+
+def test_the_time_budget_is_kept(stripes: torch.Tensor, small: Recipe) -> None:
+    endless = override(small, ["schedule.images=100000000"])
+    started = time.monotonic()
+    last = run(stripes, endless, max_minutes=2 / 60)[-1]
+    assert 2 <= last.seconds < 4
+    assert time.monotonic() - started < 6
+    assert last.learning_rate < 0.05 * endless.schedule.learning_rate
+
+
+def test_same_seed_same_weights(stripes: torch.Tensor, small: Recipe) -> None:
+    weights = [
+        fit(
+            stripes[:8], stripes[8:], small, device=CPU, precision=torch.float32, seed=seed
+        ).model.state_dict()
+        for seed in (1, 1, 2)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights[:2]), strict=True))
+    assert not torch.equal(weights[0]["to_image.weight"], weights[2]["to_image.weight"])
+
+
+def test_bfloat16_trains_to_about_the_same_loss(stripes: torch.Tensor, small: Recipe) -> None:
+    recipe = override(small, ["schedule.images=200"])
+    losses = [
+        fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=precision)
+        .history[-1]
+        .validation_loss
+        for precision in (torch.float32, torch.bfloat16)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.5)
+
+
+def test_held_out_images_are_apart_and_at_least_two() -> None:
+    images = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1)
+    training, held_out = split_held_out(images, 0.05, seed=0)
+    assert len(training) == 95
+    assert sorted(torch.cat([training, held_out]).flatten().tolist()) == list(range(100))
+    assert len(split_held_out(images[:6], 0.05, seed=0)[1]) == 2
+    with pytest.raises(TrainingError, match="3 usable training images"):
+        split_held_out(images[:3], 0.05, seed=0)
+
+
+def test_synthetic_defects_change_what_their_truth_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 3, 64, 64, generator=generator).expand(16, 3, 64, 64)
+    images = torch.nn.functional.avg_pool2d(images, 5, 1, 2)
+    defective, truth = add_defects(images, generator)
+    assert len(defective) >= 8
+    assert truth.flatten(1).any(1).all()
+    change = (defective - images[:1]).abs().mean(1, keepdim=True)
+    assert change[truth].mean() > 10 * change[~truth].mean()
+    assert 0 <= defective.min() <= defective.max() <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_defect_leaves_the_rest_alone(kind) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(4, 3, 32, 32, generator=generator)
+    mask = torch.zeros(4, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 1
+    defective, changed = kind(images, mask, generator)
+    assert torch.equal(defective[..., :8, :], images[..., :8, :])
+    assert not torch.equal(defective, images)
+    assert (changed <= mask).all()
+
+
+def test_selection_finds_the_smoothing_that_separates() -> None:
+    """Defects are wide and weak, noise is strong and narrow: a wide filter must win."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(8, 1, 64, 64, generator=generator)
+    defects = torch.rand(8, 1, 64, 64, generator=generator)
+    truth = torch.zeros(8, 1, 64, 64, dtype=torch.bool)
+    truth[..., 20:40, 20:40] = True
+    defects[truth] += 0.2
+    chosen, selection = select_anomaly_map(clean, defects, truth)
+    assert chosen.kernel * chosen.repeats >= 9
+    assert selection.image_auroc == 1.0
+    assert selection.basis == "synthetic defects"
+
+
+def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: Recipe) -> None:
+    fitted = fit(stripes[:8], stripes[8:], small, device=CPU, precision=torch.float32)
+    found = calibrate(fitted.model, stripes[8:], small, torch.float32, seed=0)
+    x = to_network(stripes[8:], CPU)
+    maps = anomaly_maps(x, reconstruct(fitted.model, x, torch.float32), found.anomaly_map)
+    assert float(maps.max()) == pytest.approx(found.pixel_threshold, rel=1e-5)
+    fixed = override(small, ["select_map=false", "anomaly_map.kernel=5"])
+    kept = calibrate(fitted.model, stripes[8:], fixed, torch.float32, seed=0)
+    assert kept.anomaly_map == fixed.anomaly_map
+    assert kept.selection.basis == "recipe"
+
+
+@pytest.fixture
+def model(tmp_path: Path, stripes: torch.Tensor, small: Recipe) -> ModelArtifact:
+    for i, image in enumerate(stripes):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "broken.png").write_bytes(b"")
+    uris = sorted(str(path) for path in tmp_path.glob("*.png"))
+    recipe = override(small, ["image_size=32"])
+    return build_model(uris, "stripes", "v1", recipe, Compute(), CPU, threads=1)
+
+
+def test_a_built_model_knows_its_origin(model: ModelArtifact) -> None:
+    assert (model.facts.training_images, model.facts.held_out_images) == (10, 2)
+    assert model.facts.skipped_images == 1
+    assert model.input_shape == (32, 32)
+    assert model.facts.precision in ("float32", "bfloat16")
+
+
+def test_a_stored_model_scores_the_same(model: ModelArtifact, tmp_path: Path) -> None:
+    store = Location.parse(tmp_path / "store")
+    artifact.save(model, store)
+    assert artifact.published(store) == {"stripes": "v1"}
+    loaded = artifact.load(store, "stripes", artifact.published_version(store, "stripes"))
+    assert loaded.recipe == model.recipe
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    before, after = (Scorer(m, CPU, torch.float32)(images) for m in (model, loaded))
+    np.testing.assert_array_equal(before.maps, after.maps)
+    np.testing.assert_array_equal(before.scores, after.scores)
+    assert before.maps.shape == (3, 32, 32)
+
+
+def test_the_scorer_is_the_method(model: ModelArtifact) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    scored = Scorer(model, CPU, torch.float32)(images)
+    x = to_network(torch.from_numpy(images), CPU)
+    settings = model.calibration.anomaly_map
+    maps = anomaly_maps(x, reconstruct(model.build(CPU), x, torch.float32), settings)
+    np.testing.assert_allclose(scored.maps, maps[:, 0], rtol=1e-5)
+    expected = image_scores(maps, settings.image_score, settings.top_fraction)
+    np.testing.assert_allclose(scored.scores, expected, rtol=1e-5)
+
+
+def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path: Path) -> None:
+    store = Location.parse(tmp_path / "store")
+    artifact.save(model, store)
+    place = tmp_path / "store/stripes/v1"
+    with pytest.raises(ArtifactError, match="never overwritten"):
+        artifact.save(model, store)
+    content = (place / "weights.safetensors").read_bytes()
+    (place / "weights.safetensors").write_bytes(content[:-1])
+    with pytest.raises(ArtifactError, match="checksum differs"):
+        artifact.load(store, "stripes", "v1")
+    (place / "weights.safetensors").unlink()
+    with pytest.raises(ArtifactError, match="missing"):
+        artifact.load(store, "stripes", "v1")
+    manifest = (place / "manifest.json").read_text()
+    (place / "manifest.json").write_text(
+        manifest.replace('"format_version": 1', '"format_version": 2')
+    )
+    with pytest.raises(ArtifactError, match="format version 2"):
+        artifact.load(store, "stripes", "v1")
+    (place / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match="no complete model"):
+        artifact.load(store, "stripes", "v1")
+    with pytest.raises(ArtifactError, match=r"no published model for 'nut'.*here: stripes"):
+        artifact.published_version(store, "nut")
+
+
+def test_the_epoch_log_grows_line_by_line(tmp_path: Path) -> None:
+    log = EpochLog(Location.parse(tmp_path), "nut", "v1")
+    log.append({"epoch": 1.0})
+    log.append({"epoch": 2.0})
+    assert (tmp_path / "nut/v1/epochs.jsonl").read_text() == '{"epoch": 1.0}\n{"epoch": 2.0}\n'
+
+
+def test_maps_are_resampled_without_new_extremes() -> None:
+    values = np.random.default_rng(0).random((8, 8), dtype=np.float32)
+    resized = resize_map(values, (20, 30))
+    assert resized.shape == (20, 30)
+    assert values.min() <= resized.min() <= resized.max() <= values.max()
+
+
+def test_device_and_precision_are_settings(tiny: Recipe) -> None:
+    assert resolve_precision("float32", CPU, tiny.network) == torch.float32
+    assert resolve_precision("bfloat16", CPU, tiny.network) == torch.bfloat16
+    assert resolve_precision("auto", CPU, tiny.network) in (torch.float32, torch.bfloat16)
+    if not torch.cuda.is_available():
+        assert resolve_device("auto") == CPU
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            resolve_device("cuda")
