@@ -89,7 +89,7 @@ def build_model(
         category=category,
         version=version,
         recipe=recipe,
-        calibration=calibrate(fitted.model, held_out, recipe, precision, compute.seed),
+        calibration=calibrate(fitted.model, held_out, training, recipe, precision, compute.seed),
         facts=facts,
         weights={k: v.detach().cpu().contiguous() for k, v in fitted.model.state_dict().items()},
     )

@@ -1,7 +1,11 @@
-"""What a trained network needs before it can judge, from held-out defect-free images alone.
+"""What a trained network needs before it can judge, from defect-free images alone.
 
 The smoothing of the map and the reduction to an image score need no retraining, so they
-are chosen here, on synthetic defects; the pixel threshold is what no held-out image exceeds.
+are chosen here, on synthetic defects; the pixel threshold is what no reference image exceeds.
+
+The reference images are the held-out ones. Where these are few, training images join them:
+the choice among settings suffers less from images the network has seen than from two
+images that happen to be alike.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ REDUCTIONS: tuple[tuple[ImageScore, float], ...] = (
     ("sum", 1.0),
 )
 """Image scores to choose from, with ``top_fraction`` where it counts."""
-CLEAN_IMAGES = 32
+LEAST_REFERENCES = 16
+MOST_REFERENCES = 32
 SYNTHETIC_DEFECTS = 96
 _BATCH = 8
 
@@ -41,7 +46,6 @@ class Selection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     basis: Literal["synthetic defects", "recipe"]
-    clean_images: int
     defects: int
     image_auroc: float | None
     pixel_auroc: float | None
@@ -52,8 +56,10 @@ class Calibration(BaseModel):
 
     Attributes:
         anomaly_map: smoothing and image score in force.
-        pixel_threshold: the largest map value on any held-out defect-free image; a pixel
-            above it belongs to the predicted mask. Map units (squared difference).
+        pixel_threshold: the largest map value on any reference image; a pixel above it
+            belongs to the predicted mask. Map units (squared difference).
+        reference_images: how many there were.
+        held_out_references: how many of them the network was not trained on.
         selection: where ``anomaly_map`` came from.
     """
 
@@ -61,32 +67,46 @@ class Calibration(BaseModel):
 
     anomaly_map: AnomalyMap
     pixel_threshold: float
+    reference_images: int
+    held_out_references: int
     selection: Selection
 
 
 def calibrate(
-    model: nn.Module, held_out: Tensor, recipe: Recipe, precision: torch.dtype, seed: int
+    model: nn.Module,
+    held_out: Tensor,
+    training: Tensor,
+    recipe: Recipe,
+    precision: torch.dtype,
+    seed: int,
 ) -> Calibration:
     """Chooses the anomaly map's settings, if the recipe asks for it, and the pixel threshold.
 
     Args:
         model: in eval mode, on the device to use.
         held_out: (M, H, W, 3) uint8 defect-free images the model was not trained on.
+        training: (N, H, W, 3) uint8 images it was trained on; the first ones fill up the
+            references to 16.
         recipe: what the model was trained with.
         precision: of the forward pass.
         seed: fixes the synthetic defects.
     """
-    clean = _difference_maps(model, held_out[:CLEAN_IMAGES], precision)
+    held_out = held_out[:MOST_REFERENCES]
+    references = torch.cat([held_out, training[: max(0, LEAST_REFERENCES - len(held_out))]])
+    clean = _difference_maps(model, references, precision)
     chosen = recipe.anomaly_map
-    selection = Selection(
-        basis="recipe", clean_images=len(clean), defects=0, image_auroc=None, pixel_auroc=None
-    )
+    selection = Selection(basis="recipe", defects=0, image_auroc=None, pixel_auroc=None)
     if recipe.select_map:
-        defects, truth = _synthetic_maps(model, held_out[:CLEAN_IMAGES], precision, seed)
+        defects, truth = _synthetic_maps(model, references, precision, seed)
         if len(defects):
             chosen, selection = select_anomaly_map(clean, defects, truth)
-    maps = smooth(clean, chosen.kernel, chosen.repeats)
-    return Calibration(anomaly_map=chosen, pixel_threshold=float(maps.max()), selection=selection)
+    return Calibration(
+        anomaly_map=chosen,
+        pixel_threshold=float(smooth(clean, chosen.kernel, chosen.repeats).max()),
+        reference_images=len(references),
+        held_out_references=len(held_out),
+        selection=selection,
+    )
 
 
 def select_anomaly_map(
@@ -105,7 +125,11 @@ def select_anomaly_map(
     labels = np.repeat([0, 1], [len(clean), len(defects)])
     best: tuple[float, AnomalyMap, Selection] | None = None
     for kernel, repeats in itertools.product(KERNELS, REPEATS):
-        smooth_clean, smooth_defects = (smooth(maps, kernel, repeats) for maps in (clean, defects))
+        if repeats == REPEATS[0]:
+            smooth_clean, smooth_defects = clean, defects
+        smooth_clean, smooth_defects = (
+            smooth(m, kernel, 1) for m in (smooth_clean, smooth_defects)
+        )
         counts = PixelCounts.of(
             smooth_defects.flatten(1).cpu().numpy(), truth.flatten(1).cpu().numpy()
         )
@@ -124,7 +148,6 @@ def select_anomaly_map(
                 )
                 selection = Selection(
                     basis="synthetic defects",
-                    clean_images=len(clean),
                     defects=len(defects),
                     image_auroc=image,
                     pixel_auroc=pixel,
@@ -135,20 +158,20 @@ def select_anomaly_map(
 
 
 def _synthetic_maps(
-    model: nn.Module, held_out: Tensor, precision: torch.dtype, seed: int
+    model: nn.Module, images: Tensor, precision: torch.dtype, seed: int
 ) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    rounds = -(-SYNTHETIC_DEFECTS // len(held_out))
-    repeated = held_out.repeat(rounds, 1, 1, 1)[:SYNTHETIC_DEFECTS]
+    rounds = -(-SYNTHETIC_DEFECTS // len(images))
+    repeated = images.repeat(rounds, 1, 1, 1)[:SYNTHETIC_DEFECTS]
     maps, truths = [], []
-    for images in image_batches(repeated, _BATCH, device):
-        defective, truth = add_defects(images, generator)
+    for batch in image_batches(repeated, _BATCH, device):
+        defective, truth = add_defects(batch, generator)
         if len(defective):
             maps.append(difference_map(defective, reconstruct(model, defective, precision)))
             truths.append(truth)
     if not maps:
-        empty = torch.empty(0, 1, *held_out.shape[1:3])
+        empty = torch.empty(0, 1, *images.shape[1:3])
         return empty, empty.bool()
     return torch.cat(maps), torch.cat(truths)
 

@@ -29,7 +29,7 @@ from ssray.options import (
 )
 from ssray.terminal import console, metrics_summary
 
-DEMO_MINUTES = 0.75
+DEMO_MINUTES = 0.67
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -65,7 +65,7 @@ def demo(out: str, seed: int) -> None:
 @cli.command("demo-data")
 @click.option("--out", required=True, metavar="DIR", help="Folder to create.")
 @click.option("--categories", "count", default=3, show_default=True, help="How many products.")
-@click.option("--images", default=40, show_default=True, help="Training images of each.")
+@click.option("--images", default=60, show_default=True, help="Training images of each.")
 @compute_options("seed")
 def demo_data(out: str, count: int, images: int, seed: int) -> None:
     """Write the generated data set alone, in the layout of MVTec AD."""

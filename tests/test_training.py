@@ -185,12 +185,13 @@ def test_selection_finds_the_smoothing_that_separates() -> None:
 
 def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: Recipe) -> None:
     fitted = fit(stripes[:8], stripes[8:], small, device=CPU, precision=torch.float32)
-    found = calibrate(fitted.model, stripes[8:], small, torch.float32, seed=0)
+    found = calibrate(fitted.model, stripes[8:], stripes[:0], small, torch.float32, seed=0)
     x = to_network(stripes[8:], CPU)
     maps = anomaly_maps(x, reconstruct(fitted.model, x, torch.float32), found.anomaly_map)
     assert float(maps.max()) == pytest.approx(found.pixel_threshold, rel=1e-5)
     fixed = override(small, ["select_map=false", "anomaly_map.kernel=5"])
-    kept = calibrate(fitted.model, stripes[8:], fixed, torch.float32, seed=0)
+    kept = calibrate(fitted.model, stripes[8:], stripes[:8], fixed, torch.float32, seed=0)
+    assert (kept.reference_images, kept.held_out_references) == (12, 4)
     assert kept.anomaly_map == fixed.anomaly_map
     assert kept.selection.basis == "recipe"
 

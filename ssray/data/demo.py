@@ -223,7 +223,7 @@ def category_name(index: int) -> str:
 
 
 def write_demo_data(
-    out: Path, *, categories: int = 3, images: int = 40, seed: int = 0, size: int = 128
+    out: Path, *, categories: int = 3, images: int = 60, seed: int = 0, size: int = 128
 ) -> list[str]:
     """Writes a generated data set in the layout of MVTec AD.
 

@@ -325,12 +325,12 @@ class WasherStyle:
         )
 
     def specimen(self, rng: np.random.Generator) -> Washer:
-        turn = rng.uniform(-0.07, 0.07)
+        turn = rng.uniform(-0.05, 0.05)
         angles = turn + 2 * np.pi * np.arange(self.holes) / self.holes
         ring = np.stack((np.cos(angles), np.sin(angles)), axis=1) * self.hole_ring
         return Washer(
             style=self,
-            centre=0.5 + rng.uniform(-0.02, 0.02, 2),
+            centre=0.5 + rng.uniform(-0.012, 0.012, 2),
             scale=rng.uniform(0.98, 1.02),
             tone=rng.uniform(0.96, 1.04),
             sheen=rng.uniform(-0.25, 0.25) - np.pi / 4,

@@ -207,10 +207,14 @@ def _facts(model: ModelArtifact) -> list[tuple[str, str]]:
 def _notes(model: ModelArtifact) -> list[str]:
     calibration = model.calibration
     selection = calibration.selection
+    references = (
+        f"{calibration.reference_images} defect-free images, {calibration.held_out_references} "
+        "of them held out from training"
+    )
     if selection.basis == "synthetic defects":
         choice = (
             "Smoothing and image score were chosen without test labels, on "
-            f"{selection.defects} synthetic defects made from held-out images "
+            f"{selection.defects} synthetic defects made from {references} "
             f"(image AUROC {_percent(selection.image_auroc)}, pixel AUROC "
             f"{_percent(selection.pixel_auroc)} there)."
         )
@@ -218,8 +222,7 @@ def _notes(model: ModelArtifact) -> list[str]:
         choice = "Smoothing and image score are the recipe's own."
     threshold = (
         "The predicted mask marks pixels above the largest value on "
-        f"{selection.clean_images} held-out defect-free images "
-        f"({calibration.pixel_threshold:.3g}, squared difference)."
+        f"{references} ({calibration.pixel_threshold:.3g}, squared difference)."
     )
     return [choice, threshold]
 
