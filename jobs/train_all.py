@@ -34,8 +34,6 @@ def main(root: str, store: str, only: tuple[str, ...], recipe: Recipe, **compute
     failed = train_categories(
         Location.parse(root), only, recipe, compute_from(compute), Location.parse(store)
     )
-    for category, error in failed.items():
-        click.echo(f"Not trained: {category}: {error}", err=True)
     sys.exit(1 if failed else 0)
 
 

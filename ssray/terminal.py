@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +12,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from ssray.training import Epoch
+
+_AUROCS = ("image_auroc", "pixel_auroc")
 
 console = Console(highlight=False)
 
@@ -68,8 +71,7 @@ def metrics_summary(metrics: pa.Table) -> Table:
             str(row["n_good"]),
             str(row["n_defect"]),
             str(row["n_error"]),
-            f"{row['image_auroc']:.4f}",
-            f"{row['pixel_auroc']:.4f}",
+            *("n/a" if math.isnan(row[name]) else f"{row[name]:.4f}" for name in _AUROCS),
         )
     return table
 

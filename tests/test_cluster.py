@@ -168,7 +168,7 @@ def test_report_and_heatmaps_are_written(evaluated: Path) -> None:
     assert len(pictures) >= 6
     with Image.open(pictures[0]) as picture:
         assert picture.size == (64, 64)
-    parts = pq.read_table(evaluated / "parts").to_pylist()
+    parts = pq.read_table(evaluated / "scored_parts").to_pylist()
     heatmap = next(row["heatmap"] for row in parts if row["heatmap"])
     assert png_to_levels(heatmap).shape == (64, 64)
 

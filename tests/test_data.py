@@ -221,3 +221,10 @@ def test_locations(tmp_path: Path) -> None:
     assert bucket.path == "bucket/prefix/x.png"
     with pytest.raises(DataError, match="expected a path or a URI"):
         Location.parse("nfs4://somewhere")
+
+
+def test_an_empty_file_keeps_its_place_in_the_manifest(dataset: Path) -> None:
+    (dataset / "nut/test/good/001.png").write_bytes(b"")
+    rows = index_dataset(Location.parse(dataset)).to_pylist()
+    assert rows[-1]["uri"].endswith("good/001.png")
+    assert rows[-1]["size_bytes"] == 0

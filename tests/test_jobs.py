@@ -224,6 +224,6 @@ def test_a_broken_category_fails_the_job_and_no_other(
         (broken / f"{number:03d}.png").write_bytes(b"no image")
     job = cluster.submit("jobs/train_all.py", "--data", root, "--models", store, *TINY)
     assert job.returncode != 0
-    assert "Not trained: broken: " in job.stdout, job.stdout
-    assert "Not trained: grain" not in job.stdout
+    assert "Failed broken: " in job.stdout, job.stdout
+    assert "Failed grain" not in job.stdout
     assert set(published(Location.parse(store))) == {"grain"}

@@ -19,16 +19,11 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 from ssray.metrics.auroc import image_auroc, roc_points
-from ssray.report import page
+from ssray.report import charts, page
+from ssray.report.charts import thin_roc
+from ssray.report.gallery import GalleryImage, best_threshold, choose_gallery
 from ssray.report.heatmap import encode_levels
-from ssray.report.page import (
-    CategoryReport,
-    GalleryImage,
-    best_threshold,
-    choose_gallery,
-    render_page,
-    thin_roc,
-)
+from ssray.report.page import CategoryReport, render_page
 
 NAN = math.nan
 HOSTILE = '<script>alert("x")</script> & "quoted" \'name\''
@@ -212,7 +207,7 @@ def test_thinning_keeps_ends_and_area_of_the_curve() -> None:
     scores = rng.normal(labels * 1.2, 1.0)
     full = roc_points(labels, scores)
     thin = thin_roc(*full)
-    assert len(full[0]) > page.MAX_ROC_POINTS >= len(thin[0]) > 300
+    assert len(full[0]) > charts.MAX_ROC_POINTS >= len(thin[0]) > 300
     assert (thin[0][0], thin[1][0], thin[0][-1], thin[1][-1]) == (0, 0, 1, 1)
     area = float(np.diff(thin[0]) @ (thin[1][1:] + thin[1][:-1]) / 2)
     assert area == pytest.approx(image_auroc(labels, scores), abs=5e-4)

@@ -13,7 +13,8 @@ from ssray.config import Compute
 from ssray.data.storage import Location
 from ssray.report.results import Results, collect, metrics_table, write_report, write_table
 
-PARTS = "parts"
+PARTS = "scored_parts"
+"""Holds what the scoring actors wrote; a later run into the same folder replaces it."""
 
 
 def evaluate(

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import ray
 
+from ssray.config import Compute
+
 LOCAL_OBJECT_STORE_BYTES = 512 * 1024**2
 
 
@@ -18,8 +20,8 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     """Joins the cluster that ``RAY_ADDRESS`` names, or starts Ray here for the duration.
 
     ``ray job submit`` sets that variable. A Ray that is already connected is used as it is.
-    The private one takes as many CPUs as the machine has, no more, listens on the loopback
-    interface alone and ends with the block.
+    The private one takes as many CPUs as the machine has, no more, binds its services to the
+    loopback interface and ends with the block.
 
     Args:
         num_cpus: logical CPUs of a private Ray; default: the machine's.
@@ -46,7 +48,23 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def cluster_cpus() -> int:
-    """Logical CPUs of the whole cluster, at least one."""
-    cpus: float = ray.cluster_resources().get("CPU", 1)
-    return max(1, math.floor(cpus))
+def threads_per_worker(compute: Compute) -> int:
+    """CPU threads each worker gets: as configured, or its share of the largest node.
+
+    Workers are taken to spread evenly over the nodes that have CPUs to give.
+    """
+    if compute.cpus_per_worker:
+        return compute.cpus_per_worker
+    cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    nodes = sum(count >= 1 for count in cpus)
+    if not nodes:
+        return 1
+    workers_a_node = math.ceil(compute.workers / nodes)
+    return max(1, int(max(cpus)) // workers_a_node)
+
+
+def wants_gpu(compute: Compute) -> bool:
+    """Whether workers get GPUs: as configured, or on ``auto`` if the cluster has any now."""
+    if compute.device == "auto":
+        return bool(ray.cluster_resources().get("GPU", 0) >= compute.gpus_per_worker)
+    return compute.device == "cuda"

@@ -10,6 +10,7 @@ Data would fuse decoding into the actors and leave the other cores idle.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -21,8 +22,7 @@ import ray.data
 import torch
 
 from ssray.artifact import load, load_facts
-from ssray.cluster.runtime import cluster_cpus
-from ssray.cluster.train import wants_gpu
+from ssray.cluster.runtime import threads_per_worker, wants_gpu
 from ssray.config import Compute
 from ssray.data.decode import read_image, read_mask, resize
 from ssray.data.storage import Location
@@ -71,14 +71,14 @@ def score_manifest(
         out: a folder that receives Parquet files of ``SCORED_PARTS`` rows, in no fixed order.
     """
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    context.enable_progress_bars = sys.stderr.isatty()
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     use_gpu = wants_gpu(compute)
     shapes = {
         category: load_facts(store, category, version).input_shape
         for category, version in versions.items()
     }
-    threads = compute.cpus_per_worker or max(1, cluster_cpus() // compute.workers)
+    threads = threads_per_worker(compute)
     ordered = manifest.sort_by([("category", "ascending"), ("uri", "ascending")])
     blocks = [ordered.slice(i, DECODE_BATCH) for i in range(0, len(ordered), DECODE_BATCH)]
     dataset = (

@@ -17,11 +17,11 @@ from ray.util.queue import Empty, Queue
 
 from ssray.artifact import EpochLog, ModelArtifact, new_version, save
 from ssray.building import build_model
-from ssray.cluster.runtime import cluster_cpus
+from ssray.cluster.runtime import threads_per_worker, wants_gpu
 from ssray.config import Compute, Recipe
 from ssray.data.storage import Location
 from ssray.device import resolve_device
-from ssray.errors import ConfigError, SsrayError, TrainingError
+from ssray.errors import ConfigError, DataError, ImageError, SsrayError, TrainingError
 from ssray.training import Epoch
 
 _POLL_SECONDS = 0.2
@@ -69,7 +69,7 @@ def train_category(
         DataError, TrainingError: as ``build_model``.
     """
     use_gpu = wants_gpu(compute)
-    threads = compute.cpus_per_worker or max(1, cluster_cpus() // compute.workers)
+    threads = threads_per_worker(compute)
     _check_capacity(compute, threads)
     resources: dict[str, float] = {"CPU": threads}
     if use_gpu:
@@ -110,13 +110,6 @@ def train_category(
     return version
 
 
-def wants_gpu(compute: Compute) -> bool:
-    """Whether the workers get GPUs: as configured, or on ``auto`` if the cluster has any."""
-    if compute.device == "auto":
-        return bool(ray.cluster_resources().get("GPU", 0) >= compute.gpus_per_worker)
-    return compute.device == "cuda"
-
-
 def _train_on_worker(config: dict[str, _Job]) -> None:
     job = config["job"]
     rank = ray.train.get_context().get_world_rank()
@@ -144,7 +137,7 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
 
 def _check_capacity(compute: Compute, threads: int) -> None:
     """A private Ray can't grow: what does not fit would wait for ever."""
-    available = cluster_cpus()
+    available = int(ray.cluster_resources().get("CPU", 0))
     if not os.environ.get("RAY_ADDRESS") and compute.workers * threads > available:
         raise ConfigError(
             f"{compute.workers} workers with {threads} CPUs each need {compute.workers * threads} "
@@ -183,5 +176,6 @@ def _cause(failure: TrainingFailedError, category: str) -> SsrayError:
         while ours is not None and not isinstance(ours, SsrayError):
             ours = ours.__cause__ or getattr(ours, "cause", None)
         if isinstance(ours, SsrayError):
-            return type(ours)(f"{category}: {ours}")
+            kind = DataError if isinstance(ours, ImageError) else type(ours)
+            return kind(f"{category}: {ours}")
     return TrainingError(f"{category}: training failed. {failure}")

@@ -171,4 +171,4 @@ def _row(
 
 
 def _is_image(info: fs.FileInfo) -> bool:
-    return info.size > 0 and PurePosixPath(info.path).suffix.lower() in image_extensions()
+    return PurePosixPath(info.path).suffix.lower() in image_extensions()

@@ -24,12 +24,10 @@ from ssray.artifact import ModelArtifact
 from ssray.data.decode import read_image, read_mask
 from ssray.data.storage import Location
 from ssray.metrics.auroc import PixelCounts, image_auroc
+from ssray.report.gallery import UNKNOWN, GalleryImage, choose_gallery
 from ssray.report.heatmap import overlay, png_to_levels
-from ssray.report.page import CategoryReport, GalleryImage, choose_gallery, render_page
+from ssray.report.page import CategoryReport, render_page
 from ssray.report.tables import METRICS, SCORED_PARTS, SCORES
-
-UNKNOWN = -1
-"""Label of an image nobody has judged, where an integer is needed."""
 
 WORST = 6
 BORDERLINE = 6
