@@ -20,7 +20,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -54,7 +54,7 @@ class TrainingFacts(BaseModel):
     seconds: float
     validation_loss: float
     device: str
-    precision: str
+    precision: Literal["float32", "bfloat16"]
     workers: int
     seed: int
     ssray_version: str
@@ -147,7 +147,12 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
 def load_facts(store: Location, category: str, version: str) -> TrainingFacts:
     """Reads a version's origin without its weights; raises as ``load``."""
     place = store / category / version
-    return TrainingFacts.model_validate_json(_verified(place, "training.json", _manifest(place)))
+    try:
+        return TrainingFacts.model_validate_json(
+            _verified(place, "training.json", _manifest(place))
+        )
+    except ValidationError as error:
+        raise ArtifactError(f"{place}: not a model this ssray can read. ({error})") from None
 
 
 def published_version(store: Location, category: str) -> str:
@@ -163,14 +168,13 @@ def published_version(store: Location, category: str) -> str:
             f"{store}: no published model for '{category}'. Models here: {known}. "
             f"Train one with: ssray train --category {category} --models {store} --data ROOT"
         )
-    version: str = _read_json(pointer)["version"]
-    return version
+    return _pointed(pointer)
 
 
 def published(store: Location) -> dict[str, str]:
     """The published version of every category in the store; empty if there is no store."""
     return {
-        info.base_name: _read_json(store.at(info) / PUBLISHED)["version"]
+        info.base_name: _pointed(store.at(info) / PUBLISHED)
         for info in store.children()
         if info.type == fs.FileType.Directory and (store.at(info) / PUBLISHED).exists()
     }
@@ -215,6 +219,13 @@ def _verified(place: Location, name: str, manifest: dict[str, Any]) -> bytes:
             "short. Restore it or train again."
         )
     return content
+
+
+def _pointed(pointer: Location) -> str:
+    version = _read_json(pointer).get("version")
+    if not isinstance(version, str):
+        raise ArtifactError(f"{pointer}: names no version. Train again, or restore it.")
+    return version
 
 
 def _json(model: BaseModel) -> bytes:

@@ -1,7 +1,8 @@
 """From a category's images to a complete model artifact: load, hold out, fit, calibrate.
 
 One process's share of it; where ``torch.distributed`` is initialised every process calls
-``build_model`` with the same arguments and all return the same artifact.
+``build_model`` with the same arguments. All end with the same weights; batch statistics are each
+process's own, and rank 0's artifact is the one to keep.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def build_model(
         seconds=last.seconds,
         validation_loss=last.validation_loss,
         device=str(device),
-        precision=str(precision).removeprefix("torch."),
+        precision="bfloat16" if precision == torch.bfloat16 else "float32",
         workers=compute.workers,
         seed=compute.seed,
         ssray_version=ssray.__version__,

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ssray.config import AnomalyMap, ImageScore, Recipe
@@ -66,7 +66,7 @@ class Calibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     anomaly_map: AnomalyMap
-    pixel_threshold: float
+    pixel_threshold: float = Field(gt=0, allow_inf_nan=False)
     reference_images: int
     held_out_references: int
     selection: Selection
@@ -100,9 +100,10 @@ def calibrate(
         defects, truth = _synthetic_maps(model, references, precision, seed)
         if len(defects):
             chosen, selection = select_anomaly_map(clean, defects, truth)
+    highest = float(smooth(clean, chosen.kernel, chosen.repeats).max())
     return Calibration(
         anomaly_map=chosen,
-        pixel_threshold=float(smooth(clean, chosen.kernel, chosen.repeats).max()),
+        pixel_threshold=max(highest, torch.finfo(torch.float32).tiny),
         reference_images=len(references),
         held_out_references=len(held_out),
         selection=selection,
@@ -164,6 +165,9 @@ def _synthetic_maps(
     generator = torch.Generator(device).manual_seed(seed)
     rounds = -(-SYNTHETIC_DEFECTS // len(images))
     repeated = images.repeat(rounds, 1, 1, 1)[:SYNTHETIC_DEFECTS]
+    # Kinds take turns along a batch, so a fixed order would give every image one kind only.
+    order = torch.randperm(len(repeated), generator=torch.Generator().manual_seed(seed))
+    repeated = repeated[order]
     maps, truths = [], []
     for batch in image_batches(repeated, _BATCH, device):
         defective, truth = add_defects(batch, generator)

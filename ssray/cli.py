@@ -13,7 +13,7 @@ from ssray.config import Recipe
 from ssray.data.demo import write_demo_data
 from ssray.data.index import index_images
 from ssray.data.storage import Location
-from ssray.errors import SsrayError, TrainingError
+from ssray.errors import ConfigError, SsrayError, TrainingError
 from ssray.options import (
     SCORING,
     TRAINING,
@@ -68,7 +68,11 @@ def demo(out: str, seed: int) -> None:
 @click.option("--images", default=60, show_default=True, help="Training images of each.")
 @compute_options("seed")
 def demo_data(out: str, count: int, images: int, seed: int) -> None:
-    """Write the generated data set alone, in the layout of MVTec AD."""
+    """Write the generated data set alone, in the layout of MVTec AD.
+
+    A generated data set that is there with other arguments is replaced; anything else is
+    left alone and named.
+    """
     names = write_demo_data(Path(out), categories=count, images=images, seed=seed)
     console.print(f"{len(names)} categories in {out}: {', '.join(names)}")
 
@@ -123,6 +127,11 @@ def score(images: str, store: str, category: str, out: str, **compute: Any) -> N
     from ssray.cluster.runtime import ray_session
 
     models, place = Location.parse(store), Location.parse(out)
+    if f"{place}/".startswith(f"{Location.parse(images)}/"):
+        raise ConfigError(
+            f"--out {out} lies inside --images {images}, so that the next run would score its "
+            "own pictures. Choose a folder outside."
+        )
     versions = {category: artifact.published_version(models, category)}
     manifest = index_images(Location.parse(images), category)
     with ray_session():

@@ -87,7 +87,8 @@ class Schedule(_Frozen):
     batch_pixels: int = Field(
         4 * 256 * 256,
         ge=4096,
-        description="pixels a step over all workers; the batch grows as crops shrink",
+        description="pixels a step over all workers; the batch grows as crops shrink and is at "
+        "least two crops a worker",
     )
     crops: tuple[int, ...] = Field(
         (64, 128, 256),
@@ -147,7 +148,7 @@ class Recipe(_Frozen):
     anomaly_map: AnomalyMap = AnomalyMap()
     select_map: bool = Field(
         True,
-        description="choose the anomaly map's settings on synthetic defects made from held-out "
+        description="choose the anomaly map's settings on synthetic defects made from defect-free "
         "images; off takes anomaly_map as it stands",
     )
 
@@ -157,7 +158,9 @@ class Compute(_Frozen):
 
     device: Device = Field("auto", description="auto takes CUDA where there is one")
     precision: Precision = Field(
-        "auto", description="auto times both on this processor and takes the faster"
+        "auto",
+        description="auto: training times both on this processor and takes the faster, scoring "
+        "takes what the model was trained in",
     )
     workers: int = Field(1, ge=1, description="training processes (DDP)")
     cpus_per_worker: int | None = Field(

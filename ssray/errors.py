@@ -38,3 +38,7 @@ class ArtifactError(SsrayError):
 
 class TrainingError(SsrayError):
     """A training run could not start or did not produce a model."""
+
+
+class ScoringError(SsrayError):
+    """A scoring run could not be finished."""

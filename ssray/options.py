@@ -63,12 +63,12 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_recipe
 
 
-def compute_options(*names: str, **defaults: Any) -> Callable[[Command], Command]:
-    """Adds an option for each named field of ``Compute``; ``defaults`` override the fields'."""
+def compute_options(*names: str) -> Callable[[Command], Command]:
+    """Adds an option for each named field of ``Compute``."""
 
     def decorate(command: Command) -> Command:
         for name in reversed(names):
-            option = _option(name, Compute.model_fields[name], defaults.get(name))
+            option = _option(name, Compute.model_fields[name])
             command = option(command)
         return command
 
@@ -96,14 +96,13 @@ def settings_help(model: type[BaseModel], prefix: str = "") -> list[str]:
     return lines
 
 
-def _option(name: str, field: FieldInfo, default: Any) -> Callable[[Command], Command]:
-    value = field.default if default is None else default
+def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
     return click.option(
         f"--{name.replace('_', '-')}",
         name,
         type=_click_type(field.annotation),
-        default=value,
-        show_default=value is not None,
+        default=field.default,
+        show_default=field.default is not None,
         help=f"{field.description}.",
     )
 
@@ -121,13 +120,11 @@ def run(command: click.Command) -> None:
     """Runs a command as a program; a user's mistake is one line and exit code 2."""
     quiet_local_ray()
     try:
-        command.main(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        sys.exit(command.main(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except SsrayError as error:
+    except (SsrayError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):

@@ -15,7 +15,7 @@ from ssray.training import Epoch
 
 _AUROCS = ("image_auroc", "pixel_auroc")
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 class TrainingDisplay:
@@ -55,8 +55,7 @@ class TrainingDisplay:
         assert self._task is not None
         self._progress.update(self._task, completed=epoch.budget_spent, state=state)
         if not console.is_terminal:
-            line = f"{self._category}  {100 * epoch.budget_spent:3.0f} %  {state}"
-            console.print(line, soft_wrap=True)
+            console.print(f"{self._category}  {100 * epoch.budget_spent:3.0f} %  {state}")
 
 
 def metrics_summary(metrics: pa.Table) -> Table:

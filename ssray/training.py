@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from ssray.config import Augmentation, Recipe, Schedule
+from ssray.errors import TrainingError
 from ssray.method.autoencoder import ModelI
 from ssray.method.corruption import corrupt
 from ssray.method.inference import autocast, image_batches, reconstruct
@@ -135,6 +136,11 @@ def fit(
         if row_due or spent >= 1.0:
             train_loss = team.mean(loss_sum / steps)
             validation = validation_loss(average.module, held_out, recipe, precision)
+            if not math.isfinite(train_loss + validation):
+                raise TrainingError(
+                    f"the loss became {train_loss} after {seen:.0f} images; try a lower "
+                    "schedule.learning_rate or --precision float32."
+                )
             now = time.monotonic()
             epoch = Epoch(
                 epoch=seen / len(training),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,14 @@ def test_every_setting_has_a_description() -> None:
     lines = settings_help(Recipe)
     assert len(lines) > 20
     assert not [line for line in lines if line.endswith("None")]
+
+
+def test_the_readme_and_docs_are_finished_and_their_links_exist() -> None:
+    root = Path(__file__).parent.parent
+    pages = [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").rglob("*.md")]
+    assert len(pages) > 10
+    for page in pages:
+        text = page.read_text()
+        assert not re.findall(r"@[A-Z]+@", text), page
+        for link in re.findall(r"\]\(([^)#]+)", text):
+            assert "://" in link or (page.parent / link).exists(), (page, link)

@@ -23,7 +23,7 @@ KINDS = [(i, kind) for i, family in enumerate(FAMILIES) for kind in family.defec
 @pytest.fixture(scope="module")
 def default_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "data"
-    assert write_demo_data(out) == ["weave", "grain", "washer"]
+    assert write_demo_data(out, images=40) == ["weave", "grain", "washer"]
     return out
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssray.artifact import load
+from ssray.artifact import ModelArtifact, load
 from ssray.cluster.score import score_manifest
 from ssray.config import Compute
 from ssray.data.storage import Location
@@ -32,19 +32,21 @@ def evaluate(
         store: the model store.
         versions: the model version of each category to evaluate.
         compute: as for ``score_manifest``.
-        out: the folder to write to. What an earlier run left there is replaced.
+        out: the folder to write to. Tables, report and parts of an earlier run there are
+            replaced; pictures of other images stay.
 
     Returns:
         The ``METRICS`` table.
     """
     test = manifest.filter(pc.equal(manifest["split"], "test"))
+    models = _load(store, versions)
     results = _scored(test, store, versions, compute, out)
     metrics = metrics_table(results)
     write_table(metrics, out / "metrics.parquet")
     mask_uris = {
         row["uri"]: row["mask_uri"] for row in test.to_pylist() if row["mask_uri"] is not None
     }
-    _report(results, metrics, store, versions, out, "Evaluation", mask_uris)
+    write_report(results, metrics, out / PARTS, models, out, "Evaluation", mask_uris)
     return metrics
 
 
@@ -60,8 +62,9 @@ def score(
     Returns:
         The ``SCORES`` table.
     """
+    models = _load(store, versions)
     results = _scored(manifest, store, versions, compute, out)
-    _report(results, metrics_table(results), store, versions, out, "Scores", {})
+    write_report(results, metrics_table(results), out / PARTS, models, out, "Scores", {})
     return results.scores
 
 
@@ -81,14 +84,6 @@ def _scored(
     return results
 
 
-def _report(
-    results: Results,
-    metrics: pa.Table,
-    store: Location,
-    versions: Mapping[str, str],
-    out: Location,
-    title: str,
-    mask_uris: Mapping[str, str],
-) -> None:
-    models = {category: load(store, category, version) for category, version in versions.items()}
-    write_report(results, metrics, out / PARTS, models, out, title, mask_uris)
+def _load(store: Location, versions: Mapping[str, str]) -> dict[str, ModelArtifact]:
+    """Every model of the run, so that a damaged one is refused before any work starts."""
+    return {category: load(store, category, version) for category, version in versions.items()}

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import ray
 
 from ssray.config import Compute
+from ssray.errors import ConfigError
 
 LOCAL_OBJECT_STORE_BYTES = 512 * 1024**2
 
@@ -31,8 +32,17 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         return
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto", logging_level=logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("http"):
+        raise ConfigError(
+            f"RAY_ADDRESS={address} is the address of the job server. Unset it to work on this "
+            "machine, or send a job: ray job submit --address ADDRESS -- python jobs/..."
+        )
+    if address:
+        try:
+            ray.init(address=address, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise ConfigError(f"RAY_ADDRESS={address}: no Ray answers there. ({error})") from None
     else:
         ray.init(
             address="local",
@@ -48,23 +58,49 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
-def threads_per_worker(compute: Compute) -> int:
-    """CPU threads each worker gets: as configured, or its share of the largest node.
-
-    Workers are taken to spread evenly over the nodes that have CPUs to give.
-    """
-    if compute.cpus_per_worker:
-        return compute.cpus_per_worker
-    cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    nodes = sum(count >= 1 for count in cpus)
-    if not nodes:
-        return 1
-    workers_a_node = math.ceil(compute.workers / nodes)
-    return max(1, int(max(cpus)) // workers_a_node)
-
-
 def wants_gpu(compute: Compute) -> bool:
     """Whether workers get GPUs: as configured, or on ``auto`` if the cluster has any now."""
     if compute.device == "auto":
-        return bool(ray.cluster_resources().get("GPU", 0) >= compute.gpus_per_worker)
+        return bool(ray.cluster_resources().get("GPU", 0) > 0)
     return compute.device == "cuda"
+
+
+def threads_per_worker(compute: Compute, use_gpu: bool) -> int:
+    """CPU threads each worker gets: as configured, or its share of the smallest node that can
+    take part. Workers are taken to spread evenly over these nodes.
+    """
+    if compute.cpus_per_worker:
+        return compute.cpus_per_worker
+    needed = "GPU" if use_gpu else "CPU"
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(node.get("CPU", 0)) for node in nodes if node.get(needed, 0) > 0]
+    if not cpus:
+        return 1
+    return max(1, min(cpus) // math.ceil(compute.workers / len(cpus)))
+
+
+def check_capacity(workers: int, cpus: float, gpus: float) -> None:
+    """Refuses what a private Ray can't hold: it does not grow, so the work would wait for ever.
+
+    A cluster may start further nodes and is taken at its word.
+
+    Args:
+        workers: how many run at once.
+        cpus: CPUs of each.
+        gpus: GPUs of each.
+
+    Raises:
+        ConfigError: if this machine has less.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    for name, each, advice in (
+        ("CPU", cpus, "Use fewer --workers or --cpus-per-worker."),
+        ("GPU", gpus, "Use --device cpu, or fewer --workers or --gpus-per-worker."),
+    ):
+        available = ray.cluster_resources().get(name, 0)
+        if workers * each > available:
+            raise ConfigError(
+                f"{workers} workers with {each:g} {name}s each need {workers * each:g} {name}s; "
+                f"this machine has {available:g}. {advice}"
+            )

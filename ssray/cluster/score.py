@@ -3,9 +3,9 @@
 Decoding runs as tasks on any CPU, scoring in actors that each hold every model of the run.
 An image that can't be used becomes a row with a reason code.
 
-All stages ask for fractions of a CPU whose sum is one, so that a pipeline always fits: where
-actors hold every CPU, tasks in front of them wait for ever. The fractions differ, or Ray
-Data would fuse decoding into the actors and leave the other cores idle.
+All stages together ask for one CPU, whatever the number of actors, so that a pipeline always
+fits: where actors hold every CPU, tasks in front of them wait for ever. The fractions
+differ, or Ray Data would fuse decoding into the actors and leave the other cores idle.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray.data
 import torch
+from ray.exceptions import RayError
 
 from ssray.artifact import load, load_facts
-from ssray.cluster.runtime import threads_per_worker, wants_gpu
+from ssray.cluster.runtime import check_capacity, threads_per_worker, wants_gpu
 from ssray.config import Compute
 from ssray.data.decode import read_image, read_mask, resize
 from ssray.data.storage import Location
 from ssray.device import resolve_device, resolve_precision
-from ssray.errors import ImageError
+from ssray.errors import ImageError, ScoringError
 from ssray.metrics.auroc import PixelCounts
 from ssray.report.heatmap import encode_levels, levels_to_png
 from ssray.report.tables import SCORED_PARTS
@@ -37,7 +38,7 @@ DECODE_BATCH = 16
 SCORE_BATCH = 16
 NO_PROGRESS_TIMEOUT_S = 600
 _DECODE_CPUS = 0.25
-_SCORE_CPUS = 0.5
+_ALL_SCORING_CPUS = 0.5
 _WRITE_CPUS = 0.25
 
 _PREPARED = pa.schema(
@@ -78,7 +79,8 @@ def score_manifest(
         category: load_facts(store, category, version).input_shape
         for category, version in versions.items()
     }
-    threads = threads_per_worker(compute)
+    threads = threads_per_worker(compute, use_gpu)
+    check_capacity(compute.workers, 0, compute.gpus_per_worker if use_gpu else 0)
     ordered = manifest.sort_by([("category", "ascending"), ("uri", "ascending")])
     blocks = [ordered.slice(i, DECODE_BATCH) for i in range(0, len(ordered), DECODE_BATCH)]
     dataset = (
@@ -94,7 +96,7 @@ def score_manifest(
             ScoringActor,
             batch_format="pyarrow",
             batch_size=SCORE_BATCH,
-            num_cpus=_SCORE_CPUS,
+            num_cpus=_ALL_SCORING_CPUS / compute.workers,
             num_gpus=compute.gpus_per_worker if use_gpu else None,
             compute=ray.data.ActorPoolStrategy(size=compute.workers),
             fn_constructor_kwargs={
@@ -107,9 +109,13 @@ def score_manifest(
         )
     )
     out.filesystem.create_dir(out.path, recursive=True)
-    dataset.write_parquet(
-        out.path, filesystem=out.filesystem, ray_remote_args={"num_cpus": _WRITE_CPUS}
-    )
+    try:
+        dataset.write_parquet(
+            out.path, filesystem=out.filesystem, ray_remote_args={"num_cpus": _WRITE_CPUS}
+        )
+    except RayError as error:
+        last_line = str(error).strip().splitlines()[-1]
+        raise ScoringError(f"scoring failed: {last_line} (SSRAY_RAY_LOGS=1 shows more)") from error
 
 
 def prepare_images(manifest: pa.Table, shapes: Mapping[str, tuple[int, int]]) -> pa.Table:
@@ -137,9 +143,12 @@ def _ground_truth(
     """The mask; all good for a good image; None where a defect has no mask or labels lack."""
     if row["mask_uri"] is not None:
         try:
-            return read_mask(row["mask_uri"])
+            mask = read_mask(row["mask_uri"])
         except ImageError as error:
             raise ImageError(f"mask_{error.code}", str(error)) from None
+        if row["label"] == 1 and not mask.any():
+            raise ImageError("mask_empty", f"{row['mask_uri']}: no pixel above 127 of 255")
+        return mask
     return np.zeros(image_shape, bool) if row["label"] == 0 else None
 
 
@@ -159,7 +168,8 @@ class ScoringActor:
         self._scorers = {}
         for category, version in versions.items():
             artifact = load(store, category, version)
-            precision = resolve_precision(compute.precision, device, artifact.recipe.network)
+            wanted = artifact.facts.precision if compute.precision == "auto" else compute.precision
+            precision = resolve_precision(wanted, device, artifact.recipe.network)
             self._scorers[category] = Scorer(artifact, device, precision)
 
     def __call__(self, prepared: pa.Table) -> pa.Table:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -17,11 +15,11 @@ from ray.util.queue import Empty, Queue
 
 from ssray.artifact import EpochLog, ModelArtifact, new_version, save
 from ssray.building import build_model
-from ssray.cluster.runtime import threads_per_worker, wants_gpu
+from ssray.cluster.runtime import check_capacity, threads_per_worker, wants_gpu
 from ssray.config import Compute, Recipe
 from ssray.data.storage import Location
 from ssray.device import resolve_device
-from ssray.errors import ConfigError, DataError, ImageError, SsrayError, TrainingError
+from ssray.errors import DataError, ImageError, SsrayError, TrainingError
 from ssray.training import Epoch
 
 _POLL_SECONDS = 0.2
@@ -69,8 +67,8 @@ def train_category(
         DataError, TrainingError: as ``build_model``.
     """
     use_gpu = wants_gpu(compute)
-    threads = threads_per_worker(compute)
-    _check_capacity(compute, threads)
+    threads = threads_per_worker(compute, use_gpu)
+    check_capacity(compute.workers, threads, compute.gpus_per_worker if use_gpu else 0)
     resources: dict[str, float] = {"CPU": threads}
     if use_gpu:
         resources["GPU"] = compute.gpus_per_worker
@@ -135,16 +133,6 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
         save(artifact, job.store)
 
 
-def _check_capacity(compute: Compute, threads: int) -> None:
-    """A private Ray can't grow: what does not fit would wait for ever."""
-    available = int(ray.cluster_resources().get("CPU", 0))
-    if not os.environ.get("RAY_ADDRESS") and compute.workers * threads > available:
-        raise ConfigError(
-            f"{compute.workers} workers with {threads} CPUs each need {compute.workers * threads} "
-            f"CPUs; this machine has {available}. Use fewer --workers or --cpus-per-worker."
-        )
-
-
 @contextlib.contextmanager
 def _forwarded(progress: Queue, on_epoch: Callable[[Epoch], None]) -> Iterator[None]:
     """Hands every row from the workers to ``on_epoch`` while the block runs, and at its end."""
@@ -178,4 +166,5 @@ def _cause(failure: TrainingFailedError, category: str) -> SsrayError:
         if isinstance(ours, SsrayError):
             kind = DataError if isinstance(ours, ImageError) else type(ours)
             return kind(f"{category}: {ours}")
-    return TrainingError(f"{category}: training failed. {failure}")
+    last_line = str(causes[0] if causes else failure).strip().splitlines()[-1]
+    return TrainingError(f"{category}: a worker failed: {last_line} (SSRAY_RAY_LOGS=1 shows more)")

@@ -30,6 +30,10 @@ def train_category_from(
     training = manifest.filter(pc.equal(manifest["split"], "train"))
     if not len(training):
         raise DataError(f"{root / category}: no images in train/good.")
+    budget = f"{recipe.schedule.images:,} images"
+    if compute.max_minutes:
+        budget += f" or {compute.max_minutes:g} minutes"
+    console.print(f"Training {category} on {len(training)} images; ends after {budget}.")
     with ray_session(), TrainingDisplay(category) as display:
         return train_category(
             training["uri"].to_pylist(), category, recipe, compute, store, on_epoch=display.update
@@ -38,7 +42,7 @@ def train_category_from(
 
 def train_categories(
     root: Location, only: Sequence[str], recipe: Recipe, compute: Compute, store: Location
-) -> dict[str, SsrayError]:
+) -> dict[str, Exception]:
     """Trains categories one after another on one Ray; a failure stops only its own.
 
     Args:
@@ -47,15 +51,15 @@ def train_categories(
     Returns:
         The error of each category that failed; each is printed as it happens.
     """
-    failed: dict[str, SsrayError] = {}
+    failed: dict[str, Exception] = {}
     with ray_session():
         for category in only or categories(root):
             try:
                 version = train_category_from(root, category, recipe, compute, store)
                 console.print(f"Published {category} {version}")
-            except SsrayError as error:
+            except (SsrayError, OSError) as error:
                 failed[category] = error
-                console.print(f"Failed {category}: {error}", markup=False)
+                console.print(f"Failed {category}: {error}")
     return failed
 
 
@@ -84,7 +88,12 @@ def evaluate_categories(
             f"Models here: {', '.join(versions) or 'none'}."
         )
     manifest = index_dataset(root, wanted)
-    if not pc.any(pc.equal(manifest["split"], "test")).as_py():
-        raise DataError(f"{root}: no test images of {', '.join(wanted)}. Expected test/TYPE/*.png.")
+    tested = manifest.filter(pc.equal(manifest["split"], "test"))["category"].to_pylist()
+    untested = [name for name in wanted if name not in tested]
+    if untested:
+        raise DataError(
+            f"{root}: no test images of {', '.join(untested)}. Expected test/TYPE/*.png, or name "
+            "other categories with --category."
+        )
     with ray_session():
         return evaluate(manifest, store, {name: versions[name] for name in wanted}, compute, out)

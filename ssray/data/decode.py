@@ -34,7 +34,30 @@ def decode_image(content: bytes) -> UInt8Image:
         ImageError: with code ``empty``, ``unknown_format``, ``too_large``, ``truncated`` or
             ``unsupported_mode``.
     """
-    return _to_rgb(_open(content))
+    if not content:
+        raise ImageError("empty", "the file has no content")
+    try:
+        with warnings.catch_warnings():
+            # The limit below is ours and stricter than Pillow's warning.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(
+                "too_large",
+                f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are accepted",
+            )
+        image.load()
+        return _to_rgb(image)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", str(error)) from None
+    except UnidentifiedImageError:
+        raise ImageError("unknown_format", "not an image format that Pillow reads") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # what Pillow's format plugins raise on damaged data is open-ended
+        raise ImageError("truncated", f"the image data is damaged or cut short ({error})") from None
 
 
 def decode_mask(content: bytes) -> npt.NDArray[np.bool_]:
@@ -91,29 +114,6 @@ def _fetch(uri: str) -> bytes:
         return Location.parse(uri).read()
     except OSError as error:
         raise ImageError("unreadable", f"{uri}: cannot be read. ({error})") from None
-
-
-def _open(content: bytes) -> Image.Image:
-    if not content:
-        raise ImageError("empty", "the file has no content")
-    try:
-        with warnings.catch_warnings():
-            # The limit below is ours and stricter than Pillow's warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(
-                "too_large",
-                f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are accepted",
-            )
-        image.load()
-    except Image.DecompressionBombError as error:
-        raise ImageError("too_large", str(error)) from None
-    except UnidentifiedImageError:
-        raise ImageError("unknown_format", "not an image format that Pillow reads") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError("truncated", f"the image data is damaged or cut short ({error})") from None
-    return image
 
 
 def _to_rgb(image: Image.Image) -> UInt8Image:

@@ -275,6 +275,7 @@ def _prepare(out: Path, request: Request, names: list[str]) -> bool:
                 f"demo data: {out / name} exists but is not part of the demo data in {out}, "
                 f"expected it to be free; {advice}."
             )
+    _write_marker(out, request, complete=False)
     for name in written:
         if (out / name).exists():
             shutil.rmtree(out / name)

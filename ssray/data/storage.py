@@ -6,6 +6,7 @@ The only module that knows there are clouds.
 from __future__ import annotations
 
 import posixpath
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,7 @@ class Location:
         """Writes a file; on a local disk under another name first, so none is ever half there."""
         self.filesystem.create_dir(posixpath.dirname(self.path), recursive=True)
         local = isinstance(self.filesystem, fs.LocalFileSystem)
-        target = f"{self.path}.partial" if local else self.path
+        target = f"{self.path}.{secrets.token_hex(4)}.partial" if local else self.path
         with self.filesystem.open_output_stream(target) as stream:
             stream.write(content)
         if local:

@@ -105,15 +105,16 @@ def write_report(
 ) -> None:
     """Writes ``report.html``, and an overlay picture of every image shown in it.
 
-    Pictures go to ``heatmaps/CATEGORY/TYPE/NAME.png`` at the image's own resolution.
+    Pictures go to ``heatmaps/CATEGORY/TYPE/RANK-NAME.png`` at the image's own resolution; the
+    rank is the place in the report's gallery.
     """
     reports = []
     for row in metrics.to_pylist():
         category = row["category"]
         table = results.of(category)
         gallery = _gallery(table, parts, mask_uris)
-        for picture in gallery:
-            name = f"{PurePosixPath(picture.name).stem}.png"
+        for rank, picture in enumerate(gallery):
+            name = f"{rank:02}-{PurePosixPath(picture.name).stem}.png"
             place = out / "heatmaps" / category / (picture.split_type or "images") / name
             place.write(_png(overlay(picture.image, picture.levels)))
         reports.append(_category_report(row, table, gallery, models[category]))
