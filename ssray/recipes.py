@@ -45,7 +45,7 @@ def demo() -> Recipe:
         image_size=128,
         network=Network(width=8),
         corruption=Corruption(radius=(3.0, 28.0)),
-        schedule=Schedule(crops=(64, 128), batch_pixels=2 * 128 * 128, learning_rate=2e-3),
+        schedule=Schedule(crops=(64, 128), batch_pixels=4 * 128 * 128, learning_rate=2e-3),
     )
 
 

@@ -95,7 +95,7 @@ def test_two_workers_reach_what_one_reaches(ray_local: None, tmp_path: Path) -> 
 
     write_demo_data(tmp_path / "data", categories=1)
     uris = sorted(str(path) for path in (tmp_path / "data/weave/train/good").iterdir())
-    recipe = override(demo(), ["schedule.images=1200", "schedule.batch_pixels=65536"])
+    recipe = override(demo(), ["schedule.images=2400"])
     store = Location.parse(tmp_path / "store")
     losses: dict[int, list[float]] = {1: [], 2: []}
     for seed in range(3):
