@@ -103,6 +103,8 @@ def train_category(
             trainer.fit()
     except TrainingFailedError as failure:
         raise _cause(failure, category) from failure
+    except SystemExit:  # Ray Train's answer to Ctrl-C, after it has ended the workers
+        raise KeyboardInterrupt from None
     finally:
         progress.shutdown()
     return version
