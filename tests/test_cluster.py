@@ -209,3 +209,11 @@ def test_a_model_that_overflows_gives_rows_not_a_crash(
     manifest = index_images(Location.parse(demo_root / "grain/test/good"), "grain")
     table = score(manifest, place, {"grain": model.version}, FLOAT32, Location.parse(tmp_path))
     assert set(table["error"].to_pylist()) == {"not_finite"}
+
+
+def test_no_number_of_actors_lets_decoding_be_fused_into_them() -> None:
+    from ssray.cluster import score
+
+    shares = [score._ALL_SCORING_CPUS / workers for workers in range(1, 65)]
+    assert score._DECODE_CPUS not in shares
+    assert score._DECODE_CPUS + score._ALL_SCORING_CPUS + score._WRITE_CPUS <= 1

@@ -104,3 +104,9 @@ def check_capacity(workers: int, cpus: float, gpus: float) -> None:
                 f"{workers} workers with {each:g} {name}s each need {workers * each:g} {name}s; "
                 f"this machine has {available:g}. {advice}"
             )
+
+
+def one_line(error: Exception) -> str:
+    """What a foreign error says in its last line, below the workers' tracebacks."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[-1]} (SSRAY_RAY_LOGS=1 shows more)"

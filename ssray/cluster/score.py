@@ -4,8 +4,9 @@ Decoding runs as tasks on any CPU, scoring in actors that each hold every model 
 An image that can't be used becomes a row with a reason code.
 
 All stages together ask for one CPU, whatever the number of actors, so that a pipeline always
-fits: where actors hold every CPU, tasks in front of them wait for ever. The fractions
-differ, or Ray Data would fuse decoding into the actors and leave the other cores idle.
+fits: where actors hold every CPU, tasks in front of them wait for ever. No number of actors
+makes their share equal to that of decoding, or Ray Data would fuse decoding into them and
+leave the other cores idle.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from ray.exceptions import RayError
 
 from ssray.artifact import load, load_facts
-from ssray.cluster.runtime import check_capacity, threads_per_worker, wants_gpu
+from ssray.cluster.runtime import check_capacity, one_line, threads_per_worker, wants_gpu
 from ssray.config import Compute
 from ssray.data.decode import read_image, read_mask, resize
 from ssray.data.storage import Location
@@ -37,9 +38,9 @@ from ssray.scoring import Scorer, resize_map
 DECODE_BATCH = 16
 SCORE_BATCH = 16
 NO_PROGRESS_TIMEOUT_S = 600
-_DECODE_CPUS = 0.25
+_DECODE_CPUS = 0.3
 _ALL_SCORING_CPUS = 0.5
-_WRITE_CPUS = 0.25
+_WRITE_CPUS = 0.2
 
 _PREPARED = pa.schema(
     [
@@ -114,8 +115,7 @@ def score_manifest(
             out.path, filesystem=out.filesystem, ray_remote_args={"num_cpus": _WRITE_CPUS}
         )
     except RayError as error:
-        last_line = str(error).strip().splitlines()[-1]
-        raise ScoringError(f"scoring failed: {last_line} (SSRAY_RAY_LOGS=1 shows more)") from error
+        raise ScoringError(f"scoring failed: {one_line(error)}") from error
 
 
 def prepare_images(manifest: pa.Table, shapes: Mapping[str, tuple[int, int]]) -> pa.Table:

@@ -15,7 +15,7 @@ from ray.util.queue import Empty, Queue
 
 from ssray.artifact import EpochLog, ModelArtifact, new_version, save
 from ssray.building import build_model
-from ssray.cluster.runtime import check_capacity, threads_per_worker, wants_gpu
+from ssray.cluster.runtime import check_capacity, one_line, threads_per_worker, wants_gpu
 from ssray.config import Compute, Recipe
 from ssray.data.storage import Location
 from ssray.device import resolve_device
@@ -168,5 +168,5 @@ def _cause(failure: TrainingFailedError, category: str) -> SsrayError:
         if isinstance(ours, SsrayError):
             kind = DataError if isinstance(ours, ImageError) else type(ours)
             return kind(f"{category}: {ours}")
-    last_line = str(causes[0] if causes else failure).strip().splitlines()[-1]
-    return TrainingError(f"{category}: a worker failed: {last_line} (SSRAY_RAY_LOGS=1 shows more)")
+    reason = one_line(causes[0] if causes else failure)
+    return TrainingError(f"{category}: a worker failed: {reason}")
