@@ -6,6 +6,9 @@ Layout of a store::
                            manifest.json        epochs.jsonl
     STORE/CATEGORY/published.json
 
+The second network of an ensemble adds ``weights-1.safetensors``, an average map
+``average_map.safetensors``.
+
 ``manifest.json`` is written last, so its presence means the version is complete.
 Nothing is pickled. A version is never changed; ``published.json`` names the one in use.
 ``epochs.jsonl`` is the epoch log; it grows while training runs and is there even when the
@@ -33,12 +36,15 @@ from ssray.calibration import Calibration
 from ssray.config import Recipe
 from ssray.data.storage import Location
 from ssray.errors import ArtifactError
-from ssray.method.autoencoder import ModelI
+from ssray.method.anomaly_map import MapMaker
+from ssray.method.autoencoder import Autoencoder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 PUBLISHED = "published.json"
 EPOCH_LOG = "epochs.jsonl"
+AVERAGE_MAP = "average_map.safetensors"
+_TENSOR = "average_map"
 
 
 class TrainingFacts(BaseModel):
@@ -66,7 +72,8 @@ class ModelArtifact:
     """Everything a scorer needs, and what a person wants to know about its origin.
 
     Attributes:
-        weights: state dict of the network, CPU tensors.
+        weights: state dict of each network, CPU tensors; more than one for an ensemble.
+        average_map: (K, H, W) float32 on the CPU, where the calibration makes use of one.
     """
 
     category: str
@@ -74,7 +81,8 @@ class ModelArtifact:
     recipe: Recipe
     calibration: Calibration
     facts: TrainingFacts
-    weights: dict[str, Tensor]
+    weights: tuple[dict[str, Tensor], ...]
+    average_map: Tensor | None = None
 
     @property
     def input_shape(self) -> tuple[int, int]:
@@ -82,11 +90,23 @@ class ModelArtifact:
         return self.facts.input_shape
 
     def build(self, device: torch.device) -> nn.Module:
-        """The network with its weights, in eval mode on ``device``, channels-last."""
-        model = ModelI(self.recipe.network)
-        model.load_state_dict(self.weights)
-        model.eval()
-        return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        """The first network, which reconstructs: (B, 3, H, W) float32 to the same shape."""
+        return self.build_all(device)[0]
+
+    def build_all(self, device: torch.device) -> list[nn.Module]:
+        """Every network with its weights, in eval mode on ``device``, channels-last."""
+        networks: list[nn.Module] = []
+        for weights in self.weights:
+            network = Autoencoder(self.recipe.network)
+            network.load_state_dict(weights)
+            networks.append(network.eval().to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
+        return networks
+
+    def map_maker(self, device: torch.device) -> MapMaker:
+        """What turns difference maps into anomaly maps and image scores."""
+        scale = torch.tensor(self.calibration.scale, device=device)
+        average = None if self.average_map is None else self.average_map.to(device)
+        return MapMaker(self.calibration.anomaly_map, scale, average)
 
 
 def new_version() -> str:
@@ -104,11 +124,16 @@ def save(artifact: ModelArtifact, store: Location) -> None:
     if (place / MANIFEST).exists():
         raise ArtifactError(f"{place}: exists already; versions are never overwritten.")
     files = {
-        "weights.safetensors": safetensors.torch.save(artifact.weights),
+        **{
+            _weights_file(number): safetensors.torch.save(weights)
+            for number, weights in enumerate(artifact.weights)
+        },
         "recipe.json": _json(artifact.recipe),
         "calibration.json": _json(artifact.calibration),
         "training.json": _json(artifact.facts),
     }
+    if artifact.average_map is not None:
+        files[AVERAGE_MAP] = safetensors.torch.save({_TENSOR: artifact.average_map})
     for name, content in files.items():
         (place / name).write(content)
     manifest = {
@@ -138,7 +163,14 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
             recipe=Recipe.model_validate_json(files["recipe.json"]),
             calibration=Calibration.model_validate_json(files["calibration.json"]),
             facts=TrainingFacts.model_validate_json(files["training.json"]),
-            weights=safetensors.torch.load(files["weights.safetensors"]),
+            weights=tuple(
+                safetensors.torch.load(files[name])
+                for name in map(_weights_file, range(len(files)))
+                if name in files
+            ),
+            average_map=safetensors.torch.load(files[AVERAGE_MAP])[_TENSOR]
+            if AVERAGE_MAP in files
+            else None,
         )
     except (KeyError, ValidationError, SafetensorError) as error:
         raise ArtifactError(f"{place}: not a model this ssray can read. ({error})") from None
@@ -194,6 +226,10 @@ class EpochLog:
     def append(self, row: Mapping[str, float]) -> None:
         self._lines.append(json.dumps(row))
         self.place.write(("\n".join(self._lines) + "\n").encode())
+
+
+def _weights_file(number: int) -> str:
+    return "weights.safetensors" if number == 0 else f"weights-{number}.safetensors"
 
 
 def _manifest(place: Location) -> dict[str, Any]:

@@ -7,18 +7,22 @@ process's own, and rank 0's artifact is the one to keep.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 import ssray
 from ssray.artifact import ModelArtifact, TrainingFacts
 from ssray.calibration import calibrate
-from ssray.config import Compute, Recipe
+from ssray.config import Compute, Recipe, override
+from ssray.data.index import index_images
 from ssray.data.loading import load_images
+from ssray.data.storage import Location
 from ssray.device import resolve_precision
 from ssray.errors import TrainingError
 from ssray.training import Epoch, fit
@@ -55,22 +59,35 @@ def build_model(
         TrainingError: if fewer than 4 can.
     """
     loaded = load_images(uris, recipe.image_size, threads)
+    textures = load_textures(recipe, threads)
     training, held_out = split_held_out(
         torch.from_numpy(loaded.images), recipe.schedule.holdout, compute.seed
     )
     torch.set_num_threads(threads)
     precision = _agreed(resolve_precision(compute.precision, device, recipe.network))
-    fitted = fit(
-        training,
-        held_out,
-        recipe,
-        device=device,
-        precision=precision,
-        seed=compute.seed,
-        max_minutes=compute.max_minutes,
-        on_epoch=on_epoch,
+    parts = ensemble_parts(recipe)
+    networks, history = list[nn.Module](), list[Epoch]()
+    for number, part in enumerate(parts):
+        in_whole = functools.partial(
+            _in_whole, before=history[-1] if history else None, number=number, parts=len(parts)
+        )
+        fitted = fit(
+            training,
+            held_out,
+            part,
+            device=device,
+            precision=precision,
+            seed=compute.seed,
+            max_minutes=compute.max_minutes and compute.max_minutes / len(parts),
+            textures=textures,
+            on_epoch=lambda epoch, _, whole=in_whole: on_epoch(whole(epoch)),  # type: ignore[misc]
+        )
+        networks.append(fitted.model)
+        history.append(in_whole(fitted.history[-1]))
+    calibration, average_map = calibrate(
+        networks, held_out, training, recipe, precision, compute.seed
     )
-    last = fitted.history[-1]
+    last = history[-1]
     facts = TrainingFacts(
         training_images=len(training),
         held_out_images=len(held_out),
@@ -78,7 +95,7 @@ def build_model(
         input_shape=(training.shape[1], training.shape[2]),
         images_seen=last.images_seen,
         seconds=last.seconds,
-        validation_loss=last.validation_loss,
+        validation_loss=history[0].validation_loss,
         device=str(device),
         precision="bfloat16" if precision == torch.bfloat16 else "float32",
         workers=compute.workers,
@@ -90,10 +107,52 @@ def build_model(
         category=category,
         version=version,
         recipe=recipe,
-        calibration=calibrate(fitted.model, held_out, training, recipe, precision, compute.seed),
+        calibration=calibration,
         facts=facts,
-        weights={k: v.detach().cpu().contiguous() for k, v in fitted.model.state_dict().items()},
+        weights=tuple(_on_cpu(network) for network in networks),
+        average_map=average_map,
     )
+
+
+def ensemble_parts(recipe: Recipe) -> list[Recipe]:
+    """The recipe of each network: itself, or for an ensemble one an objective, half the budget."""
+    if recipe.objective.kind != "ensemble":
+        return [recipe]
+    half = max(1, recipe.schedule.images // 2)
+    return [
+        override(recipe, [f"objective.kind={kind}", f"schedule.images={half}"])
+        for kind in ("reconstruct", "amplify")
+    ]
+
+
+def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
+    """The recipe's folder of foreign content, (T, H, W, 3) uint8; None where it names none.
+
+    Raises:
+        DataError: if the folder holds no image that can be decoded.
+    """
+    if recipe.corruption.textures is None:
+        return None
+    manifest = index_images(Location.parse(recipe.corruption.textures), "textures")
+    loaded = load_images(manifest["uri"].to_pylist(), recipe.image_size, threads)
+    return torch.from_numpy(loaded.images)
+
+
+def _in_whole(epoch: Epoch, before: Epoch | None, number: int, parts: int) -> Epoch:
+    """A network's epoch as a row of the log of all ``parts`` networks."""
+    images, seconds = (before.images_seen, before.seconds) if before else (0.0, 0.0)
+    still_to_come = (parts - number - 1) * (epoch.seconds + epoch.seconds_left)
+    return dataclasses.replace(
+        epoch,
+        images_seen=images + epoch.images_seen,
+        budget_spent=(number + epoch.budget_spent) / parts,
+        seconds=seconds + epoch.seconds,
+        seconds_left=epoch.seconds_left + still_to_come,
+    )
+
+
+def _on_cpu(network: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
 
 
 def split_held_out(images: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

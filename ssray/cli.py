@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import ssray
-from ssray import artifact, recipes
+from ssray import artifact, diagnosis, recipes
 from ssray.config import Recipe
 from ssray.data.demo import write_demo_data
 from ssray.data.index import index_images
@@ -27,6 +27,7 @@ from ssray.options import (
     run,
     settings_help,
 )
+from ssray.report.diagnosis import paragraph
 from ssray.terminal import console, metrics_summary
 
 DEMO_MINUTES = 0.67
@@ -139,6 +140,33 @@ def score(images: str, store: str, category: str, out: str, **compute: Any) -> N
     errors = len(scores) - scores["error"].null_count
     console.print(f"{len(scores)} images, {errors} with an error: {place / 'scores.parquet'}")
     console.print(f"Report: {place / 'report.html'}")
+
+
+@cli.command()
+@data_option
+@click.option("--category", required=True, metavar="C", help="Category to diagnose.")
+@models_option
+@out_option
+@click.option(
+    "--images",
+    type=click.IntRange(min=diagnosis.MIN_IMAGES),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Training images that the patch test takes, and patches it tries at each width.",
+)
+@compute_options("device", "precision", "seed")
+def diagnose(root: str, category: str, store: str, out: str, images: int, **compute: Any) -> None:
+    """Tell whether a category is a texture, and which defects its model can repair.
+
+    Takes the defect-free training images alone; needs no labels and no Ray.
+    """
+    place = Location.parse(out)
+    found = diagnosis.diagnose(
+        Location.parse(root), category, Location.parse(store), place, images, compute_from(compute)
+    )
+    console.print(paragraph(found))
+    console.print(f"Page: {place / 'diagnosis.html'}")
 
 
 @cli.group()

@@ -15,6 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ssray.errors import ConfigError
 
+Blend = Literal["none", "pixel", "channel", "both"]
+Shape = Literal["disk", "rectangle", "blob", "stroke"]
+Foreign = Literal["batch", "generated", "textures"]
+ObjectiveKind = Literal["reconstruct", "amplify", "ensemble"]
+Difference = Literal["squared", "ssim", "both"]
 ImageScore = Literal["sum", "max", "topk"]
 Augmentation = Literal["none", "flip_horizontal", "flip", "dihedral"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -30,49 +35,127 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
+def _check_range(name: str, bounds: tuple[float, float]) -> None:
+    low, high = bounds
+    if not 0 < low <= high:
+        raise ValueError(f"{name} must be two numbers 0 < low <= high, found {low}, {high}")
+
+
 class Network(_Frozen):
-    """Model I of Table 1, scaled in width."""
+    """Table 1, scaled in width; with skip connections Model II of Fig. 5."""
 
     width: int = Field(16, ge=1, description="channels of the first stage; 64 is the paper's")
     kernel: Literal[3, 5] = Field(3, description="kernel f of the dilated convolutions")
+    blend: Blend = Field(
+        "none",
+        description="none is Model I; else Model II, with one blending coefficient per pixel, "
+        "per channel, or for both",
+    )
 
 
-class Corruption(_Frozen):
-    """Elastic deformation inside faded, distorted disks (section 3.2).
+class Patches(_Frozen):
+    """Where an image is corrupted. Lengths are pixels of the image as the network sees it."""
 
-    Lengths are pixels of the image as the network sees it. Each is drawn per image
-    (or per disk) between the two ends given, log-uniformly.
-    """
-
-    disks: int = Field(3, ge=1, le=16, description="most disks an image; 1 to this many are drawn")
-    radius: tuple[float, float] = Field((4.0, 48.0), description="disk radius, pixels")
+    count: int = Field(
+        3, ge=1, le=16, description="most patches an image; 1 to this many are drawn"
+    )
+    radius: tuple[float, float] = Field((4.0, 48.0), description="radius, pixels (log-uniform)")
+    shapes: tuple[Shape, ...] = Field(
+        ("disk",), min_length=1, description="drawn with equal chance for every patch"
+    )
     fade: float = Field(
         0.5, gt=0, le=1, description="share of the radius over which the border fades"
     )
     outline: float = Field(
         0.35, ge=0, lt=1, description="distortion of the outline, as a share of the radius (rms)"
     )
-    displacement: tuple[float, float] = Field(
-        (1.5, 10.0), description="rms displacement of the elastic field, pixels"
-    )
-    smoothness: tuple[float, float] = Field(
-        (4.0, 16.0), description="correlation length of the elastic field, pixels"
+
+    @model_validator(mode="after")
+    def _radius_is_a_range(self) -> Self:
+        _check_range("radius", self.radius)
+        return self
+
+
+class Mix(_Frozen):
+    """Relative frequency of each kind of content; every image gets one kind."""
+
+    elastic: float = Field(1.0, ge=0, description="the patch's own content, deformed")
+    cut_out: float = Field(0.0, ge=0, description="zeros")
+    swap: float = Field(0.0, ge=0, description="the same place in another image of the batch")
+    brightness: float = Field(0.0, ge=0, description="the patch's own content, lighter or darker")
+    occlusion: float = Field(0.0, ge=0, description="foreign content")
+    pattern: float = Field(
+        0.0, ge=0, description="foreign content of random opacity over an image with noise"
     )
 
     @model_validator(mode="after")
-    def _ranges_are_ordered(self) -> Self:
-        for name in ("radius", "displacement", "smoothness"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be two lengths 0 < low <= high, found {low}, {high}")
+    def _something_is_drawn(self) -> Self:
+        if sum(self.model_dump().values()) <= 0:
+            raise ValueError("at least one kind needs a weight above 0")
+        return self
+
+
+class Corruption(_Frozen):
+    """What is put into the patches (section 3.2). Ranges are drawn from per image."""
+
+    patches: Patches = Patches()
+    mix: Mix = Mix()
+    displacement: tuple[float, float] = Field(
+        (1.5, 10.0), description="elastic: rms displacement, pixels (log-uniform)"
+    )
+    smoothness: tuple[float, float] = Field(
+        (4.0, 16.0), description="elastic: correlation length of the displacement, pixels"
+    )
+    brightness: tuple[float, float] = Field(
+        (0.05, 0.4), description="brightness: change, of the full range 1, either sign"
+    )
+    foreign: tuple[Foreign, ...] = Field(
+        ("batch", "generated"),
+        min_length=1,
+        description="occlusion, pattern: sources of foreign content, with equal chance",
+    )
+    textures: str | None = Field(
+        None, description="occlusion, pattern: folder or URI of images for 'textures' in foreign"
+    )
+    opacity: tuple[float, float] = Field((0.2, 1.0), description="pattern: opacity (uniform)")
+    noise: float = Field(
+        0.02, ge=0, le=1, description="pattern: largest standard deviation of the target's noise"
+    )
+    rotated: float = Field(
+        0.0, ge=0, le=1, description="share of corrupted images that are turned about the centre"
+    )
+    rotation: tuple[float, float] = Field(
+        (2.0, 30.0), description="rotated: angle, degrees, either sense (log-uniform)"
+    )
+
+    @model_validator(mode="after")
+    def _values_fit_together(self) -> Self:
+        for name in ("displacement", "smoothness", "brightness", "opacity", "rotation"):
+            _check_range(name, getattr(self, name))
+        if self.opacity[1] > 1:
+            raise ValueError(f"opacity must be at most 1, found {self.opacity[1]}")
+        if ("textures" in self.foreign) != (self.textures is not None):
+            raise ValueError("'textures' in foreign and a folder in textures go together")
         return self
 
 
 class Objective(_Frozen):
-    """Objective (1) of the paper."""
+    """Objective (1), objective (4), or one network of each."""
 
+    kind: ObjectiveKind = Field(
+        "reconstruct",
+        description="reconstruct is objective (1), amplify is (4), ensemble trains one of each for "
+        "half the budget and joins their maps",
+    )
     lam: float = Field(
         0.5, ge=0, le=1, description="weight of the corrupted region; 1 - lam of the rest"
+    )
+    patience: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="amplify: share of the budget after which training stops if synthetic defects "
+        "in held-out images are separated no better; the best weights are kept",
     )
 
 
@@ -102,6 +185,13 @@ class Schedule(_Frozen):
     augmentation: Augmentation = Field(
         "none", description="flips and quarter turns that leave a normal image normal"
     )
+    photometric: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="largest relative change of brightness and contrast of a training image, so "
+        "that drifting light does not read as a defect",
+    )
     holdout: float = Field(
         0.05, gt=0, lt=1, description="share of the training images held out for validation"
     )
@@ -116,10 +206,16 @@ class Schedule(_Frozen):
 
 
 class AnomalyMap(_Frozen):
-    """Equations (2) and (3), and how a map becomes one number."""
+    """Equations (2), (3) and (14), and how a map becomes one number."""
 
+    difference: Difference = Field(
+        "squared", description="both is the pixel-wise maximum, each on its common scale"
+    )
     kernel: int = Field(11, ge=1, description="side k of the mean filter, pixels (odd)")
     repeats: int = Field(3, ge=0, description="times n the filter is applied; 0 leaves the map")
+    average_power: float = Field(
+        0.0, ge=0, description="power t of (1 - avgmap); 0 leaves out the average map"
+    )
     image_score: ImageScore = Field("topk", description="reduction of a map to the image score")
     top_fraction: float = Field(
         0.001, gt=0, le=1, description="share of pixels averaged when image_score is topk"

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ssray.config import Device, Network, Precision
 from ssray.errors import ConfigError
-from ssray.method.autoencoder import ModelI
+from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import autocast
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -55,7 +55,7 @@ def _faster_precision(network: Network, device: torch.device) -> torch.dtype:
 
 def _seconds_a_step(network: Network, device: torch.device, precision: torch.dtype) -> float:
     """The fastest of a few forward and backward passes on a small batch."""
-    model = ModelI(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = Autoencoder(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.rand(4, 3, _TIMED_SIDE, _TIMED_SIDE, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     fastest = float("inf")

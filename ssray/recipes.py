@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from ssray.config import Corruption, Network, Recipe, Schedule, parse
+from ssray.config import Corruption, Network, Patches, Recipe, Schedule, parse
 from ssray.data.storage import Location
 from ssray.errors import ConfigError
 
@@ -33,7 +33,9 @@ def paper() -> Recipe:
         name="paper",
         image_size=512,
         network=Network(width=64, kernel=3),
-        corruption=Corruption(radius=(8.0, 96.0), displacement=(3.0, 20.0), smoothness=(8.0, 32.0)),
+        corruption=Corruption(
+            patches=Patches(radius=(8.0, 96.0)), displacement=(3.0, 20.0), smoothness=(8.0, 32.0)
+        ),
         schedule=Schedule(crops=(128, 256, 512), batch_pixels=4 * 512 * 512, learning_rate=1e-4),
     )
 
@@ -44,7 +46,7 @@ def demo() -> Recipe:
         name="demo",
         image_size=128,
         network=Network(width=8),
-        corruption=Corruption(radius=(3.0, 28.0)),
+        corruption=Corruption(patches=Patches(radius=(3.0, 28.0))),
         schedule=Schedule(crops=(64, 128), batch_pixels=4 * 128 * 128, learning_rate=2e-3),
     )
 

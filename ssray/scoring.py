@@ -14,8 +14,7 @@ import torch.nn.functional as F
 
 from ssray.artifact import ModelArtifact
 from ssray.data.decode import resize
-from ssray.method.anomaly_map import anomaly_maps, image_scores
-from ssray.method.inference import reconstruct, to_network
+from ssray.method.inference import differences, to_network
 
 Maps = npt.NDArray[np.float32]
 
@@ -25,7 +24,8 @@ class Scored:
     """Result for a batch.
 
     Attributes:
-        maps: (B, H, W) float32 anomaly maps at the network's resolution, non-negative.
+        maps: (B, H, W) float32 anomaly maps at the network's resolution, non-negative; 1 is
+            what a defect-free image typically reaches at its worst place.
         scores: (B,) float32 image scores; larger is more anomalous.
     """
 
@@ -46,7 +46,8 @@ class Scorer:
         self, artifact: ModelArtifact, device: torch.device, precision: torch.dtype
     ) -> None:
         self.artifact = artifact
-        self._model = artifact.build(device)
+        self._networks = artifact.build_all(device)
+        self._maker = artifact.map_maker(device)
         self._device = device
         self._precision = precision
 
@@ -56,11 +57,10 @@ class Scorer:
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
         """Scores prepared images, (B, H, W, 3) uint8."""
-        settings = self.artifact.calibration.anomaly_map
         x = to_network(torch.tensor(images), self._device)
-        maps = anomaly_maps(x, reconstruct(self._model, x, self._precision), settings)
-        scores = image_scores(maps, settings.image_score, settings.top_fraction)
-        return Scored(maps.squeeze(1).cpu().numpy(), scores.cpu().numpy())
+        difference = self._maker.settings.difference
+        maps = self._maker(differences(self._networks, x, difference, self._precision))
+        return Scored(maps.squeeze(1).cpu().numpy(), self._maker.scores(maps).cpu().numpy())
 
 
 def resize_map(anomaly_map: Maps, shape: tuple[int, int]) -> Maps:

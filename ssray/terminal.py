@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from ssray.training import Epoch
+
+LINE_SECONDS = 10.0
+"""Where there is no terminal, long loops print a line this often."""
 
 _AUROCS = ("image_auroc", "pixel_auroc")
 
@@ -56,6 +62,23 @@ class TrainingDisplay:
         self._progress.update(self._task, completed=epoch.budget_spent, state=state)
         if not console.is_terminal:
             console.print(f"{self._category}  {100 * epoch.budget_spent:3.0f} %  {state}")
+
+
+@contextmanager
+def counting(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows how far a loop of ``total`` steps is; yields what to call with each step's number."""
+    printed = time.monotonic()
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=total)
+
+        def update(done: int) -> None:
+            nonlocal printed
+            progress.update(task, completed=done)
+            if not console.is_terminal and time.monotonic() - printed >= LINE_SECONDS:
+                printed = time.monotonic()
+                console.print(f"{description}: {done} of {total}")
+
+        yield update
 
 
 def metrics_summary(metrics: pa.Table) -> Table:

@@ -23,15 +23,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from ssray.config import Augmentation, Recipe, Schedule
+from ssray.config import Objective, Recipe, Schedule
 from ssray.errors import TrainingError
-from ssray.method.autoencoder import ModelI
-from ssray.method.corruption import corrupt
-from ssray.method.inference import autocast, image_batches, reconstruct
-from ssray.method.objective import reconstruction_objective
+from ssray.method.anomaly_map import smooth
+from ssray.method.augmentation import draw_crops, relit
+from ssray.method.autoencoder import Autoencoder
+from ssray.method.corruption import Corrupted, corrupt
+from ssray.method.inference import autocast, differences, image_batches, reconstruct
+from ssray.method.objective import amplification_objective, reconstruction_objective
+from ssray.method.synthetic_defects import add_defects
+from ssray.metrics.auroc import PixelCounts
 
 VALIDATION_IMAGES = 8
 SECONDS_BETWEEN_ROWS = 10.0
+STOPPING_CHECKS = 50
+"""How often, over the whole budget, early stopping looks."""
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
 
@@ -42,10 +48,12 @@ class Epoch:
 
     ``epoch`` counts how often the training set was seen, fractions included.
 
-    Losses are objective (1) on pixel values in [0, 1], the training loss averaged since the
+    Losses are the objective on pixel values in [0, 1], the training loss averaged since the
     previous row over all workers, the validation loss on held-out images with the averaged
     weights. Times are seconds. Images are counted over all workers, crops by their area.
     """
+
+    objective: str
 
     epoch: float
     images_seen: float
@@ -76,30 +84,35 @@ def fit(
     precision: torch.dtype,
     seed: int = 0,
     max_minutes: float | None = None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    textures: Tensor | None = None,
+    on_epoch: Callable[[Epoch, nn.Module], None] = lambda epoch, network: None,
 ) -> Fitted:
     """Trains one autoencoder.
 
     Args:
-        training: (N, H, W, 3) uint8 defect-free images, any device; sides multiples of 8.
+        training: (N, H, W, 3) uint8 defect-free images, any device.
         held_out: (M, H, W, 3) uint8 images for the validation loss.
-        recipe: what to train.
+        recipe: what to train; its objective is (1) or (4), no ensemble.
         device: where to train. The training images are moved there as uint8.
         precision: float32, or bfloat16 for autocast with float32 weights.
         seed: fixes initial weights and, with the rank, what this worker draws.
         max_minutes: time budget; None leaves ``schedule.images`` alone to end the run.
-        on_epoch: called on every process with each row of the epoch log.
+        textures: (T, H', W', 3) uint8 foreign content for the corruption, any device.
+        on_epoch: called on every process with each row of the epoch log and the averaged
+            network as it is then.
     """
     schedule = recipe.schedule
     team = _Team.current()
     torch.manual_seed(seed)  # initial weights are drawn from torch's global generator
-    model = ModelI(recipe.network)
+    model = Autoencoder(recipe.network)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(model, multi_avg_fn=_decay(schedule.averaging), use_buffers=True)
     network: nn.Module = DistributedDataParallel(model) if team.size > 1 else model
     optimizer = torch.optim.Adam(network.parameters(), lr=schedule.learning_rate)
-    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + team.rank)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + team.rank)
     training = training.to(device)
+    textures = None if textures is None else textures.to(device)
+    stopping = _EarlyStopping(recipe.objective, held_out, precision, team)
 
     history: list[Epoch] = []
     loss_sum = torch.zeros((), device=device)
@@ -108,7 +121,8 @@ def fit(
     seen = row_seen = spent = 0.0
     started = row_time = time.monotonic()
     network.train()
-    while spent < 1.0:
+    stopped = False
+    while not stopped and spent < 1.0:
         crop = crop_side(spent, schedule, training.shape[1:3])
         batch = batch_size(crop, schedule, team.size)
         rate = learning_rate(spent, schedule)
@@ -116,10 +130,12 @@ def fit(
             group["lr"] = rate
 
         images = draw_crops(training, batch, crop, schedule.augmentation, generator)
-        x_hat, mask = corrupt(images, recipe.corruption, generator)
+        if schedule.photometric:
+            images = relit(images, schedule.photometric, generator)
+        corrupted = corrupt(images, recipe.corruption, generator, textures)
         with autocast(device, precision):
-            reconstruction = network(x_hat)
-        loss = reconstruction_objective(reconstruction, images, mask, recipe.objective.lam)
+            reconstruction = network(corrupted.images)
+        loss = objective(reconstruction, corrupted, recipe.objective)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -133,7 +149,8 @@ def fit(
         spent, row_due = team.agree(
             max(seen / schedule.images, clock), now - row_time >= SECONDS_BETWEEN_ROWS
         )
-        if row_due or spent >= 1.0:
+        stopped = stopping.after(spent, average.module)
+        if row_due or stopped or spent >= 1.0:
             train_loss = team.mean(loss_sum / steps)
             validation = validation_loss(average.module, held_out, recipe, precision)
             if not math.isfinite(train_loss + validation):
@@ -143,22 +160,32 @@ def fit(
                 )
             now = time.monotonic()
             epoch = Epoch(
+                objective=recipe.objective.kind,
                 epoch=seen / len(training),
                 images_seen=seen,
-                budget_spent=min(spent, 1.0),
+                budget_spent=1.0 if stopped else min(spent, 1.0),
                 crop=crop,
                 learning_rate=rate,
                 train_loss=train_loss,
                 validation_loss=validation,
                 images_per_second=(seen - row_seen) / (now - row_time),
                 seconds=now - started,
-                seconds_left=(now - started) * max(1 / spent - 1, 0),
+                seconds_left=0.0 if stopped else (now - started) * max(1 / spent - 1, 0),
             )
             history.append(epoch)
-            on_epoch(epoch)
+            on_epoch(epoch, average.module)
             loss_sum.zero_()
             steps, row_seen, row_time = 0, seen, now
+    stopping.restore(average.module)
     return Fitted(model=average.module.eval(), history=history)
+
+
+def objective(reconstruction: Tensor, corrupted: Corrupted, settings: Objective) -> Tensor:
+    """Objective (1) or (4), a scalar."""
+    target, mask, lam = corrupted.target, corrupted.mask, settings.lam
+    if settings.kind == "amplify":
+        return amplification_objective(reconstruction, target, corrupted.images, mask, lam)
+    return reconstruction_objective(reconstruction, target, mask, lam)
 
 
 def learning_rate(spent: float, schedule: Schedule) -> float:
@@ -186,61 +213,86 @@ def batch_size(crop: int, schedule: Schedule, workers: int) -> int:
     return max(2, schedule.batch_pixels // (crop**2 * workers))
 
 
-def draw_crops(
-    images: Tensor, batch: int, crop: int, augmentation: Augmentation, generator: torch.Generator
-) -> Tensor:
-    """Random square crops, flipped or turned as the augmentation allows.
-
-    Args:
-        images: (N, H, W, C) uint8 on the generator's device.
-        batch: number of crops B, drawn with replacement.
-        crop: side, pixels, at most H and W.
-
-    Returns:
-        (B, C, crop, crop) float32 in [0, 1], channels-last in memory.
-    """
-    count, height, width, _ = images.shape
-
-    def draw(high: int) -> Tensor:
-        return torch.randint(high, (batch, 1), generator=generator, device=images.device)
-
-    span = torch.arange(crop, device=images.device)
-    index, rows, columns = (
-        draw(count),
-        draw(height - crop + 1) + span,
-        draw(width - crop + 1) + span,
-    )
-    if augmentation in ("flip", "dihedral"):
-        rows = torch.where(draw(2) == 1, rows.flip(1), rows)
-    if augmentation != "none":
-        columns = torch.where(draw(2) == 1, columns.flip(1), columns)
-    crops = images[index.unsqueeze(2), rows.unsqueeze(2), columns.unsqueeze(1)]
-    if augmentation == "dihedral":
-        turned = (draw(2) == 1).view(batch, 1, 1, 1)
-        crops = torch.where(turned, crops.transpose(1, 2), crops)
-    return crops.permute(0, 3, 1, 2).float().div_(255)
-
-
 @torch.inference_mode()
 def validation_loss(
     model: nn.Module, held_out: Tensor, recipe: Recipe, precision: torch.dtype
 ) -> float:
-    """Objective (1) on corrupted held-out images; the same corruption on every call.
+    """The objective on corrupted held-out images; the same corruption on every call.
 
     Args:
         held_out: (M, H, W, 3) uint8; the first 8 are used.
     """
     device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    # Textures are the user's and may be many; other foreign content will do for comparing.
+    foreign = tuple(f for f in recipe.corruption.foreign if f != "textures") or ("generated",)
+    settings = recipe.corruption.model_copy(update={"foreign": foreign})
     was_training = model.training
     model.eval()
     losses = []
     for images in image_batches(held_out[:VALIDATION_IMAGES], 4, device):
-        x_hat, mask = corrupt(images, recipe.corruption, generator)
-        reconstruction = reconstruct(model, x_hat, precision)
-        losses.append(reconstruction_objective(reconstruction, images, mask, recipe.objective.lam))
+        corrupted = corrupt(images, settings, generator)
+        reconstruction = reconstruct(model, corrupted.images, precision)
+        losses.append(objective(reconstruction, corrupted, recipe.objective))
     model.train(was_training)
     return float(torch.stack(losses).mean())
+
+
+@torch.inference_mode()
+def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> float:
+    """Pixel AUROC of synthetic defects in held-out images; the same defects on every call.
+
+    Args:
+        held_out: (M, H, W, 3) uint8; 8 defects are made from the first 8 of them.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.arange(VALIDATION_IMAGES) % len(held_out)
+    [images] = image_batches(held_out[chosen], VALIDATION_IMAGES, device)
+    defective, truth, _ = add_defects(images, generator)
+    was_training = model.training
+    model.eval()
+    maps = differences([model], defective, "squared", precision)
+    model.train(was_training)
+    maps = smooth(maps, min(images.shape[2:]) // 48 * 2 + 1, 2)
+    return PixelCounts.of(maps.flatten(1).cpu().numpy(), truth.flatten(1).cpu().numpy()).auroc()
+
+
+class _EarlyStopping:
+    """Keeps the best weights of a network trained with objective (4), which overfits.
+
+    What is best is decided by ``separation``; looking at fixed shares of the budget, not at
+    fixed times, lets a budget in images end alike on every machine.
+    """
+
+    def __init__(
+        self, settings: Objective, held_out: Tensor, precision: torch.dtype, team: _Team
+    ) -> None:
+        self._team = team
+        self._watching = settings.kind == "amplify"
+        self._patience = settings.patience
+        self._held_out = held_out
+        self._precision = precision
+        self._checks = 0
+        self._best = -math.inf
+        self._best_at = 0.0
+        self._weights: dict[str, Tensor] = {}
+
+    def after(self, spent: float, model: nn.Module) -> bool:
+        """Looks, if it is time to; whether training should stop."""
+        if not self._watching or int(spent * STOPPING_CHECKS) <= self._checks:
+            return False
+        self._checks = int(spent * STOPPING_CHECKS)
+        found = self._team.first(separation(model, self._held_out, self._precision))
+        if found > self._best:
+            self._best, self._best_at = found, spent
+            self._weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        return spent - self._best_at >= self._patience
+
+    def restore(self, model: nn.Module) -> None:
+        """Puts the best weights back."""
+        if self._weights:
+            model.load_state_dict(self._weights)
 
 
 def _decay(limit: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
@@ -275,15 +327,25 @@ class _Team:
 
     def agree(self, spent: float, row_due: bool) -> tuple[float, bool]:
         """Rank 0's clock decides for all, so that every process takes the same steps."""
-        if self.size == 1:
-            return spent, row_due
-        decision = torch.tensor([spent, float(row_due)], dtype=torch.float64)
-        if dist.get_backend() == "nccl":
-            decision = decision.cuda()
-        dist.broadcast(decision, src=0)
-        return float(decision[0]), bool(decision[1])
+        spent, due = self._from_first(spent, float(row_due))
+        return spent, bool(due)
+
+    def first(self, value: float) -> float:
+        """Rank 0's value for all: batch statistics, and so measurements, are each rank's own."""
+        [value] = self._from_first(value)
+        return value
 
     def mean(self, value: Tensor) -> float:
         if self.size > 1:
             dist.all_reduce(value)
         return float(value) / self.size
+
+    def _from_first(self, *values: float) -> list[float]:
+        if self.size == 1:
+            return list(values)
+        message = torch.tensor(values, dtype=torch.float64)
+        if dist.get_backend() == "nccl":
+            message = message.cuda()
+        dist.broadcast(message, src=0)
+        numbers: list[float] = message.tolist()
+        return numbers

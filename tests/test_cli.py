@@ -28,7 +28,7 @@ def ssray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_every_command_explains_itself() -> None:
     from click.testing import CliRunner
 
-    assert COMMANDS == ["demo", "demo-data", "evaluate", "models", "score", "train"]
+    assert COMMANDS == ["demo", "demo-data", "diagnose", "evaluate", "models", "score", "train"]
     for command in COMMANDS:
         result = CliRunner().invoke(cli, [command, "--help"])
         assert result.exit_code == 0
@@ -60,6 +60,8 @@ def test_options_mirror_the_configuration() -> None:
         (["evaluate", "--data", "{root}", "--models", "{out}", "--out", "{out}"],
          "no published model for any category"),
         (["score", "--images", "{root}/nope", "--category", "weave", "--models", "{out}",
+          "--out", "{out}"], "no published model for 'weave'"),
+        (["diagnose", "--data", "{root}", "--category", "weave", "--models", "{out}",
           "--out", "{out}"], "no published model for 'weave'"),
         (["models", "list", "--models", "{out}"], "no models here"),
         (["demo-data", "--out", "{root}/weave"], "{root}/weave"),

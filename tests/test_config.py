@@ -46,7 +46,7 @@ def test_override_reaches_nested_settings() -> None:
         ("network.width", r"expected key=value"),
         ("schedule.crops=[64,30]", r"multiples of 8, found \[64, 30\]"),
         ("schedule.crops=[64,32]", r"crops must grow"),
-        ("corruption.radius=[9,3]", r"0 < low <= high, found 9\.0, 3\.0"),
+        ("corruption.patches.radius=[9,3]", r"0 < low <= high, found 9\.0, 3\.0"),
         ("anomaly_map.kernel=4", r"kernel must be odd, found 4"),
         ("objective.lam=2", r"objective\.lam.*less than or equal to 1"),
     ],

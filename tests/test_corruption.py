@@ -1,16 +1,29 @@
-"""Properties of the corruption that the method relies on."""
+"""Properties of the corruptions that the method relies on."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from ssray.config import Corruption
-from ssray.method.corruption import corrupt, faded_disks, smooth_noise, warp
+from ssray.config import Corruption, Mix, Patches, Shape
+from ssray.method.corruption import KINDS, Corrupted, corrupt, warp
+from ssray.method.noise import smooth_noise
+from ssray.method.shapes import patch_masks
+
+CPU = torch.device("cpu")
+NOTHING = dict.fromkeys(KINDS, 0.0)
+ANY_SHAPE: tuple[Shape, ...] = ("disk", "rectangle", "blob", "stroke")
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def only(kind: str, **settings: object) -> Corruption:
+    return Corruption.model_validate({"mix": NOTHING | {kind: 1.0}} | settings)
 
 
 @pytest.fixture
@@ -18,71 +31,230 @@ def images() -> torch.Tensor:
     return torch.rand(16, 3, 64, 64, generator=generator(1))
 
 
-def test_outside_the_mask_the_input_is_untouched(images: torch.Tensor) -> None:
-    x_hat, mask = corrupt(images, Corruption(), generator())
-    outside = (mask == 0).expand_as(images)
+@pytest.fixture
+def textures() -> torch.Tensor:
+    return torch.randint(256, (2, 40, 90, 3), generator=generator(2), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", ANY_SHAPE)
+def test_outside_the_mask_the_target_is_untouched(
+    images: torch.Tensor, kind: str, shape: Shape
+) -> None:
+    settings = only(kind, patches={"shapes": (shape,)})
+    found = corrupt(images, settings, generator())
+    outside = (found.mask == 0).expand_as(images)
     assert 0.1 < outside.float().mean() < 1
-    assert torch.equal(x_hat[outside], images[outside])
+    assert torch.equal(found.images[outside], found.target[outside])
+    if kind != "pattern":
+        assert torch.equal(found.target, images)
 
 
-def test_inside_the_mask_something_changes(images: torch.Tensor) -> None:
-    x_hat, mask = corrupt(images, Corruption(), generator())
-    inside = (mask > 0.9).expand_as(images)
+@pytest.mark.parametrize("kind", KINDS)
+def test_inside_the_mask_something_changes(images: torch.Tensor, kind: str) -> None:
+    found = corrupt(images, only(kind), generator())
+    inside = (found.mask > 0.15).expand_as(images)
     assert inside.any()
-    assert (x_hat - images)[inside].abs().mean() > 0.1
+    assert (found.images - found.target)[inside].abs().mean() > 0.05
 
 
-def test_output_stays_in_range_and_mask_is_a_mask(images: torch.Tensor) -> None:
-    x_hat, mask = corrupt(images, Corruption(), generator())
-    assert x_hat.shape == images.shape
-    assert mask.shape == (16, 1, 64, 64)
-    assert 0 <= x_hat.min() <= x_hat.max() <= 1
-    assert 0 <= mask.min() <= mask.max() <= 1
-    assert (mask.amax(dim=(1, 2, 3)) > 0).float().mean() > 0.8
+@pytest.mark.parametrize("kind", KINDS)
+def test_output_stays_in_range_and_mask_is_a_mask(images: torch.Tensor, kind: str) -> None:
+    found = corrupt(images, only(kind, patches={"shapes": ANY_SHAPE}, rotated=0.3), generator())
+    assert found.images.shape == found.target.shape == images.shape
+    assert found.mask.shape == (16, 1, 64, 64)
+    for values in (found.images, found.target, found.mask):
+        assert values.dtype == torch.float32
+        assert 0 <= values.min() <= values.max() <= 1
+    assert (found.mask.amax(dim=(1, 2, 3)) > 0).float().mean() > 0.7
 
 
-def test_same_generator_state_gives_the_same_corruption(images: torch.Tensor) -> None:
-    first, second = (corrupt(images, Corruption(), generator(3)) for _ in range(2))
-    assert torch.equal(first[0], second[0])
-    assert torch.equal(first[1], second[1])
-    other = corrupt(images, Corruption(), generator(4))
-    assert not torch.equal(first[0], other[0])
+def test_the_formula_holds(images: torch.Tensor) -> None:
+    """With a known content, zeros, x_hat = m * y + (1 - m) * x is (1 - m) * x."""
+    found = corrupt(images, only("cut_out"), generator())
+    torch.testing.assert_close(found.images, (1 - found.mask) * images)
+
+
+def test_swapped_content_is_another_image_at_the_same_place() -> None:
+    levels = torch.linspace(0.1, 0.8, 8).view(8, 1, 1, 1).expand(8, 1, 32, 32)
+    found = corrupt(levels, only("swap"), generator())
+    inside = found.mask == 1
+    assert inside.any()
+    assert not torch.isclose(found.images[inside], levels[inside]).any()
+    assert torch.isin(found.images[inside].mul(1e4).round(), levels.mul(1e4).round()).all()
+
+
+def test_brightness_changes_by_what_was_asked(images: torch.Tensor) -> None:
+    grey = torch.full_like(images, 0.5)
+    found = corrupt(grey, only("brightness", brightness=(0.1, 0.2)), generator())
+    change = (found.images - grey).abs()[(found.mask == 1).expand_as(grey)]
+    assert 0.1 - 1e-5 <= change.min() <= change.max() <= 0.2 + 1e-5
+
+
+def test_occlusion_from_textures_shows_the_texture() -> None:
+    texture = torch.full((1, 8, 8, 3), 200, dtype=torch.uint8)
+    settings = only("occlusion", foreign=["textures"], textures="somewhere")
+    black = torch.zeros(4, 3, 32, 32)
+    found = corrupt(black, settings, generator(), texture)
+    inside = (found.mask == 1).expand_as(black)
+    assert inside.any()
+    torch.testing.assert_close(found.images[inside], torch.full_like(black, 200 / 255)[inside])
+    with pytest.raises(ValueError, match="needs textures"):
+        corrupt(black, settings, generator())
+
+
+def test_textures_smaller_than_the_image_are_repeated(textures: torch.Tensor) -> None:
+    settings = only("occlusion", foreign=["textures"], textures="somewhere")
+    found = corrupt(torch.zeros(4, 3, 64, 64), settings, generator(), textures)
+    assert found.images.shape == (4, 3, 64, 64)
+
+
+def test_noise_of_a_pattern_stays_in_the_target() -> None:
+    grey = torch.full((32, 3, 64, 64), 0.5)
+    found = corrupt(grey, only("pattern", noise=0.1), generator())
+    outside = (found.mask == 0).expand_as(grey)
+    assert torch.equal(found.images[outside], found.target[outside])
+    spread = (found.target - grey).flatten(1).std(dim=1)
+    assert spread.max() <= 0.11
+    assert 0.03 < spread.mean() < 0.07  # uniform between 0 and 0.1
+
+
+def test_opacity_of_a_pattern_bounds_the_mask(images: torch.Tensor) -> None:
+    found = corrupt(images, only("pattern", opacity=(0.3, 0.6)), generator())
+    highest = found.mask.amax(dim=(1, 2, 3))
+    assert highest.max() <= 0.6 + 1e-6
+    assert highest[highest > 0].std() > 0.02
+
+
+def test_turned_images_turn_about_their_centre() -> None:
+    rows, columns = torch.meshgrid(torch.arange(65.0), torch.arange(65.0), indexing="ij")
+    spot = ((rows - 32).square() + (columns - 52).square() < 9).float().expand(8, 1, 65, 65)
+    settings = only("elastic", rotated=1.0, rotation=(20.0, 20.0), displacement=(1e-3, 1e-3))
+    found = corrupt(spot, settings, generator())
+    assert (found.mask == 1).all()
+    assert torch.equal(found.target, spot)
+    weights = found.images[:, 0]
+    total = weights.sum(dim=(1, 2))
+    down = (weights * (rows - 32)).sum(dim=(1, 2)) / total
+    across = (weights * (columns - 32)).sum(dim=(1, 2)) / total
+    angle = torch.rad2deg(torch.atan2(down, across))
+    torch.testing.assert_close(angle.abs(), torch.full((8,), 20.0), atol=0.5, rtol=0)
+    torch.testing.assert_close(torch.hypot(down, across), torch.full((8,), 20.0), atol=0.3, rtol=0)
+    assert len(angle.sign().unique()) == 2
+
+
+def test_a_mix_draws_kinds_by_weight() -> None:
+    half = torch.full((400, 1, 8, 8), 0.5)
+    mix = NOTHING | {"cut_out": 3.0, "brightness": 1.0}
+    settings = Corruption.model_validate(
+        {"mix": mix, "brightness": (0.3, 0.3), "patches": {"radius": (4.0, 4.0), "fade": 0.1}}
+    )
+    found = corrupt(half, settings, generator())
+    reached = (found.mask.amax(dim=(1, 2, 3)) == 1).nonzero().flatten()
+    darkest = found.images[reached].amin(dim=(1, 2, 3))
+    assert (darkest == 0).float().mean() == pytest.approx(0.75, abs=0.07)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mix"])
+def test_same_generator_state_gives_the_same_corruption(images: torch.Tensor, kind: str) -> None:
+    settings = mixed() if kind == "mix" else only(kind)
+    first, second = (corrupt(images, settings, generator(3)) for _ in range(2))
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.target, second.target)
+    assert torch.equal(first.mask, second.mask)
+    assert not torch.equal(first.mask, corrupt(images, settings, generator(4)).mask)
+
+
+def mixed() -> Corruption:
+    return Corruption(
+        mix=Mix(**dict.fromkeys(KINDS, 1.0)),
+        patches=Patches(shapes=ANY_SHAPE),
+        rotated=0.3,
+    )
+
+
+def fingerprint(found: Corrupted) -> str:
+    parts = (found.images, found.target, found.mask)
+    return " ".join(f"{float(part.double().sum()):.9f}" for part in parts)
+
+
+def test_other_processes_with_other_threads_draw_the_same(images: torch.Tensor) -> None:
+    code = (
+        "import sys, torch; torch.set_num_threads(int(sys.argv[1]));"
+        "from tests.test_corruption import *;"
+        "x = torch.rand(16, 3, 64, 64, generator=generator(1));"
+        "print(fingerprint(corrupt(x, mixed(), generator(3))))"
+    )
+    expected = fingerprint(corrupt(images, mixed(), generator(3)))
+    for threads in ("1", "2"):
+        output = subprocess.run(
+            [sys.executable, "-c", code, threads], capture_output=True, text=True, check=True
+        )
+        assert output.stdout.strip() == expected
 
 
 def test_elastic_corruption_keeps_the_patch_histogram_and_cut_out_does_not() -> None:
     rows = torch.linspace(0, 12, 96).sin()[:, None] * torch.linspace(0, 9, 96).cos()[None]
     image = (0.5 + 0.5 * rows).expand(8, 3, 96, 96)
-    x_hat, mask = corrupt(image, Corruption(radius=(16.0, 32.0)), generator())
-    inside = (mask > 0.5).expand_as(image)
 
-    def histogram(values: torch.Tensor) -> torch.Tensor:
-        counts = torch.histc(values, 16, 0, 1)
-        return counts / counts.sum()
+    def distance(kind: str) -> float:
+        found = corrupt(image, only(kind, patches={"radius": (16.0, 32.0)}), generator())
+        inside = (found.mask > 0.5).expand_as(image)
+        before, after = (
+            torch.histc(values[inside], 16, 0, 1) / inside.sum() for values in (image, found.images)
+        )
+        return float((before - after).abs().sum() / 2)
 
-    original = histogram(image[inside])
-    elastic = (histogram(x_hat[inside]) - original).abs().sum() / 2
-    cut_out = (histogram(torch.zeros_like(image)[inside]) - original).abs().sum() / 2
-    assert elastic < 0.15
-    assert cut_out > 0.8
+    assert distance("elastic") < 0.15
+    assert distance("cut_out") > 0.5
 
 
 def test_mask_border_fades_smoothly() -> None:
-    settings = Corruption(disks=1, radius=(20.0, 20.0), fade=0.5, outline=0.0)
-    mask = faded_disks(8, 64, 64, settings, generator())
+    settings = Patches(count=1, radius=(20.0, 20.0), fade=0.5, outline=0.0)
+    mask = patch_masks(8, 64, 64, settings, generator(), CPU)
     steps = torch.cat([mask.diff(dim=2).flatten(), mask.diff(dim=3).flatten()]).abs()
     # A smoothstep over 10 pixels rises by at most 1.5 / 10 between neighbours.
     assert steps.max() <= 0.151
 
 
+def inner(mask: torch.Tensor) -> torch.Tensor:
+    """Masks that don't touch the border."""
+    edges = torch.cat([mask[..., 0, :], mask[..., -1, :], mask[..., 0], mask[..., -1]], dim=2)
+    kept = mask[edges.amax(dim=(1, 2)) == 0]
+    assert len(kept) > 10
+    return kept
+
+
 def test_mask_of_an_undistorted_disk_has_the_area_of_the_disk() -> None:
-    settings = Corruption(disks=1, radius=(10.0, 10.0), fade=0.01, outline=0.0)
-    mask = faded_disks(64, 64, 64, settings, generator())
-    inner = mask[(mask[:, :, 0].amax(2) + mask[:, :, -1].amax(2)).squeeze(1) == 0]
-    inner = inner[(inner[..., 0].amax(2) + inner[..., -1].amax(2)).squeeze(1) == 0]
-    assert len(inner) > 10
-    torch.testing.assert_close(
-        inner.sum(dim=(1, 2, 3)), torch.full((len(inner),), torch.pi * 100), rtol=0.03, atol=0
-    )
+    settings = Patches(count=1, radius=(10.0, 10.0), fade=0.01, outline=0.0)
+    kept = inner(patch_masks(64, 64, 64, settings, generator(), CPU))
+    area = kept.sum(dim=(1, 2, 3))
+    assert float(area.mean()) == pytest.approx(torch.pi * 100, rel=0.02)
+    assert float(area.std()) < 0.05 * torch.pi * 100
+
+
+def test_rectangles_have_the_area_of_their_square_and_are_longer_than_disks() -> None:
+    settings = Patches(count=1, radius=(10.0, 10.0), fade=0.01, outline=0.0, shapes=("rectangle",))
+    kept = inner(patch_masks(128, 96, 96, settings, generator(), CPU))
+    area = kept.sum(dim=(1, 2, 3))
+    assert float(area.mean()) == pytest.approx(400, rel=0.02)
+    assert float(area.std()) < 0.05 * 400
+    rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    weight = kept[:, 0] / area.view(-1, 1, 1)
+    y, x = ((weight * axis).sum(dim=(1, 2), keepdim=True) for axis in (rows, columns))
+    spread = (weight * ((rows - y).square() + (columns - x).square())).sum(dim=(1, 2))
+    # A square of side 20 has 2 * 20^2 / 12, and stretching only adds to it.
+    assert spread.min() > 0.95 * 66.7
+    assert spread.max() > 1.3 * 66.7
+
+
+def test_strokes_are_thin_and_blobs_cover_about_half_of_their_disk() -> None:
+    def area(shape: Shape) -> float:
+        settings = Patches(count=1, radius=(24.0, 24.0), outline=0.0, shapes=(shape,))
+        return float(patch_masks(64, 128, 128, settings, generator(), CPU).sum()) / 64
+
+    assert area("stroke") < 0.35 * area("disk")
+    assert 0.2 * area("disk") < area("blob") < 0.6 * area("disk")
 
 
 def test_warp_by_whole_pixels_is_a_shift() -> None:
@@ -97,19 +269,22 @@ def test_warp_without_displacement_is_the_identity(images: torch.Tensor) -> None
     torch.testing.assert_close(warp(images, torch.zeros(16, 2, 64, 64)), images, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("length", [4.0, 16.0])
+@pytest.mark.parametrize("length", [2.0, 4.0, 16.0])
 def test_noise_has_unit_variance_and_the_length_asked_for(length: float) -> None:
-    noise = smooth_noise(32, 1, 128, 128, (length, length), generator())
-    assert noise.square().mean() == pytest.approx(1, abs=0.05)
+    noise = smooth_noise((32, 1, 128, 128), (length, length), generator(), CPU)
+    torch.testing.assert_close(noise.square().mean(dim=(1, 2, 3)), torch.ones(32))
 
     def correlation(shift: int) -> float:
         return float((noise[..., shift:] * noise[..., : 128 - shift]).mean())
 
-    assert correlation(round(length / 4)) > 0.7
+    if length >= 4:
+        assert correlation(round(length / 4)) > 0.7
     assert abs(correlation(round(2 * length))) < 0.2
 
 
-def test_images_of_any_size_can_be_corrupted() -> None:
-    x_hat, mask = corrupt(torch.rand(2, 1, 8, 24), Corruption(), generator())
-    assert x_hat.shape == (2, 1, 8, 24)
-    assert mask.shape == (2, 1, 8, 24)
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_any_size_can_be_corrupted(kind: str) -> None:
+    settings = only(kind, patches={"shapes": ANY_SHAPE}, rotated=0.5)
+    found = corrupt(torch.rand(2, 1, 9, 24), settings, generator())
+    assert found.images.shape == (2, 1, 9, 24)
+    assert found.mask.shape == (2, 1, 9, 24)

@@ -1,14 +1,26 @@
-"""Equations (1) to (3) against calculations written out."""
+"""Equations (1) to (4), (13), (14) and SSIM against calculations written out."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
 from ssray.config import AnomalyMap
-from ssray.method.anomaly_map import anomaly_maps, difference_map, image_scores, smooth
-from ssray.method.objective import reconstruction_objective
+from ssray.method.anomaly_map import (
+    AverageMap,
+    MapMaker,
+    combine,
+    common_scale,
+    difference_maps,
+    image_scores,
+    scaled,
+    smooth,
+    weighted,
+)
+from ssray.method.objective import amplification_objective, reconstruction_objective
+from ssray.method.ssim import ssim_map
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
@@ -35,10 +47,93 @@ def test_objective_with_nothing_or_everything_masked_is_finite(value: float) -> 
     assert float(loss) == pytest.approx(0.5 * float(x.square().mean()), rel=1e-4)
 
 
-def test_difference_is_the_mean_square_over_channels() -> None:
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+def test_objective_is_equation_4(lam: float) -> None:
+    rng = np.random.default_rng(0)
+    x, f, x_hat = (rng.random((2, 3, 5, 4)) for _ in range(3))
+    m = rng.random((2, 1, 5, 4))
+    clean = amplified = norm_clean = norm_amplified = 0.0
+    for b, c, i, j in np.ndindex(x.shape):
+        at = (b, c, i, j)
+        kept = 1 - m[b, 0, i, j]
+        changed = abs(x[at] - x_hat[at])
+        clean += (kept * (f[at] - x[at])) ** 2
+        amplified += (changed * (f[at] - x[at])) ** 2
+        norm_clean += kept
+        norm_amplified += changed
+    expected = (1 - lam) / norm_clean * clean - lam / norm_amplified * amplified
+    found = amplification_objective(*(torch.from_numpy(a).float() for a in (f, x, x_hat, m)), lam)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_amplification_leaves_pixels_that_did_not_change_alone() -> None:
+    """Masked but unchanged pixels get no gradient: there is nothing to amplify."""
+    x = torch.rand(1, 1, 4, 4)
+    x_hat = x.clone()
+    x_hat[..., 0] += 0.5
+    f = torch.rand(1, 1, 4, 4, requires_grad=True)
+    amplification_objective(f, x, x_hat, torch.ones(1, 1, 4, 4), 0.5).backward()
+    assert f.grad is not None
+    assert (f.grad[..., 1:] == 0).all()
+    assert (f.grad[..., 0] != 0).all()
+
+
+def test_amplification_of_an_unchanged_image_is_finite() -> None:
+    x = torch.rand(1, 1, 4, 4)
+    loss = amplification_objective(x * 0, x, x, torch.zeros(1, 1, 4, 4), 0.5)
+    assert float(loss) == pytest.approx(0.5 * float(x.square().mean()), rel=1e-4)
+
+
+def test_squared_difference_is_the_mean_square_over_channels() -> None:
     x, y = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
     expected = ((x - y) ** 2).sum(1, keepdim=True) / 3
-    torch.testing.assert_close(difference_map(x, y), expected)
+    torch.testing.assert_close(difference_maps(x, [y], "squared"), expected)
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.3])
+def test_ssim_is_that_of_scikit_image(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((3, 40, 36)).astype(np.float32)
+    y = np.clip(x + noise * rng.standard_normal(x.shape), 0, 1).astype(np.float32)
+    _, expected = structural_similarity(
+        x, y, channel_axis=0, data_range=1.0, gaussian_weights=True, use_sample_covariance=False,
+        full=True,
+    )  # fmt: skip
+    found = ssim_map(torch.from_numpy(x)[None], torch.from_numpy(y)[None])[0].numpy()
+    inside = (slice(None), slice(5, -5), slice(5, -5))  # borders are treated differently
+    np.testing.assert_allclose(found[inside], expected[inside], atol=2e-5)
+
+
+def test_ssim_near_the_border_weighs_the_pixels_that_exist() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.random((2, 12, 13))
+    offsets = np.arange(-5, 6)
+    gauss = np.exp(-0.5 * (offsets / 1.5) ** 2)
+    expected = np.empty_like(x)
+    for i, j in np.ndindex(x.shape):
+        rows = [k for k in offsets if 0 <= i + k < 12]
+        columns = [k for k in offsets if 0 <= j + k < 13]
+        w = np.outer(gauss[np.array(rows) + 5], gauss[np.array(columns) + 5])
+        w /= w.sum()
+        here = np.ix_([i + k for k in rows], [j + k for k in columns])
+        mx, my = (w * x[here]).sum(), (w * y[here]).sum()
+        vx, vy = (w * (x[here] - mx) ** 2).sum(), (w * (y[here] - my) ** 2).sum()
+        cov = (w * (x[here] - mx) * (y[here] - my)).sum()
+        expected[i, j] = (2 * mx * my + 1e-4) * (2 * cov + 9e-4)
+        expected[i, j] /= (mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4)
+    tensors = (torch.from_numpy(a).float()[None, None] for a in (x, y))
+    np.testing.assert_allclose(ssim_map(*tensors)[0, 0], expected, atol=2e-5)
+
+
+def test_ssim_difference_and_both_of_two_networks() -> None:
+    x, first, second = (torch.rand(2, 3, 16, 16) for _ in range(3))
+    ssim = difference_maps(x, [first, second], "ssim")
+    assert ssim.shape == (2, 2, 16, 16)
+    torch.testing.assert_close(ssim[:, 1], (1 - ssim_map(x, second)).mean(dim=1) / 2)
+    assert 0 <= ssim.min() <= ssim.max() <= 1
+    both = difference_maps(x, [first, second], "both")
+    squared = difference_maps(x, [first, second], "squared")
+    assert torch.equal(both, torch.cat([squared, ssim], dim=1))
 
 
 @pytest.mark.parametrize(("kernel", "repeats"), [(1, 1), (3, 1), (5, 2), (7, 3)])
@@ -61,6 +156,37 @@ def test_no_repeats_leave_the_map() -> None:
     assert torch.equal(smooth(maps, 11, 0), maps)
 
 
+def test_average_map_is_the_mean_and_merges_over_workers() -> None:
+    maps = torch.rand(7, 2, 5, 6)
+    whole = AverageMap.of(maps)
+    torch.testing.assert_close(whole.mean(), maps.mean(dim=0))
+    parts = [AverageMap.of(part) for part in maps.split(3)]
+    merged = parts[2] + parts[0] + parts[1]
+    assert merged.count == 7
+    torch.testing.assert_close(merged.mean(), whole.mean())
+    without = whole.means_without(maps)
+    torch.testing.assert_close(without[3], maps[[0, 1, 2, 4, 5, 6]].mean(dim=0))
+
+
+def test_weighting_is_equation_14() -> None:
+    maps, average = torch.rand(2, 1, 3, 4), torch.rand(1, 3, 4)
+    found = weighted(maps, average, 3.0)
+    for b, _, i, j in np.ndindex(maps.shape):
+        expected = float(maps[b, 0, i, j]) * (1 - float(average[0, i, j])) ** 3
+        assert float(found[b, 0, i, j]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_common_scale_makes_channels_comparable() -> None:
+    """A channel and a thousandfold of it weigh the same in the maximum."""
+    maps = torch.rand(6, 1, 8, 8)
+    channels = torch.cat([maps, 1000 * maps.flip(3)], dim=1)
+    scale = common_scale(channels)
+    torch.testing.assert_close(scale[1], 1000 * scale[0])
+    assert float(scale[0]) == pytest.approx(float(maps.amax(dim=(1, 2, 3)).mean()))
+    joined = combine(scaled(channels, scale))
+    torch.testing.assert_close(joined, torch.maximum(maps, maps.flip(3)) / scale[0])
+
+
 def test_image_scores() -> None:
     maps = torch.arange(100.0).view(1, 1, 10, 10)
     assert image_scores(maps, "sum", 0.5) == 4950
@@ -69,6 +195,21 @@ def test_image_scores() -> None:
     assert image_scores(maps, "topk", 1e-9) == 99
 
 
-def test_anomaly_map_of_a_perfect_reconstruction_is_zero() -> None:
+@pytest.mark.parametrize("power", [0.0, 2.0])
+def test_the_map_maker_does_all_of_it_in_order(power: float) -> None:
+    clean, maps = torch.rand(5, 2, 16, 16), torch.rand(3, 2, 16, 16)
+    settings = AnomalyMap(difference="both", kernel=3, repeats=2, average_power=power)
+    maker = MapMaker.fitted(settings, clean)
+    smooth_clean = smooth(clean, 3, 2)
+    scale = smooth_clean.amax(dim=(2, 3)).mean(dim=0).view(2, 1, 1)
+    average = (smooth_clean / scale).mean(dim=0)
+    expected = (smooth(maps, 3, 2) / scale * (1 - average) ** power).amax(dim=1, keepdim=True)
+    torch.testing.assert_close(maker(maps), expected)
+    assert (maker.average is None) == (power == 0)
+
+
+def test_the_map_of_a_perfect_reconstruction_is_zero_and_never_negative() -> None:
     x = torch.rand(1, 3, 16, 16)
-    assert torch.equal(anomaly_maps(x, x, AnomalyMap()), torch.zeros(1, 1, 16, 16))
+    maker = MapMaker.fitted(AnomalyMap(difference="both"), torch.rand(4, 2, 16, 16))
+    maps = maker(difference_maps(x, [x], "both"))
+    assert 0 <= maps.min() <= maps.max() < 1e-6

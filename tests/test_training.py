@@ -13,17 +13,18 @@ from PIL import Image
 
 from ssray import artifact
 from ssray.artifact import EpochLog, ModelArtifact
-from ssray.building import build_model, split_held_out
-from ssray.calibration import calibrate, select_anomaly_map
-from ssray.config import Compute, Recipe, Schedule, override
+from ssray.building import build_model, ensemble_parts, split_held_out
+from ssray.calibration import Trial, calibrate, select_anomaly_map
+from ssray.config import Compute, Objective, Recipe, Schedule, override
 from ssray.data.storage import Location
 from ssray.device import resolve_device, resolve_precision
 from ssray.errors import ArtifactError, ConfigError, TrainingError
-from ssray.method.anomaly_map import anomaly_maps, image_scores
-from ssray.method.inference import reconstruct, to_network
+from ssray.method.anomaly_map import MapMaker, smooth
+from ssray.method.augmentation import draw_crops, relight, relit
+from ssray.method.inference import differences, to_network
 from ssray.method.synthetic_defects import KINDS, add_defects
 from ssray.scoring import Scorer, resize_map
-from ssray.training import Epoch, batch_size, crop_side, draw_crops, fit, learning_rate
+from ssray.training import Epoch, batch_size, crop_side, fit, learning_rate, separation
 
 CPU = torch.device("cpu")
 
@@ -76,6 +77,21 @@ def test_augmentation_draws_every_orientation(augmentation, orientations: int) -
     assert len(seen) == orientations
 
 
+def test_relighting_is_the_formula_and_keeps_within_what_was_asked() -> None:
+    image = torch.rand(1, 3, 6, 7) * 0.5 + 0.2
+    mean = float(image.mean())
+    expected = (0.9 * (mean + 1.1 * (image - mean))).clamp(0, 1)
+    torch.testing.assert_close(relight(image, 0.9, 1.1), expected)
+    images = image.expand(200, -1, -1, -1)
+    found = relit(images, 0.1, torch.Generator().manual_seed(0))
+    gain = found.mean(dim=(1, 2, 3)) / mean
+    contrast = found.flatten(1).std(dim=1) / image.std() / gain
+    for change in (gain, contrast):
+        assert 0.9 - 1e-3 <= change.min() < 0.91
+        assert 1.09 < change.max() <= 1.1 + 1e-3
+    assert float(torch.corrcoef(torch.stack([gain, contrast]))[0, 1]) == pytest.approx(0, abs=0.2)
+
+
 def run(stripes: torch.Tensor, recipe: Recipe, **options) -> list[Epoch]:
     fitted = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32, **options)
     assert not fitted.model.training
@@ -124,6 +140,104 @@ def test_same_seed_same_weights(stripes: torch.Tensor, small: Recipe) -> None:
     assert not torch.equal(weights[0]["to_image.weight"], weights[2]["to_image.weight"])
 
 
+def test_objective_4_keeps_the_weights_that_separate_best(
+    stripes: torch.Tensor, small: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Separation rises, then falls: training stops early and the weights of the peak return."""
+    seen: list[dict[str, torch.Tensor]] = []
+    values = iter([0.5, 0.7, 0.9, *np.linspace(0.8, 0.1, 60)])
+
+    def measured(model: torch.nn.Module, *_: object) -> float:
+        seen.append({name: weight.clone() for name, weight in model.state_dict().items()})
+        return next(values)
+
+    monkeypatch.setattr("ssray.training.separation", measured)
+    recipe = override(
+        small, ["objective.kind=amplify", "objective.patience=0.2", "schedule.images=400"]
+    )
+    fitted = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32)
+    last = fitted.history[-1]
+    assert last.images_seen < 0.5 * 400
+    assert (last.budget_spent, last.seconds_left) == (1.0, 0.0)
+    for name, weight in fitted.model.state_dict().items():
+        assert torch.equal(weight, seen[2][name])
+    assert not torch.equal(weight, seen[-1][name])
+
+
+def test_separation_is_high_where_reconstruction_repairs(stripes: torch.Tensor) -> None:
+    """A network that gives back the undistorted image separates; one that copies does not."""
+
+    class Repair(torch.nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.median(dim=2, keepdim=True).values.expand_as(x)  # stripes are upright
+
+    class Copy(torch.nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    repaired = separation(Repair(1, 1, 1), stripes, torch.float32)
+    copied = separation(Copy(1, 1, 1), stripes, torch.float32)
+    assert repaired > 0.9
+    assert copied == 0.5
+
+
+@pytest.mark.parametrize("kind", ["amplify", "ensemble"])
+def test_every_objective_builds_a_model(
+    stripes: torch.Tensor, small: Recipe, tmp_path: Path, kind: str
+) -> None:
+    for i, image in enumerate(stripes):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
+    uris = sorted(str(path) for path in tmp_path.glob("*.png"))
+    recipe = override(small, ["image_size=32", f"objective.kind={kind}"])
+    epochs: list[Epoch] = []
+    built = build_model(uris, "s", "v1", recipe, Compute(), CPU, threads=1, on_epoch=epochs.append)
+    assert len(built.weights) == (2 if kind == "ensemble" else 1)
+    assert epochs[-1].budget_spent == 1.0
+    shares = [epoch.budget_spent for epoch in epochs]
+    assert shares == sorted(shares)
+    store = Location.parse(tmp_path / "store")
+    artifact.save(built, store)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    scored = Scorer(artifact.load(store, "s", "v1"), CPU, torch.float32)(images)
+    x = to_network(torch.from_numpy(images), CPU)
+    networks = built.build_all(CPU)
+    maps = built.map_maker(CPU)(
+        differences(networks, x, built.calibration.anomaly_map.difference, torch.float32)
+    )
+    np.testing.assert_allclose(scored.maps, maps[:, 0], rtol=1e-5)
+
+
+def test_an_ensemble_has_both_objectives_and_shares_the_budget() -> None:
+    whole = Recipe(objective=Objective(kind="ensemble"), schedule=Schedule(images=1001))
+    parts = ensemble_parts(whole)
+    assert [part.objective.kind for part in parts] == ["reconstruct", "amplify"]
+    assert [part.schedule.images for part in parts] == [500, 500]
+    assert ensemble_parts(parts[0]) == [parts[0]]
+
+
+def test_textures_from_a_folder_reach_the_corruption(
+    stripes: torch.Tensor, small: Recipe, tmp_path: Path
+) -> None:
+    for i, image in enumerate(stripes):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
+    uris = sorted(str(path) for path in tmp_path.glob("*.png"))
+    (tmp_path / "textures").mkdir()
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "textures/red.png")
+    mix = '{"elastic": 0, "occlusion": 1}'
+    recipe = override(
+        small,
+        [
+            "image_size=32",
+            'corruption.foreign=["textures"]',
+            f"corruption.textures={tmp_path / 'textures'}",
+            f"corruption.mix={mix}",
+        ],
+    )
+    assert build_model(uris, "s", "v1", recipe, Compute(), CPU, threads=1).weights
+    with pytest.raises(ConfigError, match="go together"):
+        override(small, ["corruption.textures=somewhere"])
+
+
 def test_bfloat16_trains_to_about_the_same_loss(stripes: torch.Tensor, small: Recipe) -> None:
     recipe = override(small, ["schedule.images=200"])
     losses = [
@@ -149,8 +263,8 @@ def test_synthetic_defects_change_what_their_truth_says() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1, 3, 64, 64, generator=generator).expand(16, 3, 64, 64)
     images = torch.nn.functional.avg_pool2d(images, 5, 1, 2)
-    defective, truth = add_defects(images, generator)
-    assert len(defective) >= 8
+    defective, truth, visible = add_defects(images, generator)
+    assert len(defective) == int(visible.sum()) >= 8
     assert truth.flatten(1).any(1).all()
     change = (defective - images[:1]).abs().mean(1, keepdim=True)
     assert change[truth].mean() > 10 * change[~truth].mean()
@@ -172,28 +286,62 @@ def test_every_kind_of_defect_leaves_the_rest_alone(kind) -> None:
 def test_selection_finds_the_smoothing_that_separates() -> None:
     """Defects are wide and weak, noise is strong and narrow: a wide filter must win."""
     generator = torch.Generator().manual_seed(0)
-    clean = torch.rand(8, 1, 64, 64, generator=generator)
-    defects = torch.rand(8, 1, 64, 64, generator=generator)
+    clean = torch.rand(8, 2, 64, 64, generator=generator)
+    defects = torch.rand(8, 2, 64, 64, generator=generator)
     truth = torch.zeros(8, 1, 64, 64, dtype=torch.bool)
     truth[..., 20:40, 20:40] = True
-    defects[truth] += 0.2
-    chosen, selection = select_anomaly_map(clean, defects, truth)
+    defects += 0.2 * truth
+    trial = Trial(clean, defects, truth, torch.arange(8))
+    chosen, selection = select_anomaly_map(trial, networks=1)
     assert chosen.kernel * chosen.repeats >= 9
     assert selection.image_auroc == 1.0
     assert selection.basis == "synthetic defects"
 
 
+def test_selection_finds_the_difference_that_separates() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(16, 2, 64, 64, generator=generator)
+    truth = torch.zeros(8, 1, 64, 64, dtype=torch.bool)
+    truth[..., 20:40, 20:40] = True
+    for channel, difference in enumerate(("squared", "ssim")):
+        defects = maps[8:].clone()
+        defects[:, channel] += 3 * truth[:, 0]
+        trial = Trial(maps[:8], defects, truth, torch.arange(8))
+        assert select_anomaly_map(trial, networks=1)[0].difference == difference
+
+
+def test_selection_takes_the_average_map_where_edges_are_never_reproduced() -> None:
+    """A strong response at the same place in every image hides defects elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    maps = 0.1 * torch.rand(16, 2, 64, 64, generator=generator)
+    maps[..., 30:34, :] += 1 + 0.2 * torch.rand(16, 1, 1, 1, generator=generator)
+    truth = torch.zeros(8, 1, 64, 64, dtype=torch.bool)
+    truth[..., 4:16, 4:16] = True
+    defects = maps[8:] + 0.4 * truth
+    trial = Trial(maps[:8], defects, truth, torch.arange(8))
+    chosen, selection = select_anomaly_map(trial, networks=1)
+    assert chosen.average_power > 0
+    assert selection.pixel_auroc == pytest.approx(1, abs=0.02)
+
+
 def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: Recipe) -> None:
     fitted = fit(stripes[:8], stripes[8:], small, device=CPU, precision=torch.float32)
-    found = calibrate(fitted.model, stripes[8:], stripes[:0], small, torch.float32, seed=0)
+    networks = [fitted.model]
+    found, average = calibrate(networks, stripes[8:], stripes[:0], small, torch.float32, seed=0)
     x = to_network(stripes[8:], CPU)
-    maps = anomaly_maps(x, reconstruct(fitted.model, x, torch.float32), found.anomaly_map)
+    maker = MapMaker(found.anomaly_map, torch.tensor(found.scale), average)
+    maps = maker(differences(networks, x, found.anomaly_map.difference, torch.float32))
     assert float(maps.max()) == pytest.approx(found.pixel_threshold, rel=1e-5)
     fixed = override(small, ["select_map=false", "anomaly_map.kernel=5"])
-    kept = calibrate(fitted.model, stripes[8:], stripes[:8], fixed, torch.float32, seed=0)
+    kept, _ = calibrate(networks, stripes[8:], stripes[:8], fixed, torch.float32, seed=0)
     assert (kept.reference_images, kept.held_out_references) == (12, 4)
     assert kept.anomaly_map == fixed.anomaly_map
     assert kept.selection.basis == "recipe"
+    squared = differences(networks, to_network(stripes[[*range(8, 12), *range(8)]], CPU),
+                          "squared", torch.float32)  # fmt: skip
+    highest = smooth(squared, 5, 3).amax(dim=(1, 2, 3))
+    assert kept.scale == pytest.approx([float(highest.mean())], rel=1e-4)
+    assert kept.pixel_threshold == pytest.approx(float(highest.max() / highest.mean()), rel=1e-4)
 
 
 @pytest.fixture
@@ -230,11 +378,11 @@ def test_the_scorer_is_the_method(model: ModelArtifact) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     scored = Scorer(model, CPU, torch.float32)(images)
     x = to_network(torch.from_numpy(images), CPU)
-    settings = model.calibration.anomaly_map
-    maps = anomaly_maps(x, reconstruct(model.build(CPU), x, torch.float32), settings)
+    maker = model.map_maker(CPU)
+    networks = model.build_all(CPU)
+    maps = maker(differences(networks, x, maker.settings.difference, torch.float32))
     np.testing.assert_allclose(scored.maps, maps[:, 0], rtol=1e-5)
-    expected = image_scores(maps, settings.image_score, settings.top_fraction)
-    np.testing.assert_allclose(scored.scores, expected, rtol=1e-5)
+    np.testing.assert_allclose(scored.scores, maker.scores(maps), rtol=1e-5)
 
 
 def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path: Path) -> None:
@@ -252,9 +400,9 @@ def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path
         artifact.load(store, "stripes", "v1")
     manifest = (place / "manifest.json").read_text()
     (place / "manifest.json").write_text(
-        manifest.replace('"format_version": 1', '"format_version": 2')
+        manifest.replace('"format_version": 2', '"format_version": 3')
     )
-    with pytest.raises(ArtifactError, match="format version 2"):
+    with pytest.raises(ArtifactError, match="format version 3"):
         artifact.load(store, "stripes", "v1")
     (place / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no complete model"):

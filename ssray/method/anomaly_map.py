@@ -1,24 +1,44 @@
-"""From an image and its reconstruction to an anomaly map and a score (equations 2 and 3)."""
+"""From an image and its reconstructions to an anomaly map and a score (equations 2, 3, 13, 14).
+
+A model may look at an image in several ways: squared and SSIM difference, one network or an
+ensemble. Each way gives one *channel* of a stack of difference maps, (B, K, H, W). Every channel
+is smoothed, weighted by its average map and divided by its scale, the level that defect-free
+images reach; the anomaly map is the pixel-wise maximum over the channels.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssray.config import AnomalyMap, ImageScore
+from ssray.config import AnomalyMap, Difference, ImageScore
+from ssray.method.ssim import ssim_map
 
 
-def difference_map(images: Tensor, reconstruction: Tensor) -> Tensor:
-    """Equation (2): the squared difference, averaged over the channels.
+def difference_maps(
+    images: Tensor, reconstructions: Sequence[Tensor], difference: Difference
+) -> Tensor:
+    """Equation (2), or its SSIM counterpart, for every reconstruction.
 
     Args:
         images: (B, C, H, W) float in [0, 1].
-        reconstruction: same shape and range.
+        reconstructions: one a network, same shape and range.
+        difference: ``squared`` is the mean over channels of the squared difference, ``ssim`` the
+            mean of ``(1 - SSIM) / 2``; ``both`` gives two channels a network.
 
     Returns:
-        (B, 1, H, W) float32 in [0, 1].
+        (B, K, H, W) float32 in [0, 1]; the squared channels come first.
     """
-    return (images.float() - reconstruction.float()).square().mean(dim=1, keepdim=True)
+    maps = []
+    if difference != "ssim":
+        maps += [_mean(_squared(images, each)) for each in reconstructions]
+    if difference != "squared":
+        maps += [_mean((1 - ssim_map(images, each)).clamp_min(0) / 2) for each in reconstructions]
+    return torch.cat(maps, dim=1)
 
 
 def smooth(maps: Tensor, kernel: int, repeats: int) -> Tensor:
@@ -28,7 +48,7 @@ def smooth(maps: Tensor, kernel: int, repeats: int) -> Tensor:
     from padding.
 
     Args:
-        maps: (B, 1, H, W) float.
+        maps: (B, K, H, W) float.
         kernel: odd side of the filter, pixels.
         repeats: 0 returns the maps unchanged.
 
@@ -44,6 +64,79 @@ def smooth(maps: Tensor, kernel: int, repeats: int) -> Tensor:
         for window, padding in (((kernel, 1), (pad, 0)), ((1, kernel), (0, pad))):
             maps = F.avg_pool2d(maps, window, stride=1, padding=padding, count_include_pad=False)
     return maps
+
+
+@dataclass(frozen=True)
+class AverageMap:
+    """Equation (13): the mean of the smoothed difference maps of defect-free images.
+
+    Sums of several workers are added before the mean is taken.
+
+    Attributes:
+        total: (K, H, W) float64, the sum of the maps.
+        count: number of images.
+    """
+
+    total: Tensor
+    count: int
+
+    @classmethod
+    def of(cls, maps: Tensor) -> AverageMap:
+        """Of (B, K, H, W) maps.
+
+        >>> maps = torch.rand(4, 1, 2, 2)
+        >>> parts = AverageMap.of(maps[:1]) + AverageMap.of(maps[1:])
+        >>> torch.allclose(parts.mean(), maps.mean(dim=0))
+        True
+        """
+        return cls(maps.sum(dim=0, dtype=torch.float64), len(maps))
+
+    def __add__(self, other: AverageMap) -> AverageMap:
+        return AverageMap(self.total + other.total, self.count + other.count)
+
+    def mean(self) -> Tensor:
+        """(K, H, W) float32."""
+        return (self.total / self.count).float()
+
+    def means_without(self, maps: Tensor) -> Tensor:
+        """(B, K, H, W) float32: the mean of all others, for each of B maps that were counted."""
+        return ((self.total - maps) / (self.count - 1)).float()
+
+
+def common_scale(maps: Tensor) -> Tensor:
+    """The level that defect-free images reach: the mean over the images of their maps' maxima.
+
+    Args:
+        maps: (N, K, H, W) float, smoothed, of defect-free images.
+
+    Returns:
+        (K,) float32 above 0.
+    """
+    return maps.amax(dim=(2, 3)).mean(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def scaled(maps: Tensor, scale: Tensor) -> Tensor:
+    """(B, K, H, W) maps in units of their channel's scale, (K,)."""
+    return maps / scale.view(-1, 1, 1)
+
+
+def weighted(maps: Tensor, average: Tensor, power: float) -> Tensor:
+    """Equation (14): ``anomap * (1 - avgmap) ** t``, which dims what is never reproduced well.
+
+    The paper takes maps as they are, in [0, 1] but mostly far below; here both are on the
+    common scale, on which an average map reaches at most 1 and small t have an effect.
+
+    Args:
+        maps: (B, K, H, W) float, on the common scale.
+        average: (K, H, W) or (B, K, H, W) float, on the common scale.
+        power: t, at least 0.
+    """
+    return maps * (1 - average).clamp_min(0) ** power
+
+
+def combine(maps: Tensor) -> Tensor:
+    """The pixel-wise maximum over the channels (section 4.3): (B, K, H, W) to (B, 1, H, W)."""
+    return maps.amax(dim=1, keepdim=True)
 
 
 def image_scores(maps: Tensor, reduction: ImageScore, top_fraction: float) -> Tensor:
@@ -67,6 +160,47 @@ def image_scores(maps: Tensor, reduction: ImageScore, top_fraction: float) -> Te
     return flat.topk(count, dim=1).values.mean(dim=1)
 
 
-def anomaly_maps(images: Tensor, reconstruction: Tensor, settings: AnomalyMap) -> Tensor:
-    """Equations (2) and (3) together: (B, 1, H, W) float32, 0 where nothing differs."""
-    return smooth(difference_map(images, reconstruction), settings.kernel, settings.repeats)
+@dataclass(frozen=True)
+class MapMaker:
+    """Difference maps in, anomaly maps and image scores out.
+
+    Attributes:
+        settings: the anomaly map's settings.
+        scale: (K,) float32, the level of each channel on defect-free images.
+        average: (K, H, W) float32 average map on that scale; None where its power is 0.
+    """
+
+    settings: AnomalyMap
+    scale: Tensor
+    average: Tensor | None = None
+
+    @classmethod
+    def fitted(cls, settings: AnomalyMap, clean: Tensor) -> MapMaker:
+        """From (N, K, H, W) difference maps of defect-free images."""
+        smoothed = smooth(clean, settings.kernel, settings.repeats)
+        scale = common_scale(smoothed)
+        if not settings.average_power:
+            return cls(settings, scale)
+        return cls(settings, scale, AverageMap.of(scaled(smoothed, scale)).mean())
+
+    def __call__(self, differences: Tensor) -> Tensor:
+        """(B, K, H, W) difference maps as (B, 1, H, W) float32 anomaly maps.
+
+        On the common scale 1 is what a defect-free image typically reaches at its worst place.
+        """
+        maps = scaled(smooth(differences, self.settings.kernel, self.settings.repeats), self.scale)
+        if self.average is not None:
+            maps = weighted(maps, self.average, self.settings.average_power)
+        return combine(maps)
+
+    def scores(self, maps: Tensor) -> Tensor:
+        """(B, 1, H, W) anomaly maps as (B,) image scores."""
+        return image_scores(maps, self.settings.image_score, self.settings.top_fraction)
+
+
+def _squared(images: Tensor, reconstruction: Tensor) -> Tensor:
+    return (images.float() - reconstruction.float()).square()
+
+
+def _mean(maps: Tensor) -> Tensor:
+    return maps.mean(dim=1, keepdim=True)

@@ -1,48 +1,252 @@
-"""Elastic corruption inside faded, distorted disks (section 3.2, Fig. 5).
+"""Corruptions: x_hat = m * y + (1 - m) * x (section 3.2).
 
-``x_hat = m * y + (1 - m) * x``: ``y`` is the same image under an elastic deformation,
-so that a corrupted region keeps the colours of its surroundings, and ``m`` is a union
-of disks whose border fades smoothly and is itself distorted. The paper cuts a patch,
-deforms it and glues it back; deforming the whole crop and blending only inside ``m``
-gives the same pixels and lets the whole batch be drawn by a fixed number of tensor
-operations on the training device.
+``m`` comes from ``ssray.method.shapes``. ``y`` is one of the kinds below, drawn per image by
+the weights of ``Corruption.mix``:
 
-The paper states neither the strength and smoothness of the deformation nor size and
-number of the patches; ``ssray.config.Corruption`` holds our choices.
+- *elastic*: the image under a Gaussian deformation. It keeps the colours of its surroundings,
+  so the network can't tell by colour what was changed; the paper's main kind. The paper cuts a
+  patch, deforms it and glues it back; deforming the image and blending only inside ``m`` gives
+  the same pixels.
+- *cut-out*, *swap*, *brightness*: zeros, another image's content, a lighter or darker patch.
+- *occlusion*: foreign content; from other images of the batch, from given textures, generated.
+- *pattern*: foreign content of random opacity over an image with Gaussian noise that stays in
+  the target ("Noise & Pattern", the method's successor).
+
+A share of the corrupted images may then be turned about their centre, as the paper does for
+transistor.
+
+Everything is drawn for the whole batch by tensor operations on the images' device. Where the
+paper gives no strengths and sizes, ``ssray.config.Corruption`` holds our choices.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssray.config import Corruption
+from ssray.method.noise import Range, log_uniform, signs, smooth_noise, uniform
+from ssray.method.shapes import patch_masks, pixel_grid
 
-_OCTAVES = 3
+
+@dataclass(frozen=True)
+class Corrupted:
+    """A corrupted batch.
+
+    Attributes:
+        images: ``x_hat``, (B, C, H, W) float32 in [0, 1]; equal to ``target`` wherever the mask
+            is 0.
+        target: what the network has to give back, same shape and range: the images themselves,
+            with noise for the kind *pattern*.
+        mask: ``m``, (B, 1, H, W) float32 in [0, 1], 1 = corrupted.
+    """
+
+    images: Tensor
+    target: Tensor
+    mask: Tensor
 
 
 def corrupt(
-    images: Tensor, settings: Corruption, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Distorts each image locally.
+    images: Tensor,
+    settings: Corruption,
+    generator: torch.Generator,
+    textures: Tensor | None = None,
+) -> Corrupted:
+    """Corrupts each image in a few places.
 
     Args:
-        images: (B, C, H, W) float32 in [0, 1].
-        settings: strengths and sizes, in pixels of ``images``.
-        generator: on the device of ``images``; the same state gives the same output.
-
-    Returns:
-        ``x_hat``, shaped and ranged like ``images``, equal to them wherever the mask is 0;
-        and the mask, (B, 1, H, W) float32 in [0, 1], 1 = corrupted.
+        images: (B, C, H, W) float32 in [0, 1], on any device.
+        settings: kinds, strengths and sizes; lengths in pixels of ``images``.
+        generator: on the CPU; the same state gives the same corruption.
+        textures: (T, H', W', C) uint8, a source of foreign content, on the device of ``images``.
     """
     batch, _, height, width = images.shape
-    mask = faded_disks(batch, height, width, settings, generator)
-    strength = _log_uniform((batch, 1, 1, 1), settings.displacement, generator)
-    field = strength * smooth_noise(batch, 2, height, width, settings.smoothness, generator)
-    return torch.lerp(images, warp(images, field), mask), mask
+    mask = patch_masks(batch, height, width, settings.patches, generator, images.device)
+    weights = torch.tensor([getattr(settings.mix, kind) for kind in KINDS])
+    drawn = torch.multinomial(weights, batch, replacement=True, generator=generator)
+    target, content = images, torch.empty_like(images)
+    for number, (kind, fill) in enumerate(KINDS.items()):
+        chosen = (drawn == number).nonzero().flatten().to(images.device)
+        if not len(chosen):
+            continue
+        draw = _Draw(images, chosen, settings, generator, textures)
+        content[chosen] = fill(draw)
+        if kind == "pattern":
+            mask[chosen] *= draw.uniform(settings.opacity)
+            target = target.index_copy(0, chosen, _noisy(draw))
+    corrupted = torch.lerp(target, content, mask)
+    turned = (torch.rand(batch, generator=generator) < settings.rotated).nonzero().flatten()
+    if len(turned):
+        turned = turned.to(images.device)
+        mask[turned] = 1
+        corrupted[turned] = _rotated(corrupted[turned], settings.rotation, generator)
+    return Corrupted(corrupted, target, mask)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """The images of a batch that get one kind of content, and what it is drawn from."""
+
+    images: Tensor
+    chosen: Tensor
+    settings: Corruption
+    generator: torch.Generator
+    textures: Tensor | None
+
+    @property
+    def own(self) -> Tensor:
+        return self.images[self.chosen]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        _, channels, height, width = self.images.shape
+        return len(self.chosen), channels, height, width
+
+    def others(self) -> Tensor:
+        """Another image of the batch for each; in a batch of one, itself."""
+        batch = len(self.images)
+        shift = torch.randint(1, max(batch, 2), self.chosen.shape, generator=self.generator)
+        return self.images[(self.chosen + shift.to(self.chosen.device)) % batch]
+
+    def uniform(self, bounds: Range) -> Tensor:
+        """A number for each, (N, 1, 1, 1)."""
+        return uniform((len(self.chosen), 1, 1, 1), bounds, self.generator).to(self.images.device)
+
+    def log_uniform(self, bounds: Range) -> Tensor:
+        numbers = log_uniform((len(self.chosen), 1, 1, 1), bounds, self.generator)
+        return numbers.to(self.images.device)
+
+    def signs(self) -> Tensor:
+        return signs((len(self.chosen), 1, 1, 1), self.generator).to(self.images.device)
+
+
+def elastic(draw: _Draw) -> Tensor:
+    """The image under a smooth random displacement."""
+    images, settings = draw.own, draw.settings
+    batch, _, height, width = draw.shape
+    field = smooth_noise(
+        (batch, 2, height, width), settings.smoothness, draw.generator, images.device
+    )
+    return warp(images, draw.log_uniform(settings.displacement) * field)
+
+
+def cut_out(draw: _Draw) -> Tensor:
+    """Zeros."""
+    return torch.zeros_like(draw.own)
+
+
+def swap(draw: _Draw) -> Tensor:
+    """The same place in another image."""
+    return draw.others()
+
+
+def brightness(draw: _Draw) -> Tensor:
+    """The image, lighter or darker."""
+    return (draw.own + draw.signs() * draw.uniform(draw.settings.brightness)).clamp(0, 1)
+
+
+def foreign(draw: _Draw) -> Tensor:
+    """Content that does not belong there, from one of the sources for each image."""
+    sources = draw.settings.foreign
+    drawn = torch.randint(len(sources), draw.chosen.shape, generator=draw.generator)
+    content = torch.empty_like(draw.own)
+    for number, source in enumerate(sources):
+        place = (drawn == number).nonzero().flatten().to(draw.chosen.device)
+        if len(place):
+            part = _Draw(
+                draw.images, draw.chosen[place], draw.settings, draw.generator, draw.textures
+            )
+            content[place] = _SOURCES[source](part)
+    return content
+
+
+KINDS: dict[str, Callable[[_Draw], Tensor]] = {
+    "elastic": elastic,
+    "cut_out": cut_out,
+    "swap": swap,
+    "brightness": brightness,
+    "occlusion": foreign,
+    "pattern": foreign,
+}
+
+
+def _from_batch(draw: _Draw) -> Tensor:
+    """Another image, upside down and moved by a quarter to three quarters of its size."""
+    _, _, height, width = draw.shape
+    down, across = uniform((2,), (0.25, 0.75), draw.generator).tolist()
+    return draw.others().flip(2).roll((int(down * height), int(across * width)), dims=(2, 3))
+
+
+def _from_textures(draw: _Draw) -> Tensor:
+    """A random window of a random texture, which is repeated where it is too small."""
+    if draw.textures is None:
+        raise ValueError("foreign content from textures needs textures")
+    batch, _, height, width = draw.shape
+    count, rows, columns, _ = draw.textures.shape
+    device = draw.images.device
+
+    def start(high: int) -> Tensor:
+        return torch.randint(high, (batch, 1), generator=draw.generator).to(device)
+
+    which = start(count).unsqueeze(2)
+    y = (start(rows) + torch.arange(height, device=device)) % rows
+    x = (start(columns) + torch.arange(width, device=device)) % columns
+    windows = draw.textures[which, y.unsqueeze(2), x.unsqueeze(1)]
+    return windows.permute(0, 3, 1, 2).float() / 255
+
+
+def _generated(draw: _Draw) -> Tensor:
+    """Two colours like those of the batch, mixed by noise between soft clouds and hard grain."""
+    batch, _, height, width = draw.shape
+    lengths = (2.0, max(min(height, width) / 4, 2.0))
+    noise = smooth_noise((batch, 1, height, width), lengths, draw.generator, draw.images.device)
+    share = torch.sigmoid(draw.log_uniform((0.5, 16.0)) * noise)
+    return torch.lerp(_colours(draw), _colours(draw), share)
+
+
+def _colours(draw: _Draw) -> Tensor:
+    """The colour of a random pixel of the batch for each, then made lighter or darker."""
+    count, _, height, width = draw.shape
+    images, device = draw.images, draw.images.device
+    which, y, x = (
+        torch.randint(high, (count,), generator=draw.generator).to(device)
+        for high in (len(images), height, width)
+    )
+    return (images[which, :, y, x][..., None, None] + draw.uniform((-0.3, 0.3))).clamp(0, 1)
+
+
+_SOURCES: dict[str, Callable[[_Draw], Tensor]] = {
+    "batch": _from_batch,
+    "generated": _generated,
+    "textures": _from_textures,
+}
+
+
+def _noisy(draw: _Draw) -> Tensor:
+    """The images under white Gaussian noise, its strength drawn for each."""
+    images = draw.own
+    seed = int(torch.randint(2**62, (), generator=draw.generator))
+    on_device = torch.Generator(images.device).manual_seed(seed)
+    noise = torch.randn(images.shape, generator=on_device, device=images.device)
+    return (images + draw.uniform((0.0, draw.settings.noise)) * noise).clamp(0, 1)
+
+
+def _rotated(images: Tensor, degrees: Range, generator: torch.Generator) -> Tensor:
+    """Turned about the centre, either sense; what comes in from outside repeats the border."""
+    batch, _, height, width = images.shape
+    angle = log_uniform((batch, 1, 1), degrees, generator).deg2rad() * signs(
+        (batch, 1, 1), generator
+    )
+    cosine, sine = angle.cos().to(images.device), angle.sin().to(images.device)
+    rows, columns = pixel_grid(height, width, images.device)
+    down, across = rows - (height - 1) / 2, columns - (width - 1) / 2
+    x = (cosine - 1) * across - sine * down
+    y = sine * across + (cosine - 1) * down
+    return warp(images, torch.stack((x, y), dim=1))
 
 
 def warp(images: Tensor, displacement: Tensor) -> Tensor:
@@ -56,93 +260,9 @@ def warp(images: Tensor, displacement: Tensor) -> Tensor:
         (B, C, H, W) float32, within the range of ``images``.
     """
     height, width = images.shape[-2:]
-    rows, columns = _pixel_grid(height, width, images.device)
+    rows, columns = pixel_grid(height, width, images.device)
     x = (columns + displacement[:, 0]) * (2 / width) + (1 / width - 1)
     y = (rows + displacement[:, 1]) * (2 / height) + (1 / height - 1)
     return F.grid_sample(
         images, torch.stack((x, y), dim=-1), padding_mode="border", align_corners=False
     )
-
-
-def smooth_noise(
-    batch: int,
-    channels: int,
-    height: int,
-    width: int,
-    smoothness: tuple[float, float],
-    generator: torch.Generator,
-) -> Tensor:
-    """Gaussian noise of unit variance, its correlation length drawn per image.
-
-    White noise on a few coarse grids, upsampled by cubic interpolation, stands in for
-    white noise under a Gaussian filter: the cost does not grow with the length. Every
-    image mixes neighbouring octaves by a position drawn between the two lengths.
-
-    Returns:
-        (batch, channels, height, width) float32 with variance about 1.
-    """
-    low, high = smoothness
-    octaves = _OCTAVES if high > low else 1
-    # A hat function over the octaves, centred where this image's length lies.
-    position = _uniform((batch, 1, 1, 1), 0.0, octaves - 1.0, generator)
-    noise = torch.zeros(batch, channels, height, width, device=generator.device)
-    for octave in range(octaves):
-        length = low * (high / low) ** (octave / max(octaves - 1, 1))
-        weight = (1 - (position - octave).abs()).clamp_min(0)
-        noise += weight * _upsampled_noise(batch, channels, height, width, length, generator)
-    norm = noise.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-    return noise / norm.clamp_min(torch.finfo(noise.dtype).eps)
-
-
-def faded_disks(
-    batch: int, height: int, width: int, settings: Corruption, generator: torch.Generator
-) -> Tensor:
-    """A union of disks an image, each with a smooth border and a distorted outline.
-
-    Returns:
-        (batch, 1, height, width) float32 in [0, 1]; at most ``settings.disks`` disks each,
-        at least one. Radii are limited to half the image's shorter side.
-    """
-    disks = settings.disks
-    limit = min(height, width) / 2
-    low, high = (min(r, limit) for r in settings.radius)
-    per_disk = (batch, disks, 1, 1)
-    radius = _log_uniform(per_disk, (low, high), generator)
-    centre_row = _uniform(per_disk, 0.0, float(height), generator)
-    centre_column = _uniform(per_disk, 0.0, float(width), generator)
-    drawn = _uniform((batch, 1, 1, 1), 1.0, disks + 1.0, generator).floor()
-    present = torch.arange(disks, device=generator.device).view(1, disks, 1, 1) < drawn
-
-    rows, columns = _pixel_grid(height, width, generator.device)
-    distance = torch.hypot(rows - centre_row, columns - centre_column) / radius
-    # Noise as wide as the larger disks, so that outlines bend rather than fray.
-    wide = (max(high / 3, 4.0), max(high, 4.0))
-    outline = smooth_noise(batch, 1, height, width, wide, generator)
-    depth = (1 + settings.outline * outline - distance) / settings.fade
-    inside = torch.where(present, depth.clamp(0, 1), 0.0).amax(dim=1, keepdim=True)
-    return inside.square() * (3 - 2 * inside)
-
-
-def _upsampled_noise(
-    batch: int, channels: int, height: int, width: int, length: float, generator: torch.Generator
-) -> Tensor:
-    shape = (batch, channels, math.ceil(height / length) + 1, math.ceil(width / length) + 1)
-    coarse = torch.randn(shape, generator=generator, device=generator.device)
-    return F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
-
-
-def _pixel_grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    rows = torch.arange(height, device=device, dtype=torch.float32).view(height, 1)
-    columns = torch.arange(width, device=device, dtype=torch.float32).view(1, width)
-    return rows, columns
-
-
-def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
-    unit = torch.rand(shape, generator=generator, device=generator.device)
-    return low + (high - low) * unit
-
-
-def _log_uniform(
-    shape: tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator
-) -> Tensor:
-    return _uniform(shape, math.log(bounds[0]), math.log(bounds[1]), generator).exp()

@@ -1,11 +1,14 @@
-"""The forward pass: stored uint8 images in, reconstructions out."""
+"""The forward pass: stored uint8 images in, reconstructions and difference maps out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from ssray.config import Difference
+from ssray.method.anomaly_map import difference_maps
 
 
 def to_network(images: Tensor, device: torch.device) -> Tensor:
@@ -25,6 +28,14 @@ def reconstruct(model: nn.Module, images: Tensor, precision: torch.dtype) -> Ten
     with autocast(images.device, precision):
         reconstruction: Tensor = model(images)
     return reconstruction
+
+
+def differences(
+    networks: Sequence[nn.Module], images: Tensor, difference: Difference, precision: torch.dtype
+) -> Tensor:
+    """``difference_maps`` of (B, 3, H, W) float32 images under each network."""
+    reconstructions = [reconstruct(network, images, precision) for network in networks]
+    return difference_maps(images, reconstructions, difference)
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:

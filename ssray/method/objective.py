@@ -1,8 +1,15 @@
-"""Objective (1): reconstruct everything, each region averaged over its own size."""
+"""Objectives (1) and (4): each region averaged over its own size.
+
+Objective (1) gives back the undistorted image everywhere. Objective (4) rewards the network for
+making the error large where the image was changed.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+_TINY = 1e-6
+"""A region that is empty in the whole batch contributes nothing."""
 
 
 def reconstruction_objective(
@@ -33,9 +40,44 @@ def reconstruction_objective(
     tensor(7.7500)
     """
     error = (reconstruction.float() - images).square().sum(dim=1, keepdim=True)
+    corrupted = (mask.square() * error).sum() / (images.shape[1] * mask.sum()).clamp_min(_TINY)
+    return (1 - lam) * _clean_error(error, mask, images.shape[1]) + lam * corrupted
+
+
+def amplification_objective(
+    reconstruction: Tensor, images: Tensor, corrupted: Tensor, mask: Tensor, lam: float
+) -> Tensor:
+    r"""Equation (4), over a batch.
+
+    .. math::
+        \frac{1-\lambda}{|1-m|_1} \| (1-m) (f(\hat x) - x) \|^2
+        - \frac{\lambda}{|w|_1} \| w (f(\hat x) - x) \|^2, \quad w = |x - \hat x|
+
+    The weight ``w`` keeps the network from raising the error where nothing was changed.
+
+    Args:
+        reconstruction: ``f(x_hat)``, (B, C, H, W) float in [0, 1].
+        images: ``x``, same shape.
+        corrupted: ``x_hat``, same shape.
+        mask: ``m``, (B, 1, H, W) float in [0, 1], 1 = corrupted.
+        lam: weight of the corrupted region, in [0, 1].
+
+    Returns:
+        A scalar, at least ``-lam``.
+
+    >>> import torch
+    >>> x, m = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 0.0]]]])
+    >>> x_hat = torch.tensor([[[[0.5, 0.0]]]])
+    >>> amplification_objective(torch.tensor([[[[1.0, 0.0]]]]), x, x_hat, m, lam=0.5)
+    tensor(-0.2500)
+    """
+    difference = reconstruction.float() - images
+    clean = _clean_error(difference.square().sum(dim=1, keepdim=True), mask, images.shape[1])
+    weight = (images - corrupted).abs()
+    amplified = (weight * difference).square().sum() / weight.sum().clamp_min(_TINY)
+    return (1 - lam) * clean - lam * amplified
+
+
+def _clean_error(error: Tensor, mask: Tensor, channels: int) -> Tensor:
     kept = 1 - mask
-    channels = images.shape[1]
-    tiny = 1e-6  # a region that is empty in the whole batch contributes nothing
-    clean = (kept.square() * error).sum() / (channels * kept.sum()).clamp_min(tiny)
-    corrupted = (mask.square() * error).sum() / (channels * mask.sum()).clamp_min(tiny)
-    return (1 - lam) * clean + lam * corrupted
+    return (kept.square() * error).sum() / (channels * kept.sum()).clamp_min(_TINY)

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssray.config import Corruption
-from ssray.method.corruption import faded_disks, smooth_noise
+from ssray.config import Patches
+from ssray.method.noise import signs, smooth_noise, uniform
+from ssray.method.shapes import patch_masks
 
 RADIUS = (0.02, 0.15)
 """Radius of the defects as a share of the image's shorter side."""
@@ -22,21 +23,21 @@ PERCEPTIBLE = 0.02
 """Least mean change inside a defect, on the [0, 1] scale; fainter ones are no ground truth."""
 
 
-def add_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def add_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """One defect an image, the kinds taking turns over the batch.
 
     Args:
         images: (B, C, H, W) float32 in [0, 1], defect-free.
-        generator: on the device of ``images``.
+        generator: on the CPU.
 
     Returns:
-        Images with a perceptible defect, (D, C, H, W) with D <= B, and their ground truth,
-        (D, 1, H, W) bool.
+        Images with a perceptible defect, (D, C, H, W) with D <= B, their ground truth,
+        (D, 1, H, W) bool, and which of the B images they are, (B,) bool.
     """
     batch, _, height, width = images.shape
     side = min(height, width)
-    shape = Corruption(disks=1, radius=(RADIUS[0] * side, RADIUS[1] * side), fade=0.25, outline=0.5)
-    mask = faded_disks(batch, height, width, shape, generator)
+    shape = Patches(count=1, radius=(RADIUS[0] * side, RADIUS[1] * side), fade=0.25, outline=0.5)
+    mask = patch_masks(batch, height, width, shape, generator, images.device)
     turn = torch.arange(batch, device=images.device) % len(KINDS)
     defective = images.clone()
     for number, kind in enumerate(KINDS):
@@ -46,7 +47,7 @@ def add_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
     truth = mask > 0.5
     change = (defective - images).abs().mean(dim=1, keepdim=True) * truth
     visible = change.sum(dim=(1, 2, 3)) > PERCEPTIBLE * truth.sum(dim=(1, 2, 3))
-    return defective[visible], truth[visible]
+    return defective[visible], truth[visible], visible
 
 
 def transplant(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -72,7 +73,7 @@ def strand(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Te
     """A thin curved line, lighter or darker: a scratch or a thread within the region."""
     batch, _, height, width = images.shape
     length = min(height, width) / 4
-    level = smooth_noise(batch, 1, height, width, (length, length), generator)
+    level = smooth_noise((batch, 1, height, width), (length, length), generator, images.device)
     slope = torch.hypot(*torch.gradient(level, dim=(2, 3))).clamp_min(1e-4)
     pixels_from_line = level.abs() / slope
     line = (2.0 - pixels_from_line).clamp(0, 1) * (mask > 0)
@@ -88,15 +89,14 @@ KINDS: tuple[Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]],
 
 
 def _tint(images: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-    shape = (images.shape[0], images.shape[1], 1, 1)
-    device = images.device
-    lightness = torch.rand(shape[0], 1, 1, 1, generator=generator, device=device) * 0.2 + 0.1
-    sign = torch.rand(shape[0], 1, 1, 1, generator=generator, device=device).sub(0.5).sign()
-    colour = torch.randn(shape, generator=generator, device=device) * 0.03
-    return (images + mask * (sign * lightness + colour)).clamp(0, 1)
+    batch, channels, _, _ = images.shape
+    lightness = signs((batch, 1, 1, 1), generator) * uniform(
+        (batch, 1, 1, 1), (0.1, 0.3), generator
+    )
+    colour = torch.randn(batch, channels, 1, 1, generator=generator) * 0.03
+    return (images + mask * (lightness + colour).to(images.device)).clamp(0, 1)
 
 
 def _offset(side: int, generator: torch.Generator) -> int:
     """A shift by a quarter to three quarters of the side, so that content really differs."""
-    share = torch.rand((), generator=generator, device=generator.device)
-    return int(side * (0.25 + 0.5 * float(share)))
+    return int(side * uniform((), (0.25, 0.75), generator))

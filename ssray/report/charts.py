@@ -174,6 +174,72 @@ class Histogram:
 
 
 @dataclass(frozen=True)
+class Line:
+    """What a line chart is given: y over x, with an optional band of y - spread to y + spread."""
+
+    kind: str
+    name: str
+    x: Floats
+    y: Floats
+    spread: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line as drawn; ``points`` and ``band`` are those of SVG polylines and polygons."""
+
+    kind: str
+    name: str
+    points: str
+    band: str
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Lines on common linear axes that start at zero."""
+
+    curves: list[Curve]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    marks: list[Tick]
+
+    @classmethod
+    def of(
+        cls, lines: list[Line], x_high: float, y_high: float, marks: dict[str, float]
+    ) -> LineChart:
+        """The chart of at least one line.
+
+        Args:
+            lines: what to draw; values outside the axes are drawn at their ends.
+            x_high: right end of the x axis, positive.
+            y_high: upper end of the y axis, positive.
+            marks: vertical lines, x by text.
+        """
+        x_axis, y_axis = Axis(0.0, x_high, False), Axis(0.0, y_high, False)
+
+        def points(xs: Floats, ys: Floats) -> str:
+            return " ".join(
+                f"{FRAME.x(x_axis.share(x)):.1f},{FRAME.y(y_axis.share(y)):.1f}"
+                for x, y in zip(xs, ys, strict=True)
+            )
+
+        def band(line: Line) -> str:
+            if line.spread is None:
+                return ""
+            upper, lower = line.y + line.spread, line.y - line.spread
+            return f"{points(line.x, upper)} {points(line.x[::-1], lower[::-1])}"
+
+        return cls(
+            curves=[
+                Curve(line.kind, line.name, points(line.x, line.y), band(line)) for line in lines
+            ],
+            x_ticks=[Tick(FRAME.x(x_axis.share(value)), f"{value:g}") for value in x_axis.ticks()],
+            y_ticks=[Tick(FRAME.y(y_axis.share(value)), f"{value:g}") for value in y_axis.ticks()],
+            marks=[Tick(FRAME.x(x_axis.share(x)), text) for text, x in marks.items()],
+        )
+
+
+@dataclass(frozen=True)
 class Axis:
     """The scale of the scores, linear or logarithmic."""
 
@@ -212,7 +278,8 @@ class Axis:
                     return inside
             return inside[:: math.ceil(len(inside) / 7)]
         step = _nice((self.high - self.low) / 7)
-        return [i * step for i in range(math.ceil(self.low / step), int(self.high // step) + 1)]
+        first = math.ceil(self.low / step - 1e-9)
+        return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
 def _nice(step: float) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from ssray.data.decode import resize
@@ -71,14 +71,7 @@ def render_page(
         generated: when, for people.
         ssray_version: the version that made it.
     """
-    environment = Environment(
-        loader=PackageLoader("ssray.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         title=title,
         sections=[_Section.of(report) for report in reports],
         mean_image=_Mean.of([report.image_auroc for report in reports]),
@@ -94,6 +87,25 @@ def render_page(
         },
         heat=[_css(tuple(colour)) for colour in heatmap.HEAT[::17]],
     )
+
+
+def template(name: str) -> Template:
+    """One of this package's templates; it escapes whatever it is given."""
+    environment = Environment(
+        loader=PackageLoader("ssray.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+def data_uri(picture: npt.NDArray[np.uint8], kind: str) -> str:
+    """A picture as a URI that holds it; ``kind`` is ``PNG`` or ``JPEG``."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, kind, quality=85, optimize=True)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 @dataclass(frozen=True)
@@ -157,10 +169,10 @@ class _Shown:
         return cls(
             item=item,
             kind=_kind(item.label),
-            photo=_data_uri(photo, "JPEG"),
-            heat=_data_uri(heatmap.overlay(photo, item.levels), "JPEG"),
-            mask=_data_uri(resize(heatmap.mask_picture(predicted, item.truth), shape), "PNG"),
-            outcome=None if outcome is None else _data_uri(resize(outcome, shape), "JPEG"),
+            photo=data_uri(photo, "JPEG"),
+            heat=data_uri(heatmap.overlay(photo, item.levels), "JPEG"),
+            mask=data_uri(resize(heatmap.mask_picture(predicted, item.truth), shape), "PNG"),
+            outcome=None if outcome is None else data_uri(resize(outcome, shape), "JPEG"),
         )
 
 
@@ -225,9 +237,3 @@ def _kind(label: int | None) -> str:
 
 def _css(colour: tuple[int, ...]) -> str:
     return "#" + "".join(f"{int(channel):02x}" for channel in colour)
-
-
-def _data_uri(picture: npt.NDArray[np.uint8], kind: str) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, kind, quality=85, optimize=True)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

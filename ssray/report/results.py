@@ -29,6 +29,22 @@ from ssray.report.heatmap import overlay, png_to_levels
 from ssray.report.page import CategoryReport, render_page
 from ssray.report.tables import METRICS, SCORED_PARTS, SCORES
 
+NETWORK_NAMES = {
+    "none": "Model I",
+    "pixel": "Model II, a coefficient per pixel",
+    "channel": "Model II, a coefficient per channel",
+    "both": "Model II, a coefficient per pixel and channel",
+}
+OBJECTIVE_NAMES = {
+    "reconstruct": "(1), reconstruct",
+    "amplify": "(4), amplify",
+    "ensemble": "(1) and (4), pixel-wise maximum",
+}
+DIFFERENCE_NAMES = {
+    "squared": "squared",
+    "ssim": "SSIM",
+    "both": "squared and SSIM, pixel-wise maximum",
+}
 WORST = 6
 BORDERLINE = 6
 
@@ -193,12 +209,16 @@ def _facts(model: ModelArtifact) -> list[tuple[str, str]]:
     }
     return [
         ("recipe", f"{recipe.name}, width {recipe.network.width}, f = {recipe.network.kernel}"),
+        ("network", NETWORK_NAMES[recipe.network.blend]),
+        ("objective", OBJECTIVE_NAMES[recipe.objective.kind]),
         ("network input", f"{width} x {height} px"),
         ("training images", f"{facts.training_images}, {facts.held_out_images} more held out"),
         ("training", f"{facts.seconds / 60:.1f} min, {facts.images_seen:,.0f} images seen"),
         ("hardware", f"{facts.workers} x {facts.device}, {facts.precision}"),
         ("validation loss", f"{facts.validation_loss:.5f}"),
+        ("difference", DIFFERENCE_NAMES[chosen.difference]),
         ("smoothing", f"k = {chosen.kernel} px, n = {chosen.repeats}"),
+        ("average map", f"t = {chosen.average_power:g}" if chosen.average_power else "not used"),
         ("image score", score[chosen.image_score]),
     ]
 
@@ -212,16 +232,17 @@ def _notes(model: ModelArtifact) -> list[str]:
     )
     if selection.basis == "synthetic defects":
         choice = (
-            "Smoothing and image score were chosen without test labels, on "
+            "Difference, smoothing and image score were chosen without test labels, on "
             f"{selection.defects} synthetic defects made from {references} "
             f"(image AUROC {_percent(selection.image_auroc)}, pixel AUROC "
             f"{_percent(selection.pixel_auroc)} there)."
         )
     else:
-        choice = "Smoothing and image score are the recipe's own."
+        choice = "Difference, smoothing and image score are the recipe's own."
     threshold = (
         "The predicted mask marks pixels above the largest value on "
-        f"{references} ({calibration.pixel_threshold:.3g}, squared difference)."
+        f"{references}: {calibration.pixel_threshold:.3g} times the level that such images "
+        "typically reach at their worst place."
     )
     return [choice, threshold]
 

@@ -36,3 +36,45 @@ METRICS = pa.schema(
     ]
 )
 """A row a category. An AUROC is NaN where only one class is present."""
+
+MOMENTS = pa.schema(
+    [
+        pa.field("view", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("column", pa.int32(), nullable=False),
+        pa.field("mean_red", pa.float32(), nullable=False),
+        pa.field("mean_green", pa.float32(), nullable=False),
+        pa.field("mean_blue", pa.float32(), nullable=False),
+        pa.field("std_red", pa.float32(), nullable=False),
+        pa.field("std_green", pa.float32(), nullable=False),
+        pa.field("std_blue", pa.float32(), nullable=False),
+    ]
+)
+"""A row a position. ``view``: image (every pixel over the training images) or window (every
+pixel of a window half as high and wide, over the images and the window's places). Black is 0,
+white 1."""
+
+PROJECTION = pa.schema(
+    [
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("width_px", pa.int32(), nullable=False),
+        pa.field("width_share", pa.float64(), nullable=False),
+        pa.field("area_share", pa.float64(), nullable=False),
+        pa.field("trials", pa.int64(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("input_accuracy", pa.float64(), nullable=False),
+        pa.field("output_accuracy", pa.float64(), nullable=False),
+        pa.field("input_rms_mean", pa.float64(), nullable=False),
+        pa.field("input_rms_std", pa.float64(), nullable=False),
+        pa.field("output_rms_mean", pa.float64(), nullable=False),
+        pa.field("output_rms_std", pa.float64(), nullable=False),
+        pa.field("input_patch_rms_mean", pa.float64(), nullable=False),
+        pa.field("output_patch_rms_mean", pa.float64(), nullable=False),
+    ]
+)
+"""A row a patch width, in pixels of the model's input; ``width_share`` is of the shorter side,
+``area_share`` of the image. ``input`` is the image with the patch, ``output`` the model's.
+Accuracies: how often the clean image is the nearest of ``images`` training images. Distances
+to the clean image: root mean square over all values, or over the patch alone; black is 0,
+white 1. Width 0 is the clean image itself."""

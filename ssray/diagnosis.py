@@ -1,0 +1,149 @@
+"""Diagnosing a category: is it a texture, and how well does its model project (section 4.2)?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+import ssray
+from ssray.artifact import ModelArtifact, load, published_version
+from ssray.config import Compute
+from ssray.data.decode import UInt8Image, read_image, resize
+from ssray.data.index import index_dataset
+from ssray.data.storage import Location
+from ssray.device import resolve_device, resolve_precision
+from ssray.errors import DataError, ImageError
+from ssray.method.inference import reconstruct, to_network
+from ssray.method.projection import PositionMoments, Projection, measure_projection, patch_widths
+from ssray.report.diagnosis import Diagnosis, moments_table, projection_table
+from ssray.report.diagnosis_page import render_diagnosis
+from ssray.report.results import write_table
+from ssray.terminal import counting
+
+MIN_IMAGES = 3
+
+_PART = 32
+"""Images decoded and counted at a time; it bounds the memory."""
+
+
+def diagnose(
+    root: Location, category: str, store: Location, out: Location, images: int, compute: Compute
+) -> Diagnosis:
+    """Measures a category's training images and its published model, and writes what it found.
+
+    Writes ``moments.parquet``, ``projection.parquet`` and ``diagnosis.html`` to ``out``.
+
+    Args:
+        root: the folder above the categories.
+        category: which one.
+        store: the model store.
+        out: where the results go.
+        images: how many training images, at random, the patch test takes, and how many patches
+            it tries at each width. The moments take all.
+        compute: device, precision and seed.
+
+    Raises:
+        ArtifactError: if there is no published model, or it can't be read.
+        DataError: if there is no such category, or it has fewer than 3 usable training images.
+    """
+    manifest = index_dataset(root, [category])
+    uris = manifest.filter(pc.equal(manifest["split"], "train"))["uri"].to_pylist()
+    model = load(store, category, published_version(store, category))
+    device = resolve_device(compute.device)
+    generator = torch.Generator().manual_seed(compute.seed)
+
+    order = torch.randperm(len(uris), generator=generator).tolist()
+    surveyed = _survey([uris[i] for i in order], model.input_shape, keep=images)
+    if surveyed.read < MIN_IMAGES:
+        raise DataError(
+            f"{root / category}: {surveyed.read} usable images in train/good "
+            f"({len(uris) - surveyed.read} could not be read); at least {MIN_IMAGES} are needed."
+        )
+    diagnosis = Diagnosis(
+        category=category,
+        model_version=model.version,
+        shape=model.input_shape,
+        skipped=len(uris) - surveyed.read,
+        pixels=surveyed.pixels,
+        windows=surveyed.windows,
+        neighbours=len(surveyed.kept),
+        projections=_project(model, surveyed.kept.to(device), images, compute, generator),
+    )
+    write_table(moments_table(diagnosis), out / "moments.parquet")
+    write_table(projection_table(diagnosis), out / "projection.parquet")
+    generated = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    page = render_diagnosis(diagnosis, generated, ssray.__version__)
+    (out / "diagnosis.html").write(page.encode())
+    return diagnosis
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """Moments of all readable images, and the first of them, (N, H, W, 3) uint8."""
+
+    pixels: PositionMoments
+    windows: PositionMoments
+    kept: Tensor
+
+    @property
+    def read(self) -> int:
+        return self.pixels.images
+
+
+def _survey(uris: Sequence[str], shape: tuple[int, int], keep: int) -> _Survey:
+    """Reads every image once, a part at a time."""
+    half = shape[0] // 2, shape[1] // 2
+    pixels, windows = PositionMoments.zero(shape), PositionMoments.zero(half)
+    kept: list[UInt8Image] = []
+    with counting("Reading the training images", len(uris)) as report:
+        for start in range(0, len(uris), _PART):
+            part = list(_read(uris[start : start + _PART], shape))
+            for image in part:
+                x = to_network(torch.tensor(image[np.newaxis]), torch.device("cpu"))
+                pixels += PositionMoments.of(x, shape)
+                windows += PositionMoments.of(x, half)
+            kept += part[: keep - len(kept)]
+            report(start + _PART)
+    stack = np.stack(kept) if kept else np.empty((0, *shape, 3), np.uint8)
+    return _Survey(pixels, windows, torch.from_numpy(stack))
+
+
+def _read(uris: Sequence[str], shape: tuple[int, int]) -> Iterator[UInt8Image]:
+    """Those of the images that can be read, resized to ``shape``."""
+
+    def read(uri: str) -> UInt8Image | None:
+        try:
+            return resize(read_image(uri), shape)
+        except ImageError:
+            return None
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield from (image for image in pool.map(read, uris) if image is not None)
+
+
+def _project(
+    model: ModelArtifact,
+    images: Tensor,
+    trials: int,
+    compute: Compute,
+    generator: torch.Generator,
+) -> list[Projection]:
+    wanted = model.facts.precision if compute.precision == "auto" else compute.precision
+    precision = resolve_precision(wanted, images.device, model.recipe.network)
+    network = model.build(images.device)
+    widths = [0, *patch_widths(model.input_shape)]
+    measured = []
+    with counting("Replacing patches", len(widths)) as report:
+        for at in measure_projection(
+            images, lambda x: reconstruct(network, x, precision), widths, trials, generator
+        ):
+            measured.append(at)
+            report(len(measured))
+    return measured

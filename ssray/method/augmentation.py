@@ -1,0 +1,82 @@
+"""What training draws from the defect-free images: crops, turned and lit in different ways."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssray.config import Augmentation
+from ssray.method.noise import uniform
+
+
+def draw_crops(
+    images: Tensor, batch: int, crop: int, augmentation: Augmentation, generator: torch.Generator
+) -> Tensor:
+    """Random square crops, flipped or turned as the augmentation allows.
+
+    Args:
+        images: (N, H, W, C) uint8 on any device.
+        batch: number of crops B, drawn with replacement.
+        crop: side, pixels, at most H and W.
+        generator: on the CPU.
+
+    Returns:
+        (B, C, crop, crop) float32 in [0, 1], channels-last in memory.
+    """
+    count, height, width, _ = images.shape
+    device = images.device
+
+    def draw(high: int) -> Tensor:
+        return torch.randint(high, (batch, 1), generator=generator)
+
+    span = torch.arange(crop)
+    index, rows, columns = (
+        draw(count),
+        draw(height - crop + 1) + span,
+        draw(width - crop + 1) + span,
+    )
+    if augmentation in ("flip", "dihedral"):
+        rows = torch.where(draw(2) == 1, rows.flip(1), rows)
+    if augmentation != "none":
+        columns = torch.where(draw(2) == 1, columns.flip(1), columns)
+    crops = images[
+        index.unsqueeze(2).to(device), rows.unsqueeze(2).to(device), columns.unsqueeze(1).to(device)
+    ]
+    if augmentation == "dihedral":
+        turned = (draw(2) == 1).view(batch, 1, 1, 1).to(device)
+        crops = torch.where(turned, crops.transpose(1, 2), crops)
+    return crops.permute(0, 3, 1, 2).float().div_(255)
+
+
+def relit(images: Tensor, change: float, generator: torch.Generator) -> Tensor:
+    """Each image a little lighter or darker, of more or less contrast.
+
+    Args:
+        images: (B, C, H, W) float32 in [0, 1].
+        change: largest relative change of either, in [0, 1).
+        generator: on the CPU.
+
+    Returns:
+        The same shape and range: ``gain * (mean + contrast * (image - mean))``, clipped.
+    """
+    per_image = (len(images), 1, 1, 1)
+    gain, contrast = (
+        uniform(per_image, (1 - change, 1 + change), generator).to(images.device) for _ in range(2)
+    )
+    return relight(images, gain, contrast)
+
+
+def relight(images: Tensor, gain: Tensor | float, contrast: Tensor | float) -> Tensor:
+    """``gain * (mean + contrast * (image - mean))``, clipped to [0, 1]; the mean is each image's.
+
+    >>> relight(torch.tensor([[[[0.2, 0.4]]]]), gain=1.0, contrast=2.0)
+    tensor([[[[0.1000, 0.5000]]]])
+    """
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return torch.addcmul(gain * (1 - contrast) * mean, images, _like(gain * contrast, mean)).clamp_(
+        0, 1
+    )
+
+
+def _like(value: Tensor | float, other: Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=other.dtype, device=other.device)

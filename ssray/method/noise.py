@@ -1,0 +1,89 @@
+"""Random numbers and smooth random fields, the raw material of corruptions.
+
+Every number is drawn on the CPU from the generator passed in and then moved: the coarse
+grids are small, and one generator state gives the same corruption on a CPU, on a GPU and on
+every worker.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_OCTAVES = 3
+_HALVED_FROM = 4.0
+"""Correlation length, pixels, from which a grid of half the resolution holds all there is."""
+
+Range = tuple[float, float]
+
+
+def smooth_noise(
+    shape: tuple[int, int, int, int],
+    lengths: Range,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Tensor:
+    """Gaussian noise of unit variance, its correlation length drawn per image.
+
+    White noise on a few coarse grids, upsampled by cubic interpolation, stands in for
+    white noise under a Gaussian filter: the cost does not grow with the length. Every
+    image mixes neighbouring octaves by a position drawn between the two lengths.
+
+    Args:
+        shape: (B, C, H, W) of the result.
+        lengths: shortest and longest correlation length, pixels.
+        generator: on the CPU.
+        device: of the result.
+
+    Returns:
+        (B, C, H, W) float32 with variance 1 in every image.
+    """
+    noise = _octaves(shape, lengths, generator, device)
+    norm = noise.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    return noise / norm.clamp_min(torch.finfo(noise.dtype).eps)
+
+
+def uniform(shape: tuple[int, ...], bounds: Range, generator: torch.Generator) -> Tensor:
+    """Float32 on the CPU, uniform between the two bounds."""
+    low, high = bounds
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def log_uniform(shape: tuple[int, ...], bounds: Range, generator: torch.Generator) -> Tensor:
+    """Float32 on the CPU, its logarithm uniform between those of the two bounds (above 0)."""
+    return uniform(shape, (math.log(bounds[0]), math.log(bounds[1])), generator).exp()
+
+
+def signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Float32 on the CPU, -1 or 1 with equal chance."""
+    return torch.randint(2, shape, generator=generator) * 2.0 - 1.0
+
+
+def _octaves(
+    shape: tuple[int, int, int, int],
+    lengths: Range,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Tensor:
+    low, high = lengths
+    batch, channels, height, width = shape
+    if low >= _HALVED_FROM and min(height, width) > 1:
+        half = (batch, channels, (height + 1) // 2, (width + 1) // 2)
+        noise = _octaves(half, (low / 2, high / 2), generator, device)
+        return F.interpolate(noise, size=(height, width), mode="bilinear", align_corners=False)
+    octaves = _OCTAVES if high > low else 1
+    # A hat function over the octaves, centred where this image's length lies.
+    position = uniform((batch, 1, 1, 1), (0.0, octaves - 1.0), generator)
+    noise = torch.zeros(shape, device=device)
+    for octave in range(octaves):
+        length = low * (high / low) ** (octave / max(octaves - 1, 1))
+        weight = (1 - (position - octave).abs()).clamp_min(0)
+        grid = (batch, channels, math.ceil(height / length) + 1, math.ceil(width / length) + 1)
+        coarse = weight * torch.randn(grid, generator=generator)
+        noise += F.interpolate(
+            coarse.to(device), size=(height, width), mode="bicubic", align_corners=True
+        )
+    return noise

@@ -1,0 +1,298 @@
+"""What the theory assumes of the data and promises of the model, measured (section 4.2).
+
+Fig. 8: are the pixels of a category identically distributed, whatever their position? Then
+it is a texture, as Proposition 2 assumes.
+
+Fig. 9: how near is the trained network f to an orthogonal projection onto the normal images?
+A square patch of a training image x is replaced by the same place's patch of another one,
+which gives x_hat; f(x_hat) should lie nearer to x than to any other training image.
+
+Distances are root mean squares over all values of an image (pixels times channels), in units
+of the full scale: black is 0, white 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssray.method.inference import to_network
+
+WIDTH_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Patch widths tried, as shares of the image's shorter side."""
+
+_BATCH_PIXELS = 2**21
+_CHUNK = 2**15
+_TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class PositionMoments:
+    """First two moments of every position of a window, over images and places of the window.
+
+    A window as large as the image has one place, which leaves the moments of every pixel over
+    the images. A smaller one visits every place, one pixel apart. Parts add up: the moments of
+    two sets of images are the sum of the two.
+
+    Attributes:
+        images: how many were seen.
+        first: (C, h, w) float64, sum over the images of the window's mean over its places.
+        second: the same of the squares.
+        spread: (C,) float64, sum over the images of the variance over positions of the
+            image's own window mean.
+    """
+
+    images: int
+    first: Tensor
+    second: Tensor
+    spread: Tensor
+
+    @classmethod
+    def zero(cls, window: tuple[int, int], channels: int = 3) -> PositionMoments:
+        """The moments of no image."""
+        nothing = torch.zeros(channels, *window, dtype=torch.float64)
+        return cls(0, nothing, nothing, nothing[:, 0, 0])
+
+    @classmethod
+    def of(cls, images: Tensor, window: tuple[int, int]) -> PositionMoments:
+        """The moments of a batch.
+
+        Args:
+            images: (B, C, H, W) float in [0, 1].
+            window: its rows and columns h, w; at most H, W.
+
+        >>> pixels = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
+        >>> moments = PositionMoments.of(pixels, (1, 1))
+        >>> moments.mean.item(), moments.std.item()
+        (0.5, 0.5)
+        """
+        exact = images.double()
+        own = _mean_over_places(exact, window)
+        return cls(
+            images=len(images),
+            first=own.sum(dim=0),
+            second=_mean_over_places(exact.square(), window).sum(dim=0),
+            spread=own.var(dim=(2, 3), correction=0).sum(dim=0),
+        )
+
+    def __add__(self, other: PositionMoments) -> PositionMoments:
+        return PositionMoments(
+            self.images + other.images,
+            self.first + other.first,
+            self.second + other.second,
+            self.spread + other.spread,
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        """(C, h, w) float64 in [0, 1]."""
+        return self.first / self.images
+
+    @property
+    def std(self) -> Tensor:
+        """(C, h, w) float64 in [0, 0.5]."""
+        return (self.second / self.images - self.mean.square()).clamp_min(0).sqrt()
+
+    def position_share(self) -> float:
+        """The share of all variance that the position alone explains, in [0, 1].
+
+        The variance over positions of the mean, divided by the variance of all values about
+        their channel's mean; both are summed over the channels. It is 0 where the values are
+        identically distributed, as in a texture, and 1 where all images are the same. The
+        variance that the mean of n unrelated images has by chance is taken off (only products
+        of two different images count), so the number is unbiased for any n; an estimate below
+        0 counts as 0. Images without any variance have a share of 0.
+
+        >>> same = torch.tensor([0.0, 1.0]).expand(3, 1, 1, 2)
+        >>> PositionMoments.of(same, (1, 2)).position_share()
+        1.0
+
+        Raises:
+            ValueError: of fewer than 2 images.
+        """
+        n = self.images
+        if n < 2:
+            raise ValueError(f"a position's share needs at least 2 images, found {n}")
+        by_position = (self.first.var(dim=(1, 2), correction=0) - self.spread).sum() / (n * (n - 1))
+        centre = self.mean.mean(dim=(1, 2))
+        total = ((self.second / n).mean(dim=(1, 2)) - centre.square()).sum()
+        if total <= _TIE:
+            return 0.0
+        return float((by_position / total).clamp(0, 1))
+
+
+def _mean_over_places(images: Tensor, window: tuple[int, int]) -> Tensor:
+    """(B, C, h, w): the mean, over all places of the window, of what lies at each of its pixels.
+
+    That is a mean filter of (H - h + 1) x (W - w + 1) pixels, computed from an integral image.
+    """
+    rows, columns = (side - part + 1 for side, part in zip(images.shape[2:], window, strict=True))
+    if (rows, columns) == (1, 1):
+        return images
+    integral = F.pad(images.cumsum(dim=2).cumsum(dim=3), (1, 0, 1, 0))
+    strips = integral[:, :, rows:] - integral[:, :, :-rows]
+    return (strips[..., columns:] - strips[..., :-columns]) / (rows * columns)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One patch width of Fig. 9; distances as the module describes them.
+
+    Attributes:
+        width: side of the replaced patch, pixels; 0 leaves the images as they are.
+        input_hits: (T,) bool, whether x is the training image nearest to x_hat.
+        output_hits: (T,) bool, whether x is the training image nearest to f(x_hat).
+        input_rms: (T,) float64, distance of x_hat and x.
+        output_rms: (T,) float64, distance of f(x_hat) and x.
+        input_patch_rms: (T,) float64, distance of x_hat and x over the patch alone.
+        output_patch_rms: (T,) float64, distance of f(x_hat) and x over the patch alone.
+    """
+
+    width: int
+    input_hits: Tensor
+    output_hits: Tensor
+    input_rms: Tensor
+    output_rms: Tensor
+    input_patch_rms: Tensor
+    output_patch_rms: Tensor
+
+
+def patch_widths(shape: tuple[int, int], shares: Sequence[float] = WIDTH_SHARES) -> list[int]:
+    """Patch widths in pixels for images of (rows, columns), ascending, each once.
+
+    >>> patch_widths((64, 128), (0.05, 0.5, 0.9))
+    [3, 32, 58]
+    """
+    return sorted({max(1, round(share * min(shape))) for share in shares})
+
+
+def swap_patches(images: Tensor, donors: Tensor, corners: Tensor, width: int) -> Tensor:
+    """Replaces a square patch of each image by the same place's patch of its donor.
+
+    Args:
+        images: (B, C, H, W).
+        donors: same shape.
+        corners: (B, 2) int64, upper row and left column of each patch.
+        width: side of the patch, pixels.
+
+    Returns:
+        (B, C, H, W), equal to ``images`` outside the patches.
+
+    >>> zeros, ones = torch.zeros(1, 1, 2, 3), torch.ones(1, 1, 2, 3)
+    >>> swap_patches(zeros, ones, torch.tensor([[1, 0]]), 1)[0, 0]
+    tensor([[0., 0., 0.],
+            [1., 0., 0.]])
+    """
+    return torch.where(_patches(corners, width, images.shape[2:]), donors, images)
+
+
+def squared_distances(queries: Tensor, references: Tensor) -> Tensor:
+    """Squared L2 distances by matrix products in float64, a chunk of columns at a time.
+
+    Args:
+        queries: (Q, D) float in [0, 1].
+        references: (N, D) float in [0, 1], or uint8, which count as 255ths.
+
+    Returns:
+        (Q, N) float64.
+
+    >>> squared_distances(torch.tensor([[0.0, 1.0]]), torch.tensor([[0, 0], [0, 255]]).byte())
+    tensor([[1., 0.]], dtype=torch.float64)
+    """
+    scale = 1 / 255 if references.dtype == torch.uint8 else 1.0
+    result = torch.zeros(
+        len(queries), len(references), dtype=torch.float64, device=references.device
+    )
+    for query, reference in zip(
+        queries.split(_CHUNK, dim=1), references.split(_CHUNK, dim=1), strict=True
+    ):
+        a, b = query.double(), reference.double() * scale
+        result += a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
+    return result.clamp_min(0)
+
+
+def measure_projection(
+    images: Tensor,
+    model: Callable[[Tensor], Tensor],
+    widths: Sequence[int],
+    trials: int,
+    generator: torch.Generator,
+) -> Iterator[Projection]:
+    """Fig. 9, one patch width after the other.
+
+    Trial t replaces a patch of image t mod N, at a uniformly drawn place, by that of another
+    image, uniformly drawn. Of equally near training images x counts as the nearest.
+
+    Args:
+        images: (N, H, W, 3) uint8 training images, at least 2; the search for the nearest runs
+            over all of them. They are kept on the device that ``model`` works on.
+        model: maps (B, 3, H, W) float32 in [0, 1] to the same shape.
+        widths: patch sides in pixels, each at most the shorter side; 0 measures f(x).
+        trials: T, how many at each width.
+        generator: on the CPU, whatever the device of the images.
+    """
+    flat = images.permute(0, 3, 1, 2).flatten(1)
+    batch = max(1, _BATCH_PIXELS // (images.shape[1] * images.shape[2]))
+    for width in widths:
+        originals = torch.arange(trials) % len(images)
+        steps = torch.randint(1, len(images), (trials,), generator=generator)
+        donors = (originals + steps) % len(images)
+        corners = _corners(trials, width, images.shape[1:3], generator)
+        parts = [
+            _trials(images, flat, model, *part, width)
+            for part in zip(
+                originals.split(batch), donors.split(batch), corners.split(batch), strict=True
+            )
+        ]
+        yield Projection(width, *(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _trials(
+    images: Tensor,
+    flat: Tensor,
+    model: Callable[[Tensor], Tensor],
+    originals: Tensor,
+    donors: Tensor,
+    corners: Tensor,
+    width: int,
+) -> tuple[Tensor, ...]:
+    device = images.device
+    originals, corners = originals.to(device), corners.to(device)
+    x = to_network(images[originals], device)
+    x_hat = swap_patches(x, to_network(images[donors.to(device)], device), corners, width)
+    outcomes = [x_hat, model(x_hat)]
+    patches = _patches(corners, width, x.shape[2:])
+    squares = [(outcome.double() - x.double()).square() for outcome in outcomes]
+    area = max(1, width * width) * x.shape[1]
+    columns = [
+        *(_nearest(outcome, flat, originals) for outcome in outcomes),
+        *(square.mean(dim=(1, 2, 3)).sqrt() for square in squares),
+        *((square * patches).sum(dim=(1, 2, 3)).div(area).sqrt() for square in squares),
+    ]
+    return tuple(column.cpu() for column in columns)
+
+
+def _nearest(outcome: Tensor, flat: Tensor, originals: Tensor) -> Tensor:
+    distances = squared_distances(outcome.flatten(1), flat)
+    to_original = distances.gather(1, originals[:, None]).squeeze(1)
+    return to_original <= distances.amin(dim=1) + _TIE * flat.shape[1]
+
+
+def _corners(count: int, width: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    rows, columns = (
+        torch.randint(0, side - width + 1, (count,), generator=generator) for side in shape
+    )
+    return torch.stack([rows, columns], dim=1)
+
+
+def _patches(corners: Tensor, width: int, shape: Sequence[int]) -> Tensor:
+    """(B, 1, H, W) bool, true inside the patches."""
+    rows, columns = (torch.arange(side, device=corners.device) for side in shape)
+    top, left = corners[:, :1], corners[:, 1:]
+    inside_rows = (rows >= top) & (rows < top + width)
+    inside_columns = (columns >= left) & (columns < left + width)
+    return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]

@@ -1,0 +1,54 @@
+"""Structural similarity as a distance (Wang, Bovik, Sheikh and Simoncelli, 2004)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RADIUS = 5
+SIGMA = 1.5
+C1 = 0.01**2
+C2 = 0.03**2
+
+
+def ssim_map(first: Tensor, second: Tensor) -> Tensor:
+    """SSIM of each pixel and channel, under an 11 x 11 Gaussian window of sigma 1.5.
+
+    Near the border the window's weights are those of the pixels that exist.
+
+    Args:
+        first: (B, C, H, W) float in [0, 1].
+        second: same shape and range.
+
+    Returns:
+        (B, C, H, W) float32 in [-1, 1]; 1 where the neighbourhoods are equal.
+
+    >>> x = torch.rand(1, 1, 16, 16)
+    >>> bool((ssim_map(x, x) == 1).all())
+    True
+    """
+    batch = first.shape[0]
+    x, y = first.float(), second.float()
+    moments = _window_means(torch.cat((x, y, x * x, y * y, x * y)))
+    mean_x, mean_y, square_x, square_y, product = moments.split(batch)
+    covariance = product - mean_x * mean_y
+    variances = square_x - mean_x.square() + square_y - mean_y.square()
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x.square() + mean_y.square() + C1)
+    structure: Tensor = (2 * covariance + C2) / (variances + C2)
+    similarity: Tensor = luminance * structure
+    return similarity
+
+
+def _window_means(values: Tensor) -> Tensor:
+    """Gaussian means over the pixels that exist, of every plane of (N, C, H, W)."""
+    offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float32, device=values.device)
+    weights = torch.exp(-0.5 * (offsets / SIGMA).square())
+    planes = values.flatten(0, 1).unsqueeze(1)
+    for kernel, padding in (
+        (weights.view(1, 1, -1, 1), (RADIUS, 0)),
+        (weights.view(1, 1, 1, -1), (0, RADIUS)),
+    ):
+        there = F.conv2d(torch.ones_like(planes[:1]), kernel, padding=padding)
+        planes = F.conv2d(planes, kernel, padding=padding) / there
+    return planes.view(values.shape)

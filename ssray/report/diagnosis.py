@@ -1,0 +1,261 @@
+"""The diagnosis of a category: tables and one paragraph from the measurements of section 4.2."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from ssray.method.projection import PositionMoments, Projection
+from ssray.report.tables import MOMENTS, PROJECTION
+
+Kind = Literal["texture", "aligned pattern", "object"]
+
+TEXTURE_SHARE = 0.05
+"""Below this share of variance explained by the position in the image, a category is a texture.
+
+Measured at 256 px: at most 0.002 for textures (MVTec AD grid; the generated weave and grain),
+0.62 to 0.86 for objects (MVTec AD transistor, hazelnut, cookie; the generated washer and
+connector). The threshold lies near the geometric mean of 0.002 and 0.62."""
+
+WINDOW_SHARE = 0.002
+"""From this share within windows of half the side, a category is an object; otherwise all that
+is fixed is a pattern that repeats.
+
+Measured on the same categories: at most 0.0004 for textures, 0.011 to 0.075 for objects."""
+
+FEW_IMAGES = 20
+"""With fewer training images the shares are rough."""
+
+MIN_ACCURACY = 0.95
+"""How often the clean image must be the nearest one for the model to count as a projection."""
+
+REPAIRED = 0.5
+"""A patch counts as repaired where at most this part of its difference (rms) is left."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What was measured of one category.
+
+    Attributes:
+        category: its name.
+        model_version: whose projection was measured.
+        shape: rows and columns of the model's input, pixels.
+        skipped: training images that could not be read.
+        pixels: moments of every pixel over the training images.
+        windows: moments over all windows of half the side.
+        neighbours: how many training images took part in the patch test.
+        projections: one a patch width, ascending; the first has width 0.
+    """
+
+    category: str
+    model_version: str
+    shape: tuple[int, int]
+    skipped: int
+    pixels: PositionMoments
+    windows: PositionMoments
+    neighbours: int
+    projections: list[Projection]
+
+    @property
+    def kind(self) -> Kind:
+        """Whether positions matter."""
+        if self.pixels.position_share() < TEXTURE_SHARE:
+            return "texture"
+        if self.windows.position_share() < WINDOW_SHARE:
+            return "aligned pattern"
+        return "object"
+
+    def area_share(self, width: int) -> float:
+        """The part of the image that a patch covers."""
+        return width * width / math.prod(self.shape)
+
+    def projected_width(self) -> int:
+        """The largest patch that the model still projects, pixels; 0 if there is none.
+
+        Over that patch f(x_hat) is on average nearer to x than x_hat is, and at no tested width
+        up to it is x the nearest image to f(x_hat) in less than ``MIN_ACCURACY`` of the trials.
+        Outside the patch x_hat equals x, so that there only the model's own error would count.
+        """
+        largest = 0
+        for at in self.patches:
+            if _mean(at.output_hits) < MIN_ACCURACY:
+                break
+            if _mean(at.output_patch_rms) < _mean(at.input_patch_rms):
+                largest = at.width
+        return largest
+
+    def closer_from(self) -> int:
+        """The smallest patch with f(x_hat) nearer to x than x_hat is over the whole image, pixels.
+
+        0 if there is none.
+        """
+        closer = (at.width for at in self.patches if _mean(at.output_rms) < _mean(at.input_rms))
+        return next(closer, 0)
+
+    def repaired_width(self) -> int:
+        """The largest patch up to which at most ``REPAIRED`` of the patch's difference is left."""
+        largest = 0
+        for at in self.patches:
+            if _mean(at.output_patch_rms) > REPAIRED * _mean(at.input_patch_rms):
+                break
+            largest = at.width
+        return largest
+
+    @property
+    def patches(self) -> list[Projection]:
+        """The projections without the one of width 0."""
+        return [at for at in self.projections if at.width]
+
+
+def paragraph(diagnosis: Diagnosis) -> str:
+    """The diagnosis in words, with its numbers."""
+    return " ".join([*_appearance(diagnosis), *_projection(diagnosis)])
+
+
+def moments_table(diagnosis: Diagnosis) -> pa.Table:
+    """The ``MOMENTS`` table."""
+    tables = []
+    for view, moments in (("image", diagnosis.pixels), ("window", diagnosis.windows)):
+        rows, columns = moments.mean.shape[1:]
+        row, column = np.indices((rows, columns), np.int32).reshape(2, -1)
+        values = [part.float().flatten(1).cpu().numpy() for part in (moments.mean, moments.std)]
+        arrays = [np.full(rows * columns, view), row, column, *values[0], *values[1]]
+        tables.append(pa.table([pa.array(array) for array in arrays], schema=MOMENTS))
+    return pa.concat_tables(tables)
+
+
+def projection_table(diagnosis: Diagnosis) -> pa.Table:
+    """The ``PROJECTION`` table."""
+    rows = [
+        {
+            "category": diagnosis.category,
+            "model_version": diagnosis.model_version,
+            "width_px": at.width,
+            "width_share": at.width / min(diagnosis.shape),
+            "area_share": diagnosis.area_share(at.width),
+            "trials": len(at.input_rms),
+            "images": diagnosis.neighbours,
+            "input_accuracy": _mean(at.input_hits),
+            "output_accuracy": _mean(at.output_hits),
+            "input_rms_mean": _mean(at.input_rms),
+            "input_rms_std": float(at.input_rms.std(correction=0)),
+            "output_rms_mean": _mean(at.output_rms),
+            "output_rms_std": float(at.output_rms.std(correction=0)),
+            "input_patch_rms_mean": _mean(at.input_patch_rms),
+            "output_patch_rms_mean": _mean(at.output_patch_rms),
+        }
+        for at in diagnosis.projections
+    ]
+    return pa.Table.from_pylist(rows, schema=PROJECTION)
+
+
+def _appearance(diagnosis: Diagnosis) -> list[str]:
+    share = percent(diagnosis.pixels.position_share())
+    within = percent(diagnosis.windows.position_share())
+    measured = (
+        f"a pixel's position explains {share} of the variance of {diagnosis.pixels.images} "
+        f"training images (a texture: less than {percent(TEXTURE_SHARE)}), and {within} within "
+        "windows of half the side."
+    )
+    sentences = {
+        "texture": [
+            f"{diagnosis.category} is texture-like: {measured}",
+            "Every place looks like every other: crops smaller than the image are enough to "
+            "train on, and flips and quarter turns are sensible augmentation unless the surface "
+            "has a direction, which this measurement does not see.",
+            "Rotating the whole image is a corruption for aligned objects, not for this category.",
+        ],
+        "aligned pattern": [
+            f"{diagnosis.category} is a pattern that lies at the same place in every image: "
+            f"{measured}",
+            "Within a window all positions look alike, so smaller crops are enough to train on.",
+            "Flips and quarter turns are sensible augmentation only if they leave the pattern as "
+            "it is; rotating the whole image is worth a try as a corruption.",
+        ],
+        "object": [
+            f"{diagnosis.category} is not texture-like but an aligned object: {measured}",
+            "Positions matter: training should end on crops that cover the whole image, and flips "
+            "and quarter turns are sensible augmentation only if a part turned that way is a good "
+            "part.",
+            "Rotating the whole image is worth a try as a corruption, so that a misplaced part "
+            "shows.",
+        ],
+    }[diagnosis.kind]
+    if diagnosis.pixels.images < FEW_IMAGES:
+        sentences.append(f"With only {diagnosis.pixels.images} images these shares are rough.")
+    return sentences
+
+
+def _projection(diagnosis: Diagnosis) -> list[str]:
+    return [*_projected(diagnosis), _repaired(diagnosis)]
+
+
+def _projected(diagnosis: Diagnosis) -> list[str]:
+    smallest = diagnosis.patches[0]
+    projected, closer = diagnosis.projected_width(), diagnosis.closer_from()
+    nearest = f"the clean image is the nearest of {diagnosis.neighbours} training images"
+    if not projected:
+        accuracy = _mean(smallest.output_hits)
+        reason = (
+            f"already at {smallest.width} px {nearest} to its output in only {percent(accuracy)} "
+            "of the trials."
+            if accuracy < MIN_ACCURACY
+            else "inside the patch its output is no nearer to the clean image than the input is."
+        )
+        return [f"The model projects foreign patches of no tested width: {reason}"]
+    sentences = [
+        f"The model still projects foreign patches of up to {_size(diagnosis, projected)}: "
+        f"{nearest} to its output in at least {percent(MIN_ACCURACY)} of the trials, and inside "
+        "the patch the output is nearer to the clean image than the input is."
+    ]
+    if closer != smallest.width:
+        since = f"only from {closer} px on" if closer else "at no tested width"
+        error = percent(_mean(diagnosis.projections[0].output_rms))
+        sentences.append(
+            f"Over the whole image the latter holds {since}, because the model's own error on a "
+            f"clean image ({error} of full scale, rms) outweighs a smaller patch."
+        )
+    return sentences
+
+
+def _repaired(diagnosis: Diagnosis) -> str:
+    repaired = diagnosis.repaired_width()
+    if repaired:
+        return (
+            f"It takes away at least {percent(1 - REPAIRED)} of the difference inside the patch "
+            f"(rms) up to {_size(diagnosis, repaired)}; larger defects stay partly in the output "
+            "and show less in the anomaly map."
+        )
+    smallest = _size(diagnosis, diagnosis.patches[0].width)
+    return (
+        f"Even inside the smallest patch, {smallest}, it leaves more than {percent(REPAIRED)} of "
+        "the difference (rms)."
+    )
+
+
+def _size(diagnosis: Diagnosis, width: int) -> str:
+    rows, columns = diagnosis.shape
+    area = percent(diagnosis.area_share(width))
+    return f"{width} x {width} px ({area} of the image's {columns} x {rows} px)"
+
+
+def percent(share: float) -> str:
+    """A share for people: two significant digits below 10 %, whole numbers above.
+
+    >>> percent(0.00161), percent(0.709), percent(0.0), percent(0.00001)
+    ('0.16 %', '71 %', '0 %', '< 0.01 %')
+    """
+    value = 100 * share
+    if 0 < value < 0.01:
+        return "< 0.01 %"
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())

@@ -1,0 +1,165 @@
+"""The diagnosis as one HTML file: Figs. 8 and 9 of the paper for one category and model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ssray.method.projection import PositionMoments
+from ssray.report.charts import FRAME, Line, LineChart
+from ssray.report.diagnosis import (
+    MIN_ACCURACY,
+    REPAIRED,
+    TEXTURE_SHARE,
+    WINDOW_SHARE,
+    Diagnosis,
+    paragraph,
+    percent,
+    projection_table,
+)
+from ssray.report.gallery import Floats
+from ssray.report.page import data_uri, template
+
+HALF_THE_AREA = "half the area"
+
+
+def render_diagnosis(diagnosis: Diagnosis, generated: str, ssray_version: str) -> str:
+    """The page as HTML.
+
+    Args:
+        diagnosis: what to show.
+        generated: when, for people.
+        ssray_version: the version that made it.
+    """
+    rows = projection_table(diagnosis).to_pylist()
+    return template("diagnosis.html.j2").render(
+        diagnosis=diagnosis,
+        paragraph=paragraph(diagnosis),
+        rows=rows,
+        charts=_charts(diagnosis),
+        mean_picture=data_uri(_picture(diagnosis.pixels.mean), "PNG"),
+        std_picture=data_uri(_picture(2 * diagnosis.pixels.std), "PNG"),
+        percent=percent,
+        texture_share=TEXTURE_SHARE,
+        window_share=WINDOW_SHARE,
+        min_accuracy=MIN_ACCURACY,
+        repaired=REPAIRED,
+        generated=generated,
+        ssray_version=ssray_version,
+        frame=FRAME,
+    )
+
+
+@dataclass(frozen=True)
+class _Chart:
+    """A chart with its words."""
+
+    title: str
+    x_name: str
+    y_name: str
+    hint: str
+    lines: LineChart
+
+
+def _charts(diagnosis: Diagnosis) -> list[_Chart]:
+    columns = projection_table(diagnosis).to_pydict()
+    values = {name: np.array(columns[name]) for name in columns if name.endswith(("mean", "std"))}
+    width = np.array(columns["width_share"])
+    accuracy = {name: np.array(columns[f"{name}_accuracy"]) for name in ("input", "output")}
+    rows, sides = diagnosis.shape, min(diagnosis.shape)
+    half = {HALF_THE_AREA: math.sqrt(math.prod(rows) / 2) / sides}
+    half = {text: at for text, at in half.items() if at <= 1}
+
+    def against_width(title: str, y_name: str, hint: str, lines: list[Line]) -> _Chart:
+        top = max(
+            float((line.y + (0 if line.spread is None else line.spread)).max()) for line in lines
+        )
+        chart = LineChart.of(lines, 1.0, top or 1.0, half)
+        return _Chart(title, "Width of the patch / shorter side", y_name, hint, chart)
+
+    return [
+        _row_chart(
+            "Every pixel over the images",
+            "Mean and standard deviation over the training images, along the middle row.",
+            diagnosis.pixels,
+        ),
+        _row_chart(
+            "Every pixel of a window over its places",
+            "The same over all windows of half the side, along the window's middle row. Flat "
+            "lines mean identically distributed pixels.",
+            diagnosis.windows,
+        ),
+        against_width(
+            "Nearest training image",
+            "Share of trials with the clean image nearest",
+            f"How often the clean image is the nearest of {diagnosis.neighbours} training images.",
+            [
+                Line("input", "image with the patch", width, accuracy["input"]),
+                Line("output", "the model's output", width, accuracy["output"]),
+            ],
+        ),
+        against_width(
+            "Distance to the clean image",
+            "rms over the image (full scale = 1)",
+            "Mean over the trials, and one standard deviation to either side.",
+            [
+                Line(
+                    name,
+                    text,
+                    width,
+                    values[f"{name}_rms_mean"],
+                    values[f"{name}_rms_std"],
+                )
+                for name, text in (
+                    ("input", "image with the patch"),
+                    ("output", "the model's output"),
+                )
+            ],
+        ),
+        against_width(
+            "Distance inside the patch",
+            "rms over the patch (full scale = 1)",
+            "How much of a foreign patch is left in the output: the part of a defect that the "
+            "anomaly map misses.",
+            [
+                Line(
+                    "input", "image with the patch", width[1:], values["input_patch_rms_mean"][1:]
+                ),
+                Line(
+                    "output", "the model's output", width[1:], values["output_patch_rms_mean"][1:]
+                ),
+            ],
+        ),
+    ]
+
+
+def _row_chart(title: str, hint: str, moments: PositionMoments) -> _Chart:
+    middle = moments.mean.shape[1] // 2
+    mean = _array(moments.mean[:, middle].mean(dim=0))
+    std = _array(moments.std[:, middle].square().mean(dim=0).sqrt())
+    line = Line(
+        "output", "mean, one standard deviation to either side", _positions(mean), mean, std
+    )
+    chart = LineChart.of([line], float(max(1, len(mean) - 1)), 1.0, {})
+    return _Chart(title, "Column, pixels", "Grey value (black = 0, white = 1)", hint, chart)
+
+
+def _positions(values: Floats) -> Floats:
+    return np.arange(len(values), dtype=np.float64)
+
+
+def _array(values: Tensor) -> Floats:
+    array: Floats = values.cpu().numpy()
+    return array
+
+
+def _picture(values: Tensor) -> npt.NDArray[np.uint8]:
+    """(3, H, W) in [0, 1] as (H, W, 3) uint8."""
+    levels = (255 * values).round().clamp(0, 255).to(torch.uint8)
+    picture: npt.NDArray[np.uint8] = levels.permute(1, 2, 0).cpu().numpy()
+    return picture
