@@ -4,13 +4,14 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help venv demo test check bench docs clean
+.PHONY: help venv demo test check bench ablation docs clean
 
 help:
 	@echo "make demo   generate data, train, evaluate; ends with a report to open"
 	@echo "make test   the test suite"
 	@echo "make check  format, lint, types, import contracts, documentation"
 	@echo "make bench  slow tests and timings"
+	@echo "make ablation DATA=ROOT   what each part of the method contributes; hours, resumable"
 	@echo "make docs   build the documentation into site/"
 
 venv: $(STAMP)
@@ -27,8 +28,8 @@ test: $(STAMP)
 	$(PY) -m pytest
 
 check: $(STAMP)
-	$(VENV)/bin/ruff format --check ssray jobs tests
-	$(VENV)/bin/ruff check ssray jobs tests
+	$(VENV)/bin/ruff format --check ssray jobs benchmarks tests
+	$(VENV)/bin/ruff check ssray jobs benchmarks tests
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/mkdocs build --strict --quiet
@@ -38,6 +39,9 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m pytest -m slow -s
+
+ablation: $(STAMP)
+	$(PY) benchmarks/ablation.py --data "$(DATA)"
 
 clean:
 	rm -rf $(VENV) site demo-out .mypy_cache .ruff_cache .pytest_cache

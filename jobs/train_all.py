@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from ssray.config import Recipe
 from ssray.data.storage import Location
 from ssray.options import (
     TRAINING,
@@ -20,6 +19,7 @@ from ssray.options import (
     recipe_options,
     run,
 )
+from ssray.recipes import RecipeRequest
 
 
 @click.command(help=__doc__)
@@ -28,7 +28,9 @@ from ssray.options import (
 @categories_option
 @recipe_options
 @compute_options(*TRAINING)
-def main(root: str, store: str, only: tuple[str, ...], recipe: Recipe, **compute: Any) -> None:
+def main(
+    root: str, store: str, only: tuple[str, ...], recipe: RecipeRequest, **compute: Any
+) -> None:
     from ssray.cluster.workflow import train_categories
 
     failed = train_categories(

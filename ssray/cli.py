@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import ssray
-from ssray import artifact, diagnosis, recipes
+from ssray import artifact, diagnosis
 from ssray.config import Recipe
 from ssray.data.demo import write_demo_data
 from ssray.data.index import index_images
@@ -27,6 +27,7 @@ from ssray.options import (
     run,
     settings_help,
 )
+from ssray.recipes import RecipeRequest
 from ssray.report.diagnosis import paragraph
 from ssray.terminal import console, metrics_summary
 
@@ -55,7 +56,7 @@ def demo(out: str, seed: int) -> None:
     root, store = Location.parse(place / "data"), Location.parse(place / "models")
     compute = compute_from({"max_minutes": DEMO_MINUTES, "seed": seed})
     with ray_session():
-        failed = train_categories(root, names, recipes.demo(), compute, store)
+        failed = train_categories(root, names, RecipeRequest("demo"), compute, store)
         if failed:
             raise TrainingError(f"no model for {', '.join(failed)}; the reasons are above.")
         metrics = evaluate_categories(root, names, store, compute, Location.parse(place))
@@ -79,7 +80,7 @@ def demo_data(out: str, count: int, images: int, seed: int) -> None:
 
 
 @cli.command(
-    epilog="Settings for --set, with the defaults of 'compact':\n\n\b\n"
+    epilog="Settings for --set, with the defaults of 'compact-texture':\n\n\b\n"
     + "\n".join(settings_help(Recipe))
 )
 @data_option
@@ -87,7 +88,7 @@ def demo_data(out: str, count: int, images: int, seed: int) -> None:
 @recipe_options
 @models_option
 @compute_options(*TRAINING)
-def train(root: str, category: str, recipe: Recipe, store: str, **compute: Any) -> None:
+def train(root: str, category: str, recipe: RecipeRequest, store: str, **compute: Any) -> None:
     """Train one category on its defect-free images and publish the model."""
     from ssray.cluster.workflow import train_category_from
 

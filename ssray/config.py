@@ -21,7 +21,7 @@ Foreign = Literal["batch", "generated", "textures"]
 ObjectiveKind = Literal["reconstruct", "amplify", "ensemble"]
 Difference = Literal["squared", "ssim", "both"]
 ImageScore = Literal["sum", "max", "topk"]
-Augmentation = Literal["none", "flip_horizontal", "flip", "dihedral"]
+Augmentation = Literal["none", "flip_horizontal", "flip", "turn", "dihedral"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -183,7 +183,9 @@ class Schedule(_Frozen):
         0.998, ge=0, lt=1, description="decay of the weight average that is kept; 0 keeps the last"
     )
     augmentation: Augmentation = Field(
-        "none", description="flips and quarter turns that leave a normal image normal"
+        "none",
+        description="what leaves a normal image normal: flip (both ways), quarter turns, or both "
+        "(dihedral)",
     )
     photometric: float = Field(
         0.1,
@@ -212,7 +214,7 @@ class AnomalyMap(_Frozen):
         "squared", description="both is the pixel-wise maximum, each on its common scale"
     )
     kernel: int = Field(11, ge=1, description="side k of the mean filter, pixels (odd)")
-    repeats: int = Field(3, ge=0, description="times n the filter is applied; 0 leaves the map")
+    repeats: int = Field(2, ge=0, description="times n the filter is applied; 0 leaves the map")
     average_power: float = Field(
         0.0, ge=0, description="power t of (1 - avgmap); 0 leaves out the average map"
     )

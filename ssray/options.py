@@ -15,10 +15,10 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ssray import recipes
 from ssray.cluster.environment import quiet_local_ray
-from ssray.config import Compute, override, parse
+from ssray.config import Compute, parse
 from ssray.errors import SsrayError
+from ssray.recipes import RecipeRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -40,14 +40,15 @@ out_option = click.option(
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds ``--recipe`` and ``--set``; the command receives one ``recipe``."""
+    """Adds ``--recipe`` and ``--set``; the command receives one ``RecipeRequest``."""
 
     @click.option(
         "--recipe",
         default="compact",
         show_default=True,
         metavar="NAME|FILE",
-        help=f"{', '.join(recipes.RECIPES)}, or a JSON file.",
+        help="compact or paper choose their texture or object recipe by the training images, paper "
+        "first by the category's name; or a single recipe's name, or a JSON file.",
     )
     @click.option(
         "--set",
@@ -58,7 +59,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )
     @functools.wraps(command)
     def with_recipe(*, recipe: str, settings: tuple[str, ...], **others: Any) -> Any:
-        return command(recipe=override(recipes.load_recipe(recipe), settings), **others)
+        return command(recipe=RecipeRequest(recipe, settings), **others)
 
     return with_recipe
 

@@ -249,7 +249,7 @@ def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> fl
     generator = torch.Generator().manual_seed(0)
     chosen = torch.arange(VALIDATION_IMAGES) % len(held_out)
     [images] = image_batches(held_out[chosen], VALIDATION_IMAGES, device)
-    defective, truth, _ = add_defects(images, generator)
+    defective, truth = add_defects(images, generator)
     was_training = model.training
     model.eval()
     maps = differences([model], defective, "squared", precision)

@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from ssray.cluster.environment import quiet_local_ray
 from ssray.config import Recipe, override
 from ssray.data.demo import write_demo_data
-from ssray.recipes import demo
+from ssray.recipes.compact import demo
 
 quiet_local_ray()
 

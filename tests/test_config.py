@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from ssray.config import Compute, Recipe, override, parse
 from ssray.errors import ConfigError
 from ssray.options import settings_help
-from ssray.recipes import RECIPES, load_recipe
+from ssray.recipes import RECIPES, RecipeRequest, is_texture, paper
 
 
 def test_recipes_survive_json() -> None:
@@ -18,11 +19,50 @@ def test_recipes_survive_json() -> None:
         assert Recipe.model_validate_json(make().model_dump_json()) == make()
 
 
-def test_the_papers_recipe_is_table_1() -> None:
-    recipe = load_recipe("paper")
-    assert (recipe.network.width, recipe.image_size) == (64, 512)
-    assert recipe.schedule.learning_rate == 1e-4
-    assert recipe.schedule.holdout == 0.05
+def settled(name: str, category: str = "thing", *, texture: bool = True) -> Recipe:
+    noise = torch.rand(12, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    disk = torch.zeros(1, 3, 24, 24)
+    disk[..., 6:18, 6:18] = 1
+    images = noise if texture else 0.5 * disk + 0.1 * noise
+    return RecipeRequest(name).resolve(category, lambda: images)
+
+
+def test_families_look_at_the_training_images() -> None:
+    assert settled("compact").name == "compact-texture"
+    assert settled("compact", texture=False).name == "compact-object"
+    assert settled("paper").name == "paper-texture"
+    assert settled("paper", texture=False).name == "paper-object"
+    assert settled("paper-wood", texture=False).name == "paper-wood"
+    assert not is_texture(torch.rand(1, 3, 8, 8))
+
+
+def test_the_paper_has_a_recipe_for_each_category_of_mvtec_ad() -> None:
+    textures = {"carpet", "grid", "leather", "tile", "wood"}
+    ssim = {
+        "carpet", "tile", "bottle", "cable", "capsule", "metal_nut", "transistor", "zipper"
+    }  # fmt: skip
+    assert len(paper.MVTEC_AD) == 15
+    for category in paper.MVTEC_AD:
+        recipe = settled("paper", category)
+        assert recipe.name == f"paper-{category}"
+        assert (recipe.network.width, recipe.schedule.learning_rate) == (64, 1e-4)
+        assert recipe.schedule.holdout == 0.05
+        assert (recipe.anomaly_map.difference == "ssim") == (category in ssim)
+        occluded = recipe.corruption.mix.occlusion > 0
+        assert occluded == (category in {"cable", "screw", "transistor"})
+        assert (recipe.corruption.rotated > 0) == (category == "transistor")
+        if category in textures:
+            assert (recipe.image_size, recipe.network.kernel) == (512, 3)
+        else:
+            assert recipe.image_size in (256, 384, 512)
+
+
+def test_no_category_is_augmented_into_its_own_defect() -> None:
+    """Swapped wires, prints and mirrored threads are defects."""
+    allowed = {name: make().schedule.augmentation for name, make in paper.MVTEC_AD.items()}
+    assert {allowed[c] for c in ("cable", "capsule", "pill", "transistor")} == {"none"}
+    assert {allowed[c] for c in ("screw", "metal_nut")} == {"turn"}
+    assert {allowed[c] for c in ("carpet", "grid", "wood")} == {"flip"}
 
 
 def test_override_reaches_nested_settings() -> None:
@@ -39,7 +79,7 @@ def test_override_reaches_nested_settings() -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("network.wdth=3", r"unknown key 'network\.wdth'.*Known keys here: width, kernel"),
+        ("network.wdth=3", r"unknown key 'network\.wdth'.*Known keys here: width, kernel, blend"),
         ("nets.width=3", r"'nets' is no group of settings here.*network"),
         ("network.width=0", r"network\.width.*greater than or equal to 1.*found 0"),
         ("network.kernel=4", r"network\.kernel.*3 or 5"),
@@ -59,18 +99,26 @@ def test_mistakes_are_named(assignment: str, message: str) -> None:
 def test_recipe_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text('{"image_size": 128, "network": {"width": 4}}')
-    assert load_recipe(str(path)).network.width == 4
+    assert settled(str(path)).network.width == 4
     path.write_text('{"image_sise": 128}')
     with pytest.raises(ConfigError, match="unknown key 'image_sise'"):
-        load_recipe(str(path))
+        RecipeRequest(str(path))
     path.write_text("width = 4")
     with pytest.raises(ConfigError, match="not valid JSON"):
-        load_recipe(str(path))
+        RecipeRequest(str(path))
     path.write_text("[1]")
     with pytest.raises(ConfigError, match="expected a JSON object"):
-        load_recipe(str(path))
-    with pytest.raises(ConfigError, match="neither a file nor a known name"):
-        load_recipe("nope")
+        RecipeRequest(str(path))
+    with pytest.raises(ConfigError, match=r"neither a file nor a known name.*compact, paper"):
+        RecipeRequest("nope")
+
+
+def test_settings_apply_to_whichever_recipe_is_chosen_and_are_checked_at_once() -> None:
+    request = RecipeRequest("compact", ("network.width=3",))
+    assert request.resolve("thing", lambda: torch.rand(9, 3, 8, 8)).network.width == 3
+    for name in ("compact", "demo"):
+        with pytest.raises(ConfigError, match=r"unknown key 'network\.wdth'"):
+            RecipeRequest(name, ("network.wdth=3",))
 
 
 def test_compute_is_validated() -> None:

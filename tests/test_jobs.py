@@ -175,7 +175,7 @@ def test_train_all_publishes_every_category(
 
 def test_the_upload_holds_the_code_and_no_more(tmp_path: Path) -> None:
     project, package = tmp_path / "project", tmp_path / "package.zip"
-    sent = ["pyproject.toml", "jobs/train_all.py", "ssray/recipes.py"]
+    sent = ["pyproject.toml", "jobs/train_all.py", "ssray/config.py"]
     kept = [".git/HEAD", ".venv/bin/python", "site/a.html", "demo-out/a.png", "runs/a", "dist/a"]
     for name in [*sent, *kept, "ssray/__pycache__/a.pyc"]:
         (project / name).parent.mkdir(parents=True, exist_ok=True)

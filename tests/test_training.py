@@ -14,8 +14,8 @@ from PIL import Image
 from ssray import artifact
 from ssray.artifact import EpochLog, ModelArtifact
 from ssray.building import build_model, ensemble_parts, split_held_out
-from ssray.calibration import Trial, calibrate, select_anomaly_map
-from ssray.config import Compute, Objective, Recipe, Schedule, override
+from ssray.calibration import calibrate, select_anomaly_map
+from ssray.config import AnomalyMap, Compute, Objective, Recipe, Schedule, override
 from ssray.data.storage import Location
 from ssray.device import resolve_device, resolve_precision
 from ssray.errors import ArtifactError, ConfigError, TrainingError
@@ -66,7 +66,7 @@ def test_crops_are_parts_of_images() -> None:
 
 @pytest.mark.parametrize(
     ("augmentation", "orientations"),
-    [("none", 1), ("flip_horizontal", 2), ("flip", 4), ("dihedral", 8)],
+    [("none", 1), ("flip_horizontal", 2), ("flip", 4), ("turn", 4), ("dihedral", 8)],
 )
 def test_augmentation_draws_every_orientation(augmentation, orientations: int) -> None:
     image = torch.rand(1, 8, 8, 3).mul(255).to(torch.uint8)
@@ -75,6 +75,8 @@ def test_augmentation_draws_every_orientation(augmentation, orientations: int) -
     turned = [torch.rot90(base, k, (1, 2)) for base in (upright, upright.flip(2)) for k in range(4)]
     seen = {i for crop in crops for i, expected in enumerate(turned) if torch.equal(crop, expected)}
     assert len(seen) == orientations
+    if augmentation == "turn":
+        assert seen == {0, 1, 2, 3}
 
 
 def test_relighting_is_the_formula_and_keeps_within_what_was_asked() -> None:
@@ -263,8 +265,8 @@ def test_synthetic_defects_change_what_their_truth_says() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(1, 3, 64, 64, generator=generator).expand(16, 3, 64, 64)
     images = torch.nn.functional.avg_pool2d(images, 5, 1, 2)
-    defective, truth, visible = add_defects(images, generator)
-    assert len(defective) == int(visible.sum()) >= 8
+    defective, truth = add_defects(images, generator)
+    assert len(defective) >= 8
     assert truth.flatten(1).any(1).all()
     change = (defective - images[:1]).abs().mean(1, keepdim=True)
     assert change[truth].mean() > 10 * change[~truth].mean()
@@ -286,42 +288,17 @@ def test_every_kind_of_defect_leaves_the_rest_alone(kind) -> None:
 def test_selection_finds_the_smoothing_that_separates() -> None:
     """Defects are wide and weak, noise is strong and narrow: a wide filter must win."""
     generator = torch.Generator().manual_seed(0)
-    clean = torch.rand(8, 2, 64, 64, generator=generator)
-    defects = torch.rand(8, 2, 64, 64, generator=generator)
+    clean = torch.rand(8, 1, 64, 64, generator=generator)
+    defects = torch.rand(8, 1, 64, 64, generator=generator)
     truth = torch.zeros(8, 1, 64, 64, dtype=torch.bool)
     truth[..., 20:40, 20:40] = True
     defects += 0.2 * truth
-    trial = Trial(clean, defects, truth, torch.arange(8))
-    chosen, selection = select_anomaly_map(trial, networks=1)
-    assert chosen.kernel * chosen.repeats >= 9
+    start = AnomalyMap(difference="ssim", kernel=3, repeats=3, average_power=1.0)
+    chosen, selection = select_anomaly_map(clean, defects, truth, start)
+    assert chosen.kernel >= 9
     assert selection.image_auroc == 1.0
     assert selection.basis == "synthetic defects"
-
-
-def test_selection_finds_the_difference_that_separates() -> None:
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.rand(16, 2, 64, 64, generator=generator)
-    truth = torch.zeros(8, 1, 64, 64, dtype=torch.bool)
-    truth[..., 20:40, 20:40] = True
-    for channel, difference in enumerate(("squared", "ssim")):
-        defects = maps[8:].clone()
-        defects[:, channel] += 3 * truth[:, 0]
-        trial = Trial(maps[:8], defects, truth, torch.arange(8))
-        assert select_anomaly_map(trial, networks=1)[0].difference == difference
-
-
-def test_selection_takes_the_average_map_where_edges_are_never_reproduced() -> None:
-    """A strong response at the same place in every image hides defects elsewhere."""
-    generator = torch.Generator().manual_seed(0)
-    maps = 0.1 * torch.rand(16, 2, 64, 64, generator=generator)
-    maps[..., 30:34, :] += 1 + 0.2 * torch.rand(16, 1, 1, 1, generator=generator)
-    truth = torch.zeros(8, 1, 64, 64, dtype=torch.bool)
-    truth[..., 4:16, 4:16] = True
-    defects = maps[8:] + 0.4 * truth
-    trial = Trial(maps[:8], defects, truth, torch.arange(8))
-    chosen, selection = select_anomaly_map(trial, networks=1)
-    assert chosen.average_power > 0
-    assert selection.pixel_auroc == pytest.approx(1, abs=0.02)
+    assert (chosen.difference, chosen.repeats, chosen.average_power) == ("ssim", 3, 1.0)
 
 
 def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: Recipe) -> None:
@@ -339,7 +316,7 @@ def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: R
     assert kept.selection.basis == "recipe"
     squared = differences(networks, to_network(stripes[[*range(8, 12), *range(8)]], CPU),
                           "squared", torch.float32)  # fmt: skip
-    highest = smooth(squared, 5, 3).amax(dim=(1, 2, 3))
+    highest = smooth(squared, 5, 2).amax(dim=(1, 2, 3))
     assert kept.scale == pytest.approx([float(highest.mean())], rel=1e-4)
     assert kept.pixel_threshold == pytest.approx(float(highest.max() / highest.mean()), rel=1e-4)
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
+from torch import Tensor
 
 from ssray.artifact import published
 from ssray.cluster.inspection import evaluate
 from ssray.cluster.runtime import ray_session
 from ssray.cluster.train import train_category
-from ssray.config import Compute, Recipe
+from ssray.config import Compute
 from ssray.data.index import categories, index_dataset
+from ssray.data.loading import load_images
 from ssray.data.storage import Location
 from ssray.errors import ArtifactError, DataError, SsrayError
+from ssray.method.inference import to_network
+from ssray.recipes import RecipeRequest
 from ssray.terminal import TrainingDisplay, console
+
+SAMPLE = 32
+SAMPLE_SIDE = 128
 
 
 def train_category_from(
-    root: Location, category: str, recipe: Recipe, compute: Compute, store: Location
+    root: Location, category: str, recipe: RecipeRequest, compute: Compute, store: Location
 ) -> str:
     """Trains one category of a data set with a progress display; returns the new version.
 
@@ -30,18 +39,32 @@ def train_category_from(
     training = manifest.filter(pc.equal(manifest["split"], "train"))
     if not len(training):
         raise DataError(f"{root / category}: no images in train/good.")
-    budget = f"{recipe.schedule.images:,} images"
+    uris = training["uri"].to_pylist()
+    chosen = recipe.resolve(category, lambda: sample_images(uris))
+    budget = f"{chosen.schedule.images:,} images"
     if compute.max_minutes:
         budget += f" or {compute.max_minutes:g} minutes"
-    console.print(f"Training {category} on {len(training)} images; ends after {budget}.")
+    console.print(
+        f"Training {category} on {len(training)} images by recipe {chosen.name}; "
+        f"ends after {budget}."
+    )
     with ray_session(), TrainingDisplay(category) as display:
-        return train_category(
-            training["uri"].to_pylist(), category, recipe, compute, store, on_epoch=display.update
-        )
+        return train_category(uris, category, chosen, compute, store, on_epoch=display.update)
+
+
+def sample_images(uris: Sequence[str]) -> Tensor:
+    """Up to 32 training images, evenly spread, as (N, 3, H, W) float32 of 128 px.
+
+    Raises:
+        DataError: if none can be used.
+    """
+    step = max(1, len(uris) // SAMPLE)
+    loaded = load_images(uris[::step][:SAMPLE], SAMPLE_SIDE, threads=os.cpu_count() or 1)
+    return to_network(torch.from_numpy(loaded.images), torch.device("cpu"))
 
 
 def train_categories(
-    root: Location, only: Sequence[str], recipe: Recipe, compute: Compute, store: Location
+    root: Location, only: Sequence[str], recipe: RecipeRequest, compute: Compute, store: Location
 ) -> dict[str, Exception]:
     """Trains categories one after another on one Ray; a failure stops only its own.
 

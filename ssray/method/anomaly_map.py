@@ -98,10 +98,6 @@ class AverageMap:
         """(K, H, W) float32."""
         return (self.total / self.count).float()
 
-    def means_without(self, maps: Tensor) -> Tensor:
-        """(B, K, H, W) float32: the mean of all others, for each of B maps that were counted."""
-        return ((self.total - maps) / (self.count - 1)).float()
-
 
 def common_scale(maps: Tensor) -> Tensor:
     """The level that defect-free images reach: the mean over the images of their maps' maxima.
@@ -128,7 +124,7 @@ def weighted(maps: Tensor, average: Tensor, power: float) -> Tensor:
 
     Args:
         maps: (B, K, H, W) float, on the common scale.
-        average: (K, H, W) or (B, K, H, W) float, on the common scale.
+        average: (K, H, W) float, on the common scale.
         power: t, at least 0.
     """
     return maps * (1 - average).clamp_min(0) ** power

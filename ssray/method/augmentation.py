@@ -35,16 +35,19 @@ def draw_crops(
         draw(height - crop + 1) + span,
         draw(width - crop + 1) + span,
     )
-    if augmentation in ("flip", "dihedral"):
-        rows = torch.where(draw(2) == 1, rows.flip(1), rows)
+    upside_down, mirrored, turned = (draw(2) == 1 for _ in range(3))
+    if augmentation == "turn":  # a quarter turn is a transposition and one flip
+        mirrored = upside_down ^ turned
+    if augmentation in ("flip", "turn", "dihedral"):
+        rows = torch.where(upside_down, rows.flip(1), rows)
     if augmentation != "none":
-        columns = torch.where(draw(2) == 1, columns.flip(1), columns)
+        columns = torch.where(mirrored, columns.flip(1), columns)
     crops = images[
         index.unsqueeze(2).to(device), rows.unsqueeze(2).to(device), columns.unsqueeze(1).to(device)
     ]
-    if augmentation == "dihedral":
-        turned = (draw(2) == 1).view(batch, 1, 1, 1).to(device)
-        crops = torch.where(turned, crops.transpose(1, 2), crops)
+    if augmentation in ("turn", "dihedral"):
+        across = turned.view(batch, 1, 1, 1).to(device)
+        crops = torch.where(across, crops.transpose(1, 2), crops)
     return crops.permute(0, 3, 1, 2).float().div_(255)
 
 

@@ -74,7 +74,10 @@ def corrupt(
         if not len(chosen):
             continue
         draw = _Draw(images, chosen, settings, generator, textures)
-        content[chosen] = fill(draw)
+        if len(chosen) == batch:
+            content = fill(draw)
+        else:
+            content[chosen] = fill(draw)
         if kind == "pattern":
             mask[chosen] *= draw.uniform(settings.opacity)
             target = target.index_copy(0, chosen, _noisy(draw))
@@ -99,7 +102,8 @@ class _Draw:
 
     @property
     def own(self) -> Tensor:
-        return self.images[self.chosen]
+        whole = len(self.chosen) == len(self.images)
+        return self.images if whole else self.images[self.chosen]
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -19,11 +19,14 @@ from ssray.method.shapes import patch_masks
 RADIUS = (0.02, 0.15)
 """Radius of the defects as a share of the image's shorter side."""
 
+OUTLINE = 0.02
+"""Level of a defect's fading border that counts as ground truth: annotators draw around it."""
+
 PERCEPTIBLE = 0.02
 """Least mean change inside a defect, on the [0, 1] scale; fainter ones are no ground truth."""
 
 
-def add_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def add_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """One defect an image, the kinds taking turns over the batch.
 
     Args:
@@ -31,8 +34,8 @@ def add_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
         generator: on the CPU.
 
     Returns:
-        Images with a perceptible defect, (D, C, H, W) with D <= B, their ground truth,
-        (D, 1, H, W) bool, and which of the B images they are, (B,) bool.
+        Images with a perceptible defect, (D, C, H, W) with D <= B, and their ground truth,
+        (D, 1, H, W) bool.
     """
     batch, _, height, width = images.shape
     side = min(height, width)
@@ -44,10 +47,10 @@ def add_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
         chosen = turn == number
         if chosen.any():
             defective[chosen], mask[chosen] = kind(images[chosen], mask[chosen], generator)
-    truth = mask > 0.5
+    truth = mask > OUTLINE
     change = (defective - images).abs().mean(dim=1, keepdim=True) * truth
     visible = change.sum(dim=(1, 2, 3)) > PERCEPTIBLE * truth.sum(dim=(1, 2, 3))
-    return defective[visible], truth[visible], visible
+    return defective[visible], truth[visible]
 
 
 def transplant(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

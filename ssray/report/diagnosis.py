@@ -11,16 +11,10 @@ import pyarrow as pa
 from torch import Tensor
 
 from ssray.method.projection import PositionMoments, Projection
+from ssray.recipes import TEXTURE_SHARE
 from ssray.report.tables import MOMENTS, PROJECTION
 
 Kind = Literal["texture", "aligned pattern", "object"]
-
-TEXTURE_SHARE = 0.05
-"""Below this share of variance explained by the position in the image, a category is a texture.
-
-Measured at 256 px: at most 0.002 for textures (MVTec AD grid; the generated weave and grain),
-0.62 to 0.86 for objects (MVTec AD transistor, hazelnut, cookie; the generated washer and
-connector). The threshold lies near the geometric mean of 0.002 and 0.62."""
 
 WINDOW_SHARE = 0.002
 """From this share within windows of half the side, a category is an object; otherwise all that

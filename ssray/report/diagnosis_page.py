@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ssray.method.projection import PositionMoments
+from ssray.recipes import TEXTURE_SHARE
 from ssray.report.charts import FRAME, Line, LineChart
 from ssray.report.diagnosis import (
     MIN_ACCURACY,
     REPAIRED,
-    TEXTURE_SHARE,
     WINDOW_SHARE,
     Diagnosis,
     paragraph,

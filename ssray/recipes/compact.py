@@ -1,0 +1,48 @@
+"""Small networks for CPUs and edge devices."""
+
+from __future__ import annotations
+
+from ssray.config import Corruption, Mix, Network, Patches, Recipe, Schedule
+
+
+def texture() -> Recipe:
+    """Surfaces, where places do not matter: width 16 at 256 px, crops that grow.
+
+    ``ssray train --data ROOT --category grid --models STORE --max-minutes 15``
+    """
+    return Recipe(name="compact-texture")
+
+
+def object_() -> Recipe:
+    """Parts that lie where the camera expects them: width 16 at 128 px, whole images throughout.
+
+    A part may be missing, broken or misplaced as well as deformed, so patches also get foreign
+    content, some images are turned, and patches may cover half of the image.
+
+    ``ssray train --data ROOT --category transistor --models STORE --max-minutes 15``
+    """
+    return Recipe(
+        name="compact-object",
+        image_size=128,
+        network=Network(blend="pixel"),
+        corruption=Corruption(
+            patches=Patches(radius=(3.0, 64.0)),
+            mix=Mix(elastic=1, occlusion=1),
+            displacement=(1.0, 6.0),
+            smoothness=(3.0, 10.0),
+            rotated=0.3,
+            rotation=(5.0, 180.0),
+        ),
+        schedule=Schedule(crops=(128,), batch_pixels=4 * 128 * 128, images=160_000),
+    )
+
+
+def demo() -> Recipe:
+    """Width 8 at 128 px: the generated demo data in under a minute of two cores."""
+    return Recipe(
+        name="demo",
+        image_size=128,
+        network=Network(width=8),
+        corruption=Corruption(patches=Patches(radius=(3.0, 28.0))),
+        schedule=Schedule(crops=(64, 128), batch_pixels=4 * 128 * 128, learning_rate=2e-3),
+    )
