@@ -26,25 +26,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from labelled import TestSet, difference_stack
 from torch import Tensor, nn
 
 from ssray.building import ensemble_parts, split_held_out
 from ssray.calibration import calibrate
 from ssray.config import AnomalyMap, ImageScore, Recipe, override
-from ssray.data.decode import read_mask
 from ssray.data.index import index_dataset
 from ssray.data.loading import load_images
 from ssray.data.storage import Location
 from ssray.method.anomaly_map import MapMaker
-from ssray.method.inference import differences, image_batches
-from ssray.metrics.auroc import PixelCounts, image_auroc
 from ssray.recipes import compact
-from ssray.scoring import resize_map
 from ssray.training import fit
 
 HEAD = """
@@ -68,7 +62,6 @@ RESULTS = Path(__file__).with_name("ablation.jsonl")
 TABLE = Path(__file__).parents[1] / "docs/ablation.md"
 CPU = torch.device("cpu")
 PRECISION = torch.bfloat16
-BATCH = 8
 REFERENCES = 16
 
 BASES: dict[str, Callable[[], Recipe]] = {
@@ -150,8 +143,8 @@ VARIANTS = [
         "four shapes",
         ('corruption.patches.shapes=["disk","rectangle","blob","stroke"]',),
     ),
-    Variant("training", "full size only", ("schedule.crops=[{side}]",)),
-    Variant("training", "growing crops", ("schedule.crops=[{quarter},{half},{side}]",)),
+    Variant("training", "full size only", ("schedule.crops=[1]",)),
+    Variant("training", "growing crops", ("schedule.crops=[0.25,0.5,1]",)),
     Variant("training", "no photometric augmentation", ("schedule.photometric=0",)),
 ]
 SECOND_SEED_WITHIN = 0.01
@@ -178,53 +171,14 @@ class Run:
 
 def recipe_of(category: str, variant: Variant) -> Recipe:
     """The variant's recipe."""
-    base = override(BASES[category](), BUDGETS[category])
-    side = base.image_size
-    settings = [
-        text.replace("{side}", str(side))
-        .replace("{half}", str(side // 2))
-        .replace("{quarter}", str(side // 4))
-        for text in variant.settings
-    ]
-    return override(base, settings)
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """Labelled images of a category: (N, H, W, 3) uint8, labels, masks at their own size."""
-
-    images: Tensor
-    labels: npt.NDArray[np.int64]
-    masks: list[npt.NDArray[np.bool_]]
-
-    @classmethod
-    def read(cls, manifest: pa.Table, longer_side: int) -> TestSet:
-        rows = manifest.to_pylist()
-        images = torch.from_numpy(
-            load_images([row["uri"] for row in rows], longer_side, threads=1).images
-        )
-        size = read_mask(next(row["mask_uri"] for row in rows if row["mask_uri"])).shape
-        masks = [
-            read_mask(row["mask_uri"]) if row["mask_uri"] else np.zeros(size, bool) for row in rows
-        ]
-        return cls(images, np.array([row["label"] for row in rows]), masks)
-
-    def judge(self, maker: MapMaker, stacks: Tensor) -> tuple[float, float]:
-        """Image and pixel AUROC of the test images' difference maps, (N, K, H, W)."""
-        maps = maker(stacks)
-        counts = PixelCounts.zero()
-        for one, mask in zip(maps[:, 0].numpy(), self.masks, strict=True):
-            counts += PixelCounts.of(resize_map(one, mask.shape), mask)
-        return image_auroc(self.labels, maker.scores(maps).numpy()), counts.auroc()
+    return override(BASES[category](), [*BUDGETS[category], *variant.settings])
 
 
 def perform(run: Run) -> dict[str, Any]:
     """Trains, calibrates without labels, and measures on the test set."""
     torch.set_num_threads(1)
     manifest = index_dataset(Location.parse(run.root), [run.category])
-    train, test = (
-        manifest.filter(pc.equal(manifest["split"], split)) for split in ("train", "test")
-    )
+    train = manifest.filter(pc.equal(manifest["split"], "train"))
     loaded = load_images(train["uri"].to_pylist(), run.recipe.image_size, threads=1)
     training, held_out = split_held_out(
         torch.from_numpy(loaded.images), run.recipe.schedule.holdout, run.seed
@@ -239,11 +193,13 @@ def perform(run: Run) -> dict[str, Any]:
             seconds + fitted.history[-1].seconds,
         )
     calibration, average = calibrate(networks, held_out, training, run.recipe, PRECISION, run.seed)
-    test_set = TestSet.read(test, run.recipe.image_size)
+    test_set = TestSet.read(manifest, run.recipe.image_size)
     references = torch.cat([held_out, training])[:REFERENCES]
     chosen = calibration.anomaly_map
     maker = MapMaker(chosen, torch.tensor(calibration.scale), average)
-    image, pixel = test_set.judge(maker, stacks_of(networks, test_set.images, chosen.difference))
+    image, pixel = test_set.judge(
+        maker, difference_stack(networks, test_set.images, chosen.difference, PRECISION)
+    )
     result: dict[str, Any] = {
         "key": run.key,
         "category": run.category,
@@ -268,20 +224,10 @@ def compare_maps(
     """Image and pixel AUROC for each of ``map_variants``."""
     for group, name, settings in map_variants():
         clean, stacks = (
-            stacks_of(networks, images, settings.difference)
+            difference_stack(networks, images, settings.difference, PRECISION)
             for images in (references, test_set.images)
         )
         yield group, name, *test_set.judge(MapMaker.fitted(settings, clean), stacks)
-
-
-def stacks_of(networks: list[nn.Module], images: Tensor, difference: Any) -> Tensor:
-    """The difference maps of (N, H, W, 3) uint8 images."""
-    return torch.cat(
-        [
-            differences(networks, batch, difference, PRECISION)
-            for batch in image_batches(images, BATCH, CPU)
-        ]
-    )
 
 
 def map_variants() -> Iterator[tuple[str, str, AnomalyMap]]:

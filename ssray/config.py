@@ -28,7 +28,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Model = TypeVar("Model", bound=BaseModel)
 
 STRIDE = 8
-"""The network halves its input three times, so image sides are multiples of this."""
+"""The network halves its input three times; other sides are padded to multiples of this."""
 
 
 class _Frozen(BaseModel):
@@ -173,9 +173,11 @@ class Schedule(_Frozen):
         description="pixels a step over all workers; the batch grows as crops shrink and is at "
         "least two crops a worker",
     )
-    crops: tuple[int, ...] = Field(
-        (64, 128, 256),
-        description="crop sides in pixels, smallest first, each for an equal share of the budget",
+    crops: tuple[float, ...] = Field(
+        (0.25, 0.5, 1.0),
+        min_length=1,
+        description="crop sides as shares of the image's, smallest first, each for an equal share "
+        "of the budget; 1 is the whole image",
     )
     learning_rate: float = Field(1e-3, gt=0, description="Adam's peak learning rate")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the budget the rate rises over")
@@ -199,9 +201,9 @@ class Schedule(_Frozen):
     )
 
     @model_validator(mode="after")
-    def _crops_fit_the_network(self) -> Self:
-        if not self.crops or any(c < STRIDE or c % STRIDE for c in self.crops):
-            raise ValueError(f"crops must be multiples of {STRIDE}, found {list(self.crops)}")
+    def _crops_grow(self) -> Self:
+        if not all(0 < share <= 1 for share in self.crops):
+            raise ValueError(f"crops must be shares above 0 up to 1, found {list(self.crops)}")
         if list(self.crops) != sorted(self.crops):
             raise ValueError(f"crops must grow, found {list(self.crops)}")
         return self

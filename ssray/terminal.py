@@ -55,7 +55,8 @@ class TrainingDisplay:
     def update(self, epoch: Epoch) -> None:
         state = (
             f"loss {epoch.train_loss:.5f}  validation {epoch.validation_loss:.5f}  "
-            f"{epoch.images_per_second:.1f} images/s  crop {epoch.crop} px  "
+            f"{epoch.images_per_second:.1f} images/s  crop "
+            f"{epoch.crop_columns} x {epoch.crop_rows} px  "
             f"{_clock(epoch.seconds_left)} left"
         )
         assert self._task is not None

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from ssray.config import Objective, Recipe, Schedule
+from ssray.config import STRIDE, Objective, Recipe, Schedule
 from ssray.errors import TrainingError
 from ssray.method.anomaly_map import smooth
 from ssray.method.augmentation import draw_crops, relit
@@ -36,6 +36,7 @@ from ssray.metrics.auroc import PixelCounts
 
 VALIDATION_IMAGES = 8
 SECONDS_BETWEEN_ROWS = 10.0
+LEAST_CROP = 32
 STOPPING_CHECKS = 50
 """How often, over the whole budget, early stopping looks."""
 
@@ -58,7 +59,8 @@ class Epoch:
     epoch: float
     images_seen: float
     budget_spent: float
-    crop: int
+    crop_rows: int
+    crop_columns: int
     learning_rate: float
     train_loss: float
     validation_loss: float
@@ -123,7 +125,7 @@ def fit(
     network.train()
     stopped = False
     while not stopped and spent < 1.0:
-        crop = crop_side(spent, schedule, training.shape[1:3])
+        crop = crop_shape(spent, schedule, (training.shape[1], training.shape[2]))
         batch = batch_size(crop, schedule, team.size)
         rate = learning_rate(spent, schedule)
         for group in optimizer.param_groups:
@@ -143,7 +145,7 @@ def fit(
 
         loss_sum += loss.detach()
         steps += 1
-        seen += team.size * batch * crop**2 / image_pixels
+        seen += team.size * batch * crop[0] * crop[1] / image_pixels
         now = time.monotonic()
         clock = (now - started) / (60 * max_minutes) if max_minutes else 0.0
         spent, row_due = team.agree(
@@ -164,7 +166,8 @@ def fit(
                 epoch=seen / len(training),
                 images_seen=seen,
                 budget_spent=1.0 if stopped else min(spent, 1.0),
-                crop=crop,
+                crop_rows=crop[0],
+                crop_columns=crop[1],
                 learning_rate=rate,
                 train_loss=train_loss,
                 validation_loss=validation,
@@ -196,21 +199,30 @@ def learning_rate(spent: float, schedule: Schedule) -> float:
     return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * along))
 
 
-def crop_side(spent: float, schedule: Schedule, image_shape: tuple[int, ...]) -> int:
-    """Side of the square crops, pixels: each of ``schedule.crops`` for an equal share.
+def crop_shape(spent: float, schedule: Schedule, image_shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the crops: each of ``schedule.crops`` for an equal share of the budget.
 
-    Crops never exceed the image's shorter side.
+    Crops that are turned by a right angle are squares. Sides smaller than the image's are
+    multiples of 8 and have at least 32 pixels.
     """
     stage = min(int(spent * len(schedule.crops)), len(schedule.crops) - 1)
-    return min(schedule.crops[stage], *image_shape)
+    if schedule.augmentation in ("turn", "dihedral"):
+        image_shape = (min(image_shape), min(image_shape))
+    rows, columns = (
+        min(side, max(LEAST_CROP, round(schedule.crops[stage] * side / STRIDE) * STRIDE))
+        if schedule.crops[stage] < 1
+        else side
+        for side in image_shape
+    )
+    return rows, columns
 
 
-def batch_size(crop: int, schedule: Schedule, workers: int) -> int:
+def batch_size(crop: tuple[int, int], schedule: Schedule, workers: int) -> int:
     """Crops a step on each worker: as many as fill its part of ``batch_pixels``.
 
     At least two, for batch statistics.
     """
-    return max(2, schedule.batch_pixels // (crop**2 * workers))
+    return max(2, schedule.batch_pixels // (crop[0] * crop[1] * workers))
 
 
 @torch.inference_mode()

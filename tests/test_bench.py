@@ -46,7 +46,7 @@ def median_in_turn(steps: dict[str, Callable[[], None]], rounds: int) -> dict[st
 def training_step(
     recipe: Recipe, memory: torch.memory_format, precision: torch.dtype, corrupted: bool
 ) -> Callable[[], None]:
-    crop = recipe.schedule.crops[-1]
+    crop = recipe.image_size
     batch = recipe.schedule.batch_pixels // crop**2
     generator = torch.Generator().manual_seed(0)
     model = Autoencoder(recipe.network).to(memory_format=memory)

@@ -68,10 +68,10 @@ def test_no_category_is_augmented_into_its_own_defect() -> None:
 def test_override_reaches_nested_settings() -> None:
     recipe = override(
         Recipe(),
-        ["network.kernel=5", "schedule.crops=[32, 64]", "name=mine", "select_map=false"],
+        ["network.kernel=5", "schedule.crops=[0.25, 1]", "name=mine", "select_map=false"],
     )
     assert recipe.network.kernel == 5
-    assert recipe.schedule.crops == (32, 64)
+    assert recipe.schedule.crops == (0.25, 1.0)
     assert recipe.name == "mine"
     assert recipe.select_map is False
 
@@ -84,8 +84,8 @@ def test_override_reaches_nested_settings() -> None:
         ("network.width=0", r"network\.width.*greater than or equal to 1.*found 0"),
         ("network.kernel=4", r"network\.kernel.*3 or 5"),
         ("network.width", r"expected key=value"),
-        ("schedule.crops=[64,30]", r"multiples of 8, found \[64, 30\]"),
-        ("schedule.crops=[64,32]", r"crops must grow"),
+        ("schedule.crops=[0.5,64]", r"shares above 0 up to 1, found \[0\.5, 64\.0\]"),
+        ("schedule.crops=[1,0.5]", r"crops must grow"),
         ("corruption.patches.radius=[9,3]", r"0 < low <= high, found 9\.0, 3\.0"),
         ("anomaly_map.kernel=4", r"kernel must be odd, found 4"),
         ("objective.lam=2", r"objective\.lam.*less than or equal to 1"),

@@ -100,6 +100,8 @@ def test_a_mask_is_what_exceeds_127() -> None:
 
 def test_network_shape_keeps_the_aspect() -> None:
     assert network_shape(600, 800, 256) == (192, 256)
+    assert network_shape(601, 800, 256) == (192, 256)
+    assert network_shape(593, 800, 256) == (190, 256)
     assert network_shape(3000, 10, 256) == (256, 8)
 
 

@@ -88,15 +88,15 @@ def read_mask(uri: str) -> npt.NDArray[np.bool_]:
 
 
 def network_shape(height: int, width: int, longer_side: int) -> tuple[int, int]:
-    """The size an image is resized to: aspect kept, both sides multiples of 8.
+    """The size an image is resized to: aspect kept, no side below 8 pixels.
 
     >>> network_shape(1024, 1024, 256)
     (256, 256)
-    >>> network_shape(480, 640, 256)
-    (192, 256)
+    >>> network_shape(450, 640, 256)
+    (180, 256)
     """
     scale = longer_side / max(height, width)
-    rows, columns = (max(STRIDE, round(s * scale / STRIDE) * STRIDE) for s in (height, width))
+    rows, columns = (max(STRIDE, round(side * scale)) for side in (height, width))
     return rows, columns
 
 

@@ -19,7 +19,7 @@ class LoadedImages:
     """Images of one shape, and those that could not be used.
 
     Attributes:
-        images: (N, H, W, 3) uint8, sides multiples of 8.
+        images: (N, H, W, 3) uint8.
         skipped: (uri, reason code) of each refused image.
     """
 

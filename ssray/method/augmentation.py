@@ -10,18 +10,22 @@ from ssray.method.noise import uniform
 
 
 def draw_crops(
-    images: Tensor, batch: int, crop: int, augmentation: Augmentation, generator: torch.Generator
+    images: Tensor,
+    batch: int,
+    crop: tuple[int, int],
+    augmentation: Augmentation,
+    generator: torch.Generator,
 ) -> Tensor:
-    """Random square crops, flipped or turned as the augmentation allows.
+    """Random crops, flipped or turned as the augmentation allows.
 
     Args:
         images: (N, H, W, C) uint8 on any device.
         batch: number of crops B, drawn with replacement.
-        crop: side, pixels, at most H and W.
+        crop: its rows and columns h, w, at most H and W; equal where crops are turned.
         generator: on the CPU.
 
     Returns:
-        (B, C, crop, crop) float32 in [0, 1], channels-last in memory.
+        (B, C, h, w) float32 in [0, 1], channels-last in memory.
     """
     count, height, width, _ = images.shape
     device = images.device
@@ -29,11 +33,10 @@ def draw_crops(
     def draw(high: int) -> Tensor:
         return torch.randint(high, (batch, 1), generator=generator)
 
-    span = torch.arange(crop)
     index, rows, columns = (
         draw(count),
-        draw(height - crop + 1) + span,
-        draw(width - crop + 1) + span,
+        draw(height - crop[0] + 1) + torch.arange(crop[0]),
+        draw(width - crop[1] + 1) + torch.arange(crop[1]),
     )
     upside_down, mirrored, turned = (draw(2) == 1 for _ in range(3))
     if augmentation == "turn":  # a quarter turn is a transposition and one flip

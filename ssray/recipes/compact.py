@@ -33,7 +33,7 @@ def object_() -> Recipe:
             rotated=0.3,
             rotation=(5.0, 180.0),
         ),
-        schedule=Schedule(crops=(128,), batch_pixels=4 * 128 * 128, images=160_000),
+        schedule=Schedule(crops=(1.0,), batch_pixels=4 * 128 * 128, images=160_000),
     )
 
 
@@ -44,5 +44,5 @@ def demo() -> Recipe:
         image_size=128,
         network=Network(width=8),
         corruption=Corruption(patches=Patches(radius=(3.0, 28.0))),
-        schedule=Schedule(crops=(64, 128), batch_pixels=4 * 128 * 128, learning_rate=2e-3),
+        schedule=Schedule(crops=(0.5, 1.0), batch_pixels=4 * 128 * 128, learning_rate=2e-3),
     )

@@ -179,7 +179,7 @@ def _recipe(
             rotation=(5.0, 180.0),
         ),
         schedule=Schedule(
-            crops=(size,) if places_matter else (size // 4, size // 2, size),
+            crops=(1.0,) if places_matter else (0.25, 0.5, 1.0),
             batch_pixels=4 * size * size,
             learning_rate=1e-4,
             augmentation=augmentation,

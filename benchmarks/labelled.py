@@ -1,0 +1,66 @@
+"""Labelled test images, and what a model's maps are worth on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+
+from ssray.config import Difference
+from ssray.data.decode import read_mask
+from ssray.data.loading import load_images
+from ssray.method.anomaly_map import MapMaker
+from ssray.method.inference import differences, image_batches
+from ssray.metrics.auroc import PixelCounts, image_auroc
+from ssray.scoring import resize_map
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Labelled images of a category: (N, H, W, 3) uint8, labels, masks at their own size."""
+
+    images: Tensor
+    labels: npt.NDArray[np.int64]
+    masks: list[npt.NDArray[np.bool_]]
+
+    @classmethod
+    def read(cls, manifest: pa.Table, longer_side: int) -> TestSet:
+        """The test images of a category's manifest."""
+        rows = manifest.filter(pc.equal(manifest["split"], "test")).to_pylist()
+        images = torch.from_numpy(
+            load_images([row["uri"] for row in rows], longer_side, threads=1).images
+        )
+        size = read_mask(next(row["mask_uri"] for row in rows if row["mask_uri"])).shape
+        masks = [
+            read_mask(row["mask_uri"]) if row["mask_uri"] else np.zeros(size, bool) for row in rows
+        ]
+        return cls(images, np.array([row["label"] for row in rows]), masks)
+
+    def judge(self, maker: MapMaker, stacks: Tensor) -> tuple[float, float]:
+        """Image and pixel AUROC of the test images' difference maps, (N, K, H, W)."""
+        maps = maker(stacks)
+        counts = PixelCounts.zero()
+        for one, mask in zip(maps[:, 0].numpy(), self.masks, strict=True):
+            counts += PixelCounts.of(resize_map(one, mask.shape), mask)
+        return image_auroc(self.labels, maker.scores(maps).numpy()), counts.auroc()
+
+
+def difference_stack(
+    networks: Sequence[nn.Module], images: Tensor, difference: Difference, precision: torch.dtype
+) -> Tensor:
+    """The difference maps of (N, H, W, 3) uint8 images, (N, K, H, W) float32."""
+    device = next(networks[0].parameters()).device
+    return torch.cat(
+        [
+            differences(networks, batch, difference, precision)
+            for batch in image_batches(images, BATCH, device)
+        ]
+    )

@@ -1,0 +1,98 @@
+"""Does drifting light read as a defect?
+
+    python benchmarks/lighting.py --data ROOT --category C --models STORE
+
+Brightness or contrast of the good test images is changed by up to 10 %, that of the defective
+ones is not, and the image AUROC is measured again. Two ways to take the difference are compared:
+as it is, and after a gain and an offset that bring the reconstruction nearest to the image.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+from labelled import BATCH, TestSet
+from torch import Tensor
+
+from ssray import artifact
+from ssray.artifact import ModelArtifact
+from ssray.data.index import index_dataset
+from ssray.data.storage import Location
+from ssray.device import resolve_precision
+from ssray.method.anomaly_map import difference_maps
+from ssray.method.augmentation import relight
+from ssray.method.inference import image_batches, reconstruct
+from ssray.metrics.auroc import image_auroc
+
+CPU = torch.device("cpu")
+CHANGES = {
+    "none": (1.0, 1.0),
+    "brightness -10 %": (0.9, 1.0),
+    "brightness +10 %": (1.1, 1.0),
+    "contrast -10 %": (1.0, 0.9),
+    "contrast +10 %": (1.0, 1.1),
+}
+"""Gain and contrast."""
+
+
+def main() -> None:
+    """Prints a row a change."""
+    parser = argparse.ArgumentParser(description="Does drifting light read as a defect?")
+    for name in ("data", "category", "models"):
+        parser.add_argument(f"--{name}", required=True)
+    options = parser.parse_args()
+    store = Location.parse(options.models)
+    version = artifact.published_version(store, options.category)
+    model = artifact.load(store, options.category, version)
+    manifest = index_dataset(Location.parse(options.data), [options.category])
+    test_set = TestSet.read(manifest, model.recipe.image_size)
+    good, defective = (
+        test_set.images[torch.from_numpy(test_set.labels == label)] for label in (0, 1)
+    )
+    labels = np.repeat([0, 1], [len(good), len(defective)])
+    print(f"{'change':18}  image AUROC: as it is   gain and offset matched")
+    for name, (gain, contrast) in CHANGES.items():
+        found = []
+        for matching in (False, True):
+            scores = torch.cat(
+                [
+                    scores_of(model, good, gain, contrast, matching),
+                    scores_of(model, defective, 1.0, 1.0, matching),
+                ]
+            )
+            found.append(image_auroc(labels, scores.numpy()))
+        print(f"{name:18}  {found[0]:20.4f}   {found[1]:.4f}")
+
+
+def scores_of(
+    model: ModelArtifact, images: Tensor, gain: float, contrast: float, matching: bool
+) -> Tensor:
+    """Image scores of (N, H, W, 3) uint8 images under a light."""
+    networks, maker = model.build_all(CPU), model.map_maker(CPU)
+    precision = resolve_precision(model.facts.precision, CPU, model.recipe.network)
+    scores = []
+    for batch in image_batches(images, BATCH, CPU):
+        lit = relight(batch, gain, contrast)
+        reconstructions = [reconstruct(network, lit, precision) for network in networks]
+        if matching:
+            reconstructions = [matched(each, lit) for each in reconstructions]
+        maps = maker(difference_maps(lit, reconstructions, maker.settings.difference))
+        scores.append(maker.scores(maps))
+    return torch.cat(scores)
+
+
+def matched(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """The reconstruction under the gain and offset that bring it nearest to its image."""
+    flat, target = reconstruction.flatten(1), images.flatten(1)
+    mean, wanted = flat.mean(dim=1, keepdim=True), target.mean(dim=1, keepdim=True)
+    centred = flat - mean
+    gain = (centred * (target - wanted)).sum(dim=1, keepdim=True) / centred.square().sum(
+        dim=1, keepdim=True
+    )
+    return (gain * centred + wanted).view_as(images)
+
+
+if __name__ == "__main__":
+    main()
