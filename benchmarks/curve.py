@@ -2,9 +2,9 @@
 
     python benchmarks/curve.py --data ROOT --category C --models STORE --max-minutes 60
 
-trains as ``ssray train`` does, with the default recipe and as many threads as there are cores,
-keeps the averaged weights at some minutes, and publishes the last ones in ``STORE``. Snapshots are
-calibrated and measured after the training, so that its minutes are its own.
+trains as ``ssray train`` does, with as many threads as there are cores, and publishes the model in
+``STORE``. At some minutes the averaged weights are put aside, in ``STORE/CATEGORY/VERSION``;
+calibrating and measuring them comes after the training, so that its minutes are its own.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from pathlib import Path
 
 import pyarrow.compute as pc
+import safetensors.torch
 import torch
 from labelled import TestSet, difference_stack
-from torch import Tensor, nn
+from torch import nn
 
-import ssray
 from ssray import artifact
-from ssray.artifact import ModelArtifact, TrainingFacts, new_version
-from ssray.building import split_held_out
+from ssray.artifact import new_version
+from ssray.building import build_model, split_held_out
 from ssray.calibration import calibrate
 from ssray.cluster.workflow import sample_images
+from ssray.config import Compute
 from ssray.data.index import index_dataset
 from ssray.data.loading import load_images
 from ssray.data.storage import Location
@@ -31,10 +33,10 @@ from ssray.device import resolve_precision
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
 from ssray.recipes import RecipeRequest
-from ssray.training import Epoch, fit
+from ssray.training import Epoch
 
 CPU = torch.device("cpu")
-MINUTES = (1, 2, 4, 7, 10, 15, 20, 30, 40, 50)
+MINUTES = (1, 2, 4, 7, 10, 15, 20, 30, 40, 50, 60)
 
 
 def main() -> None:
@@ -53,35 +55,34 @@ def main() -> None:
     request = RecipeRequest(options.recipe, tuple(options.set))
     recipe = request.resolve(options.category, lambda: sample_images(uris))
     threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
-    loaded = load_images(uris, recipe.image_size, threads)
-    training, held_out = split_held_out(
-        torch.from_numpy(loaded.images), recipe.schedule.holdout, options.seed
-    )
-    precision = resolve_precision("auto", CPU, recipe.network)
-    snapshots: list[tuple[Epoch, dict[str, Tensor]]] = []
+    compute = Compute(max_minutes=options.max_minutes, seed=options.seed)
+    version = new_version()
+    place = Path(options.models) / options.category / version
+    place.mkdir(parents=True)
+    epochs: list[Epoch] = []
 
     def keep(epoch: Epoch, network: nn.Module) -> None:
         print(json.dumps(vars(epoch)), flush=True)
         due = [minute for minute in MINUTES if 60 * minute <= epoch.seconds]
-        if len(due) > len(snapshots) or epoch.budget_spent == 1:
-            weights = {name: value.clone() for name, value in network.state_dict().items()}
-            snapshots.append((epoch, weights))
+        if len(due) > len(epochs) or epoch.budget_spent == 1:
+            file = place / f"snapshot-{len(epochs):02}.safetensors"
+            file.write_bytes(safetensors.torch.save(network.state_dict()))
+            epochs.append(epoch)
 
-    fit(
-        training,
-        held_out,
-        recipe,
-        device=CPU,
-        precision=precision,
-        seed=options.seed,
-        max_minutes=options.max_minutes,
-        on_epoch=keep,
+    model = build_model(
+        uris, options.category, version, recipe, compute, CPU, threads=threads, on_epoch=keep
     )
+    artifact.save(model, Location.parse(options.models))
+    loaded = load_images(uris, recipe.image_size, threads)
+    training, held_out = split_held_out(
+        torch.from_numpy(loaded.images), recipe.schedule.holdout, options.seed
+    )
+    precision = resolve_precision(model.facts.precision, CPU, recipe.network)
     test_set = TestSet.read(manifest, recipe.image_size)
     network = Autoencoder(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for epoch, weights in snapshots:
-        network.load_state_dict(weights)
+    for number, epoch in enumerate(epochs):
+        file = place / f"snapshot-{number:02}.safetensors"
+        network.load_state_dict(safetensors.torch.load(file.read_bytes()))
         network.eval()
         calibration, average = calibrate(
             [network], held_out, training, recipe, precision, options.seed
@@ -96,30 +97,6 @@ def main() -> None:
             f"k {chosen.kernel}, {chosen.image_score} {chosen.top_fraction:g}",
             flush=True,
         )
-    model = ModelArtifact(
-        category=options.category,
-        version=new_version(),
-        recipe=recipe,
-        calibration=calibration,
-        facts=TrainingFacts(
-            training_images=len(training),
-            held_out_images=len(held_out),
-            skipped_images=len(loaded.skipped),
-            input_shape=(training.shape[1], training.shape[2]),
-            images_seen=epoch.images_seen,
-            seconds=epoch.seconds,
-            validation_loss=epoch.validation_loss,
-            device="cpu",
-            precision="bfloat16" if precision == torch.bfloat16 else "float32",
-            workers=1,
-            seed=options.seed,
-            ssray_version=ssray.__version__,
-            torch_version=torch.__version__,
-        ),
-        weights=(weights,),
-        average_map=average,
-    )
-    artifact.save(model, Location.parse(options.models))
 
 
 if __name__ == "__main__":

@@ -223,7 +223,7 @@ class EpochLog:
         self.place = store / category / version / EPOCH_LOG
         self._lines: list[str] = []
 
-    def append(self, row: Mapping[str, float]) -> None:
+    def append(self, row: Mapping[str, float | str]) -> None:
         self._lines.append(json.dumps(row))
         self.place.write(("\n".join(self._lines) + "\n").encode())
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import ssray
 from ssray.artifact import ModelArtifact, TrainingFacts
 from ssray.calibration import calibrate
-from ssray.config import Compute, Recipe, override
+from ssray.config import Compute, Recipe
 from ssray.data.index import index_images
-from ssray.data.loading import load_images
+from ssray.data.loading import load_images, spread
 from ssray.data.storage import Location
 from ssray.device import resolve_precision
 from ssray.errors import TrainingError
@@ -29,6 +29,7 @@ from ssray.training import Epoch, fit
 
 MIN_IMAGES = 4
 MIN_HELD_OUT = 2
+MOST_TEXTURES = 256
 
 
 def build_model(
@@ -40,7 +41,7 @@ def build_model(
     device: torch.device,
     *,
     threads: int,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[Epoch, nn.Module], None] = lambda epoch, network: None,
 ) -> ModelArtifact:
     """Trains one category's model.
 
@@ -52,7 +53,7 @@ def build_model(
         compute: precision, seed, worker count and time budget.
         device: where this process trains.
         threads: CPU threads of this process.
-        on_epoch: receives each row of the epoch log.
+        on_epoch: receives each row of the epoch log, and the averaged network as it is then.
 
     Raises:
         DataError: if no image can be decoded.
@@ -80,7 +81,9 @@ def build_model(
             seed=compute.seed,
             max_minutes=compute.max_minutes and compute.max_minutes / len(parts),
             textures=textures,
-            on_epoch=lambda epoch, _, whole=in_whole: on_epoch(whole(epoch)),  # type: ignore[misc]
+            on_epoch=lambda epoch, network, whole=in_whole: on_epoch(  # type: ignore[misc]
+                whole(epoch), network
+            ),
         )
         networks.append(fitted.model)
         history.append(in_whole(fitted.history[-1]))
@@ -118,15 +121,23 @@ def ensemble_parts(recipe: Recipe) -> list[Recipe]:
     """The recipe of each network: itself, or for an ensemble one an objective, half the budget."""
     if recipe.objective.kind != "ensemble":
         return [recipe]
-    half = max(1, recipe.schedule.images // 2)
+    half = recipe.schedule.model_copy(update={"images": max(1, recipe.schedule.images // 2)})
     return [
-        override(recipe, [f"objective.kind={kind}", f"schedule.images={half}"])
+        recipe.model_copy(
+            update={
+                "objective": recipe.objective.model_copy(update={"kind": kind}),
+                "schedule": half,
+            }
+        )
         for kind in ("reconstruct", "amplify")
     ]
 
 
 def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
-    """The recipe's folder of foreign content, (T, H, W, 3) uint8; None where it names none.
+    """The recipe's folder of foreign content, squares of the images' size, (T, S, S, 3) uint8.
+
+    Of more than ``MOST_TEXTURES``, that many are taken, spread over the folder. None where the
+    recipe names no folder.
 
     Raises:
         DataError: if the folder holds no image that can be decoded.
@@ -134,16 +145,19 @@ def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
     if recipe.corruption.textures is None:
         return None
     manifest = index_images(Location.parse(recipe.corruption.textures), "textures")
-    loaded = load_images(manifest["uri"].to_pylist(), recipe.image_size, threads)
-    return torch.from_numpy(loaded.images)
+    uris = spread(manifest["uri"].to_pylist(), MOST_TEXTURES)
+    return torch.from_numpy(load_images(uris, recipe.image_size, threads, square=True).images)
 
 
 def _in_whole(epoch: Epoch, before: Epoch | None, number: int, parts: int) -> Epoch:
     """A network's epoch as a row of the log of all ``parts`` networks."""
-    images, seconds = (before.images_seen, before.seconds) if before else (0.0, 0.0)
+    passes, images, seconds = (
+        (before.epoch, before.images_seen, before.seconds) if before else (0.0, 0.0, 0.0)
+    )
     still_to_come = (parts - number - 1) * (epoch.seconds + epoch.seconds_left)
     return dataclasses.replace(
         epoch,
+        epoch=passes + epoch.epoch,
         images_seen=images + epoch.images_seen,
         budget_spent=(number + epoch.budget_spent) / parts,
         seconds=seconds + epoch.seconds,

@@ -35,6 +35,9 @@ REDUCTIONS: tuple[tuple[ImageScore, float], ...] = (
     ("sum", 1.0),
 )
 """Image scores to choose from, with ``top_fraction`` where it counts."""
+FALLBACK = (0.06,)
+FALLBACK_SCORE: tuple[tuple[ImageScore, float], ...] = (("topk", 0.001),)
+"""Where no synthetic defect is perceptible, as on images that are all white."""
 LEAST_REFERENCES = 16
 MOST_REFERENCES = 32
 SYNTHETIC_DEFECTS = 96
@@ -86,7 +89,7 @@ def calibrate(
     precision: torch.dtype,
     seed: int,
 ) -> tuple[Calibration, Tensor | None]:
-    """Chooses smoothing and image score, if the recipe asks for it, and the pixel threshold.
+    """Chooses what the recipe leaves open of the anomaly map, and the pixel threshold.
 
     Args:
         networks: in eval mode, on the device to use; several for an ensemble.
@@ -110,11 +113,9 @@ def calibrate(
             for batch in image_batches(references, _BATCH, device)
         ]
     )
-    selection = Selection(basis="recipe", defects=0, image_auroc=None, pixel_auroc=None)
-    if recipe.select_map:
-        defects, truth = _synthetic_defects(networks, references, settings, precision, seed)
-        if len(defects):
-            settings, selection = select_anomaly_map(clean, defects, truth, settings)
+    found = _synthetic_defects(networks, references, settings, precision, seed)
+    defects, truth = found or (clean[:0], clean[:0, :1].bool())
+    settings, selection = select_anomaly_map(clean, defects, truth, settings)
     maker = MapMaker.fitted(settings, clean)
     calibration = Calibration(
         anomaly_map=settings,
@@ -128,44 +129,50 @@ def calibrate(
 
 
 def select_anomaly_map(
-    clean: Tensor, defects: Tensor, truth: Tensor, start: AnomalyMap
+    clean: Tensor, defects: Tensor, truth: Tensor, settings: AnomalyMap
 ) -> tuple[AnomalyMap, Selection]:
-    """The kernel and the image score that separate synthetic defects best.
+    """Fills in the kernel and the image score where ``settings`` leave them open.
 
-    The criterion is the sum of image AUROC (defective against clean images) and pixel AUROC
-    (within the defective images). Of equals the first wins, smaller kernels before larger.
-    Difference, repeats and the average map's power stay as they are: synthetic defects are not
-    real enough to choose between those (docs/ablation.md).
+    Taken are those that separate synthetic defects best: the sum of image AUROC (defective
+    against clean images) and pixel AUROC (within the defective images). Of equals the first wins,
+    smaller kernels before larger. Difference, repeats and the average map's power are not chosen
+    here: synthetic defects are too unlike real ones to decide between those.
 
     Args:
         clean: (M, K, H, W) difference maps of clean images.
-        defects: (D, K, H, W) difference maps of images with a defect.
+        defects: (D, K, H, W) difference maps of images with a defect; D may be 0.
         truth: (D, 1, H, W) bool, where it is.
-        start: the settings to change.
+        settings: kernel and image score may be None.
     """
     side = min(clean.shape[2:])
     stride = max(1, side // SELECTION_SIDE)
     labels = np.repeat([0, 1], [len(clean), len(defects)])
+    shares, reductions = (KERNEL_SHARES, REDUCTIONS) if len(defects) else (FALLBACK, FALLBACK_SCORE)
+    kernels = [settings.kernel] if settings.kernel else [_odd(share * side) for share in shares]
+    if settings.image_score:
+        reductions = ((settings.image_score, settings.top_fraction),)
     best: _Candidate | None = None
-    for kernel in sorted({round(share * side) // 2 * 2 + 1 for share in KERNEL_SHARES}):
-        maker = MapMaker.fitted(start.model_copy(update={"kernel": kernel}), clean)
+    for kernel in kernels:
+        maker = MapMaker.fitted(settings.model_copy(update={"kernel": kernel}), clean)
         maps, defect_maps = (maker(m)[..., ::stride, ::stride] for m in (clean, defects))
         pixel = PixelCounts.of(
             defect_maps.flatten(1).cpu().numpy(),
             truth[..., ::stride, ::stride].flatten(1).cpu().numpy(),
         ).auroc()
-        for reduction, top_fraction in REDUCTIONS:
+        for reduction, top_fraction in reductions:
             scores = image_scores(torch.cat([maps, defect_maps]), reduction, top_fraction)
             image = image_auroc(labels, scores.cpu().numpy())
-            if best is None or image + pixel > best.image_auroc + best.pixel_auroc:
-                chosen = {"image_score": reduction, "top_fraction": top_fraction}
-                best = _Candidate(maker.settings.model_copy(update=chosen), image, pixel)
+            chosen = {"image_score": reduction, "top_fraction": top_fraction}
+            candidate = _Candidate(maker.settings.model_copy(update=chosen), image, pixel)
+            if best is None or candidate.criterion > best.criterion:
+                best = candidate
     assert best is not None
+    open_settings = settings.kernel is None or settings.image_score is None
     return best.settings, Selection(
-        basis="synthetic defects",
+        basis="synthetic defects" if open_settings and len(defects) else "recipe",
         defects=len(defects),
-        image_auroc=best.image_auroc,
-        pixel_auroc=best.pixel_auroc,
+        image_auroc=best.image_auroc if len(defects) else None,
+        pixel_auroc=best.pixel_auroc if len(defects) else None,
     )
 
 
@@ -175,6 +182,10 @@ class _Candidate:
     image_auroc: float
     pixel_auroc: float
 
+    @property
+    def criterion(self) -> float:
+        return self.image_auroc + self.pixel_auroc
+
 
 def _synthetic_defects(
     networks: Sequence[nn.Module],
@@ -182,7 +193,8 @@ def _synthetic_defects(
     settings: AnomalyMap,
     precision: torch.dtype,
     seed: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor] | None:
+    """Difference maps and ground truth; None if no defect is perceptible."""
     device = next(networks[0].parameters()).device
     generator = torch.Generator().manual_seed(seed)
     source = torch.arange(SYNTHETIC_DEFECTS) % len(references)
@@ -194,7 +206,8 @@ def _synthetic_defects(
         if len(defective):
             maps.append(differences(networks, defective, settings.difference, precision))
             truths.append(truth)
-    if not maps:
-        nothing = torch.empty(0, 1, *references.shape[1:3], device=device)
-        return nothing, nothing.bool()
-    return torch.cat(maps), torch.cat(truths)
+    return (torch.cat(maps), torch.cat(truths)) if maps else None
+
+
+def _odd(pixels: float) -> int:
+    return round(pixels) // 2 * 2 + 1

@@ -32,7 +32,9 @@ STRIDE = 8
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 def _check_range(name: str, bounds: tuple[float, float]) -> None:
@@ -54,12 +56,14 @@ class Network(_Frozen):
 
 
 class Patches(_Frozen):
-    """Where an image is corrupted. Lengths are pixels of the image as the network sees it."""
+    """Where an image is corrupted. Lengths are shares of the whole image's shorter side."""
 
     count: int = Field(
         3, ge=1, le=16, description="most patches an image; 1 to this many are drawn"
     )
-    radius: tuple[float, float] = Field((4.0, 48.0), description="radius, pixels (log-uniform)")
+    radius: tuple[float, float] = Field(
+        (0.016, 0.19), description="radius, share of the image's shorter side (log-uniform)"
+    )
     shapes: tuple[Shape, ...] = Field(
         ("disk",), min_length=1, description="drawn with equal chance for every patch"
     )
@@ -96,15 +100,20 @@ class Mix(_Frozen):
 
 
 class Corruption(_Frozen):
-    """What is put into the patches (section 3.2). Ranges are drawn from per image."""
+    """What is put into the patches (section 3.2). Ranges are drawn from per image.
+
+    Lengths are shares of the whole image's shorter side, whatever the crop.
+    """
 
     patches: Patches = Patches()
     mix: Mix = Mix()
     displacement: tuple[float, float] = Field(
-        (1.5, 10.0), description="elastic: rms displacement, pixels (log-uniform)"
+        (0.006, 0.04),
+        description="elastic: rms displacement along each axis, share of the side (log-uniform)",
     )
     smoothness: tuple[float, float] = Field(
-        (4.0, 16.0), description="elastic: correlation length of the displacement, pixels"
+        (0.016, 0.0625),
+        description="elastic: correlation length of the displacement, share of the side",
     )
     brightness: tuple[float, float] = Field(
         (0.05, 0.4), description="brightness: change, of the full range 1, either sign"
@@ -163,15 +172,15 @@ class Schedule(_Frozen):
     """How long and in which steps a model is trained."""
 
     images: int = Field(
-        40_000,
+        100_000,
         ge=1,
         description="images to train on, over all workers; a crop counts by the area it covers",
     )
-    batch_pixels: int = Field(
-        4 * 256 * 256,
-        ge=4096,
-        description="pixels a step over all workers; the batch grows as crops shrink and is at "
-        "least two crops a worker",
+    batch: int = Field(
+        4,
+        ge=1,
+        description="whole images a step over all workers; of smaller crops as many as fill the "
+        "same area, and at least two a worker",
     )
     crops: tuple[float, ...] = Field(
         (0.25, 0.5, 1.0),
@@ -215,19 +224,26 @@ class AnomalyMap(_Frozen):
     difference: Difference = Field(
         "squared", description="both is the pixel-wise maximum, each on its common scale"
     )
-    kernel: int = Field(11, ge=1, description="side k of the mean filter, pixels (odd)")
+    kernel: int | None = Field(
+        None,
+        ge=1,
+        description="side k of the mean filter, pixels (odd); by default chosen for every model on "
+        "synthetic defects made from defect-free images",
+    )
     repeats: int = Field(2, ge=0, description="times n the filter is applied; 0 leaves the map")
     average_power: float = Field(
         0.0, ge=0, description="power t of (1 - avgmap); 0 leaves out the average map"
     )
-    image_score: ImageScore = Field("topk", description="reduction of a map to the image score")
+    image_score: ImageScore | None = Field(
+        None, description="reduction of a map to the image score; by default chosen as the kernel"
+    )
     top_fraction: float = Field(
         0.001, gt=0, le=1, description="share of pixels averaged when image_score is topk"
     )
 
     @model_validator(mode="after")
     def _kernel_is_odd(self) -> Self:
-        if self.kernel % 2 == 0:
+        if self.kernel is not None and self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, found {self.kernel}")
         return self
 
@@ -246,11 +262,6 @@ class Recipe(_Frozen):
     objective: Objective = Objective()
     schedule: Schedule = Schedule()
     anomaly_map: AnomalyMap = AnomalyMap()
-    select_map: bool = Field(
-        True,
-        description="choose the anomaly map's settings on synthetic defects made from defect-free "
-        "images; off takes anomaly_map as it stands",
-    )
 
 
 class Compute(_Frozen):

@@ -19,7 +19,7 @@ from ssray.data.decode import UInt8Image, read_image, resize
 from ssray.data.index import index_dataset
 from ssray.data.storage import Location
 from ssray.device import resolve_device, resolve_precision
-from ssray.errors import DataError, ImageError
+from ssray.errors import ConfigError, DataError, ImageError
 from ssray.method.inference import reconstruct, to_network
 from ssray.method.projection import PositionMoments, Projection, measure_projection, patch_widths
 from ssray.report.diagnosis import Diagnosis, moments_table, projection_table
@@ -51,11 +51,17 @@ def diagnose(
 
     Raises:
         ArtifactError: if there is no published model, or it can't be read.
+        ConfigError: if the model was trained with objective (4) alone.
         DataError: if there is no such category, or it has fewer than 3 usable training images.
     """
     manifest = index_dataset(root, [category])
     uris = manifest.filter(pc.equal(manifest["split"], "train"))["uri"].to_pylist()
     model = load(store, category, published_version(store, category))
+    if model.recipe.objective.kind == "amplify":
+        raise ConfigError(
+            f"{category} {model.version} was trained with objective (4), which amplifies what it "
+            "finds: no projection to diagnose. Train with objective.kind=reconstruct or ensemble."
+        )
     device = resolve_device(compute.device)
     generator = torch.Generator().manual_seed(compute.seed)
 

@@ -12,6 +12,7 @@ cost about equal time whatever the crop.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -21,12 +22,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from ssray.config import STRIDE, Objective, Recipe, Schedule
 from ssray.errors import TrainingError
 from ssray.method.anomaly_map import smooth
-from ssray.method.augmentation import draw_crops, relit
+from ssray.method.augmentation import draw_crops, random_light
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import Corrupted, corrupt
 from ssray.method.inference import autocast, differences, image_batches, reconstruct
@@ -40,14 +40,13 @@ LEAST_CROP = 32
 STOPPING_CHECKS = 50
 """How often, over the whole budget, early stopping looks."""
 
-_Tensors = tuple[Tensor, ...] | list[Tensor]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
     """One row of the epoch log, written every few seconds and at the end.
 
-    ``epoch`` counts how often the training set was seen, fractions included.
+    ``objective`` is the one the network is trained with, ``epoch`` counts how often the training
+    set was seen, fractions included.
 
     Losses are the objective on pixel values in [0, 1], the training loss averaged since the
     previous row over all workers, the validation loss on held-out images with the averaged
@@ -102,13 +101,19 @@ def fit(
         textures: (T, H', W', 3) uint8 foreign content for the corruption, any device.
         on_epoch: called on every process with each row of the epoch log and the averaged
             network as it is then.
+
+    Raises:
+        ValueError: if the objective is an ensemble.
+        TrainingError: if the loss is no longer finite.
     """
+    if recipe.objective.kind == "ensemble":
+        raise ValueError("fit trains one network; ssray.building.ensemble_parts splits an ensemble")
     schedule = recipe.schedule
     team = _Team.current()
     torch.manual_seed(seed)  # initial weights are drawn from torch's global generator
     model = Autoencoder(recipe.network)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(model, multi_avg_fn=_decay(schedule.averaging), use_buffers=True)
+    average = _Average(model, schedule.averaging)
     network: nn.Module = DistributedDataParallel(model) if team.size > 1 else model
     optimizer = torch.optim.Adam(network.parameters(), lr=schedule.learning_rate)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + team.rank)
@@ -118,43 +123,47 @@ def fit(
 
     history: list[Epoch] = []
     loss_sum = torch.zeros((), device=device)
-    image_pixels = training.shape[1] * training.shape[2]
+    image_shape = training.shape[1], training.shape[2]
     steps = 0
     seen = row_seen = spent = 0.0
     started = row_time = time.monotonic()
     network.train()
     stopped = False
     while not stopped and spent < 1.0:
-        crop = crop_shape(spent, schedule, (training.shape[1], training.shape[2]))
-        batch = batch_size(crop, schedule, team.size)
+        crop = crop_shape(spent, schedule, image_shape)
+        batch = batch_size(crop, image_shape, schedule, team.size)
         rate = learning_rate(spent, schedule)
         for group in optimizer.param_groups:
             group["lr"] = rate
 
         images = draw_crops(training, batch, crop, schedule.augmentation, generator)
         if schedule.photometric:
-            images = relit(images, schedule.photometric, generator)
-        corrupted = corrupt(images, recipe.corruption, generator, textures)
+            images = random_light(images, schedule.photometric, generator)
+        corrupted = corrupt(images, recipe.corruption, min(image_shape), generator, textures)
         with autocast(device, precision):
             reconstruction = network(corrupted.images)
         loss = objective(reconstruction, corrupted, recipe.objective)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        average.update_parameters(model)
+        average.update(model)
 
         loss_sum += loss.detach()
         steps += 1
-        seen += team.size * batch * crop[0] * crop[1] / image_pixels
+        seen += team.size * batch * crop[0] * crop[1] / math.prod(image_shape)
         now = time.monotonic()
         clock = (now - started) / (60 * max_minutes) if max_minutes else 0.0
         spent, row_due = team.agree(
             max(seen / schedule.images, clock), now - row_time >= SECONDS_BETWEEN_ROWS
         )
-        stopped = stopping.after(spent, average.module)
+        stopped = stopping.after(spent, average.model)
+        if stopped or spent >= 1.0:
+            stopping.restore(average.model)
         if row_due or stopped or spent >= 1.0:
             train_loss = team.mean(loss_sum / steps)
-            validation = validation_loss(average.module, held_out, recipe, precision)
+            validation = team.first(
+                validation_loss(average.model, held_out, recipe, precision, textures)
+            )
             if not math.isfinite(train_loss + validation):
                 raise TrainingError(
                     f"the loss became {train_loss} after {seen:.0f} images; try a lower "
@@ -176,11 +185,10 @@ def fit(
                 seconds_left=0.0 if stopped else (now - started) * max(1 / spent - 1, 0),
             )
             history.append(epoch)
-            on_epoch(epoch, average.module)
+            on_epoch(epoch, average.model)
             loss_sum.zero_()
             steps, row_seen, row_time = 0, seen, now
-    stopping.restore(average.module)
-    return Fitted(model=average.module.eval(), history=history)
+    return Fitted(model=average.model.eval(), history=history)
 
 
 def objective(reconstruction: Tensor, corrupted: Corrupted, settings: Objective) -> Tensor:
@@ -217,33 +225,38 @@ def crop_shape(spent: float, schedule: Schedule, image_shape: tuple[int, int]) -
     return rows, columns
 
 
-def batch_size(crop: tuple[int, int], schedule: Schedule, workers: int) -> int:
-    """Crops a step on each worker: as many as fill its part of ``batch_pixels``.
+def batch_size(
+    crop: tuple[int, int], image_shape: tuple[int, int], schedule: Schedule, workers: int
+) -> int:
+    """Crops a step on each worker: as many as fill the area of its part of ``batch`` images.
 
     At least two, for batch statistics.
     """
-    return max(2, schedule.batch_pixels // (crop[0] * crop[1] * workers))
+    return max(2, schedule.batch * math.prod(image_shape) // (math.prod(crop) * workers))
 
 
 @torch.inference_mode()
 def validation_loss(
-    model: nn.Module, held_out: Tensor, recipe: Recipe, precision: torch.dtype
+    model: nn.Module,
+    held_out: Tensor,
+    recipe: Recipe,
+    precision: torch.dtype,
+    textures: Tensor | None = None,
 ) -> float:
     """The objective on corrupted held-out images; the same corruption on every call.
 
     Args:
         held_out: (M, H, W, 3) uint8; the first 8 are used.
+        textures: as for ``fit``, on the model's device.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
-    # Textures are the user's and may be many; other foreign content will do for comparing.
-    foreign = tuple(f for f in recipe.corruption.foreign if f != "textures") or ("generated",)
-    settings = recipe.corruption.model_copy(update={"foreign": foreign})
+    side = min(held_out.shape[1:3])
     was_training = model.training
     model.eval()
     losses = []
     for images in image_batches(held_out[:VALIDATION_IMAGES], 4, device):
-        corrupted = corrupt(images, settings, generator)
+        corrupted = corrupt(images, recipe.corruption, side, generator, textures)
         reconstruction = reconstruct(model, corrupted.images, precision)
         losses.append(objective(reconstruction, corrupted, recipe.objective))
     model.train(was_training)
@@ -255,13 +268,18 @@ def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> fl
     """Pixel AUROC of synthetic defects in held-out images; the same defects on every call.
 
     Args:
-        held_out: (M, H, W, 3) uint8; 8 defects are made from the first 8 of them.
+        held_out: (M, H, W, 3) uint8; defects are made in the first 8 of them.
+
+    Returns:
+        In [0, 1]; NaN where no defect is perceptible, as on an all-white image.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     chosen = torch.arange(VALIDATION_IMAGES) % len(held_out)
     [images] = image_batches(held_out[chosen], VALIDATION_IMAGES, device)
     defective, truth = add_defects(images, generator)
+    if not len(defective):
+        return math.nan
     was_training = model.training
     model.eval()
     maps = differences([model], defective, "squared", precision)
@@ -296,6 +314,8 @@ class _EarlyStopping:
             return False
         self._checks = int(spent * STOPPING_CHECKS)
         found = self._team.first(separation(model, self._held_out, self._precision))
+        if math.isnan(found):
+            return False
         if found > self._best:
             self._best, self._best_at = found, spent
             self._weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
@@ -307,21 +327,34 @@ class _EarlyStopping:
             model.load_state_dict(self._weights)
 
 
-def _decay(limit: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """Exponential averaging whose memory grows with the run, up to ``limit``.
+class _Average:
+    """Exponential average of a network's weights and buffers.
 
-    Short runs would otherwise still remember their random initial weights at the end.
+    Its memory grows with the run, up to ``limit``: short runs would otherwise still remember
+    their random initial weights at the end.
     """
 
-    @torch.no_grad()
-    def update(average: _Tensors, current: _Tensors, count: Tensor | int) -> None:
-        decay = min(limit, (1 + int(count)) / (10 + int(count)))
-        if average[0].is_floating_point():  # torch groups the tensors by type
-            torch._foreach_lerp_(average, current, 1 - decay)
-        else:
-            torch._foreach_copy_(average, current)
+    def __init__(self, model: nn.Module, limit: float) -> None:
+        self.model = copy.deepcopy(model)
+        self._limit = limit
+        self._steps = 0
 
-    return update
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        decay = min(self._limit, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
+        self._steps += 1
+        pairs = list(zip(_state(self.model), _state(model), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_(
+            [mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - decay
+        )
+        for mine, theirs in pairs:
+            if not mine.is_floating_point():
+                mine.copy_(theirs)
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def tiny() -> Recipe:
             "image_size=64",
             "network.width=4",
             "schedule.crops=[0.5,1]",
-            "schedule.batch_pixels=8192",
+            "schedule.batch=2",
             "schedule.images=24",
         ],
     )

@@ -68,12 +68,12 @@ def test_no_category_is_augmented_into_its_own_defect() -> None:
 def test_override_reaches_nested_settings() -> None:
     recipe = override(
         Recipe(),
-        ["network.kernel=5", "schedule.crops=[0.25, 1]", "name=mine", "select_map=false"],
+        ["network.kernel=5", "schedule.crops=[0.25, 1]", "name=mine", "anomaly_map.kernel=9"],
     )
     assert recipe.network.kernel == 5
     assert recipe.schedule.crops == (0.25, 1.0)
     assert recipe.name == "mine"
-    assert recipe.select_map is False
+    assert recipe.anomaly_map.kernel == 9
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,7 @@ def test_override_reaches_nested_settings() -> None:
         ("schedule.crops=[1,0.5]", r"crops must grow"),
         ("corruption.patches.radius=[9,3]", r"0 < low <= high, found 9\.0, 3\.0"),
         ("anomaly_map.kernel=4", r"kernel must be odd, found 4"),
+        ("corruption.displacement=[1,Infinity]", r"displacement.*finite number"),
         ("objective.lam=2", r"objective\.lam.*less than or equal to 1"),
     ],
 )

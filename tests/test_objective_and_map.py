@@ -66,6 +66,27 @@ def test_objective_is_equation_4(lam: float) -> None:
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("objective", ["reconstruct", "amplify"])
+def test_images_masked_as_a_whole_do_not_drown_patches(objective: str) -> None:
+    """Half of the batch is turned: patch pixels weigh half of what they weigh on their own."""
+    f, x, x_hat = torch.rand(3, 2, 1, 32, 32)
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[0, :, :4, :4] = 1
+    mask[1] = 1
+
+    def gradient(images: slice) -> torch.Tensor:
+        reconstruction = f[images].clone().requires_grad_()
+        settings = (x[images], x_hat[images], mask[images], 1.0)
+        if objective == "amplify":
+            amplification_objective(reconstruction, *settings).backward()
+        else:
+            reconstruction_objective(reconstruction, x[images], mask[images], 1.0).backward()
+        assert reconstruction.grad is not None
+        return reconstruction.grad[0, :, :4, :4]
+
+    torch.testing.assert_close(gradient(slice(0, 2)), gradient(slice(0, 1)) / 2)
+
+
 def test_amplification_leaves_pixels_that_did_not_change_alone() -> None:
     """Masked but unchanged pixels get no gradient: there is nothing to amplify."""
     x = torch.rand(1, 1, 4, 4)

@@ -20,7 +20,7 @@ from ssray.data.storage import Location
 from ssray.device import resolve_device, resolve_precision
 from ssray.errors import ArtifactError, ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker, smooth
-from ssray.method.augmentation import draw_crops, relight, relit
+from ssray.method.augmentation import draw_crops, random_light, relight
 from ssray.method.inference import differences, to_network
 from ssray.method.synthetic_defects import KINDS, add_defects
 from ssray.scoring import Scorer, resize_map
@@ -51,12 +51,12 @@ def test_crops_grow_over_equal_shares_and_fit_the_image() -> None:
 
 
 def test_batches_hold_the_same_number_of_pixels() -> None:
-    schedule = Schedule(batch_pixels=8 * 256 * 256)
-    assert batch_size((256, 256), schedule, workers=1) == 8
-    assert batch_size((64, 64), schedule, workers=1) == 128
-    assert batch_size((128, 256), schedule, workers=1) == 16
-    assert batch_size((256, 256), schedule, workers=2) == 4
-    assert batch_size((256, 256), schedule, workers=64) == 2
+    schedule, image = Schedule(batch=8), (256, 256)
+    assert batch_size((256, 256), image, schedule, workers=1) == 8
+    assert batch_size((64, 64), image, schedule, workers=1) == 128
+    assert batch_size((128, 256), image, schedule, workers=1) == 16
+    assert batch_size((256, 256), image, schedule, workers=2) == 4
+    assert batch_size((256, 256), image, schedule, workers=64) == 2
 
 
 def test_crops_are_parts_of_images() -> None:
@@ -90,7 +90,7 @@ def test_relighting_is_the_formula_and_keeps_within_what_was_asked() -> None:
     expected = (0.9 * (mean + 1.1 * (image - mean))).clamp(0, 1)
     torch.testing.assert_close(relight(image, 0.9, 1.1), expected)
     images = image.expand(200, -1, -1, -1)
-    found = relit(images, 0.1, torch.Generator().manual_seed(0))
+    found = random_light(images, 0.1, torch.Generator().manual_seed(0))
     gain = found.mean(dim=(1, 2, 3)) / mean
     contrast = found.flatten(1).std(dim=1) / image.std() / gain
     for change in (gain, contrast):
@@ -171,6 +171,20 @@ def test_objective_4_keeps_the_weights_that_separate_best(
     assert not torch.equal(weight, seen[-1][name])
 
 
+def test_early_stopping_needs_something_to_see(stripes: torch.Tensor, small: Recipe) -> None:
+    """On white images no synthetic defect is perceptible, so that nothing tells when to stop."""
+    white = torch.full_like(stripes, 255)
+    recipe = override(small, ["objective.kind=amplify", "objective.patience=0.1"])
+    last = fit(white[:8], white[8:], recipe, device=CPU, precision=torch.float32).history[-1]
+    assert last.images_seen >= small.schedule.images
+
+
+def test_one_network_is_not_an_ensemble(stripes: torch.Tensor, small: Recipe) -> None:
+    recipe = override(small, ["objective.kind=ensemble"])
+    with pytest.raises(ValueError, match="ensemble_parts"):
+        fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32)
+
+
 def test_separation_is_high_where_reconstruction_repairs(stripes: torch.Tensor) -> None:
     """A network that gives back the undistorted image separates; one that copies does not."""
 
@@ -200,8 +214,11 @@ def test_every_objective_builds_a_model(
     built = build_model(uris, "s", "v1", recipe, Compute(), CPU, threads=1, on_epoch=epochs.append)
     assert len(built.weights) == (2 if kind == "ensemble" else 1)
     assert epochs[-1].budget_spent == 1.0
-    shares = [epoch.budget_spent for epoch in epochs]
-    assert shares == sorted(shares)
+    for name in ("budget_spent", "epoch", "images_seen", "seconds"):
+        values = [getattr(epoch, name) for epoch in epochs]
+        assert values == sorted(values)
+    objectives = ["amplify"] if kind == "amplify" else ["reconstruct", "amplify"]
+    assert sorted({epoch.objective for epoch in epochs}, reverse=True) == objectives
     store = Location.parse(tmp_path / "store")
     artifact.save(built, store)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
@@ -314,12 +331,25 @@ def test_selection_finds_the_smoothing_that_separates() -> None:
     truth = torch.zeros(8, 1, 64, 64, dtype=torch.bool)
     truth[..., 20:40, 20:40] = True
     defects += 0.2 * truth
-    start = AnomalyMap(difference="ssim", kernel=3, repeats=3, average_power=1.0)
+    start = AnomalyMap(difference="ssim", repeats=3, average_power=1.0)
     chosen, selection = select_anomaly_map(clean, defects, truth, start)
+    assert chosen.kernel is not None
     assert chosen.kernel >= 7
     assert selection.image_auroc == 1.0
     assert selection.basis == "synthetic defects"
     assert (chosen.difference, chosen.repeats, chosen.average_power) == ("ssim", 3, 1.0)
+    given = AnomalyMap(kernel=5, image_score="sum")
+    assert select_anomaly_map(clean, defects, truth, given)[0] == given
+    half = select_anomaly_map(clean, defects, truth, AnomalyMap(image_score="sum"))[0]
+    assert (half.kernel, half.image_score) == (chosen.kernel, "sum")
+
+
+def test_selection_without_a_perceptible_defect_falls_back() -> None:
+    clean = torch.rand(4, 1, 64, 64)
+    nothing = torch.empty(0, 1, 64, 64)
+    chosen, selection = select_anomaly_map(clean, nothing, nothing.bool(), AnomalyMap())
+    assert (chosen.kernel, chosen.image_score) == (5, "topk")
+    assert (selection.basis, selection.image_auroc) == ("recipe", None)
 
 
 def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: Recipe) -> None:
@@ -330,7 +360,7 @@ def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: R
     maker = MapMaker(found.anomaly_map, torch.tensor(found.scale), average)
     maps = maker(differences(networks, x, found.anomaly_map.difference, torch.float32))
     assert float(maps.max()) == pytest.approx(found.pixel_threshold, rel=1e-5)
-    fixed = override(small, ["select_map=false", "anomaly_map.kernel=5"])
+    fixed = override(small, ["anomaly_map.kernel=5", "anomaly_map.image_score=max"])
     kept, _ = calibrate(networks, stripes[8:], stripes[:8], fixed, torch.float32, seed=0)
     assert (kept.reference_images, kept.held_out_references) == (12, 4)
     assert kept.anomaly_map == fixed.anomaly_map

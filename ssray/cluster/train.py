@@ -12,6 +12,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
+from torch import nn
 
 from ssray.artifact import EpochLog, ModelArtifact, new_version, save
 from ssray.building import build_model
@@ -115,7 +116,7 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
     rank = ray.train.get_context().get_world_rank()
     log = EpochLog(job.store, job.category, job.version)
 
-    def on_epoch(epoch: Epoch) -> None:
+    def on_epoch(epoch: Epoch, network: nn.Module) -> None:
         if rank == 0:
             log.append(dataclasses.asdict(epoch))
             job.progress.put(epoch)

@@ -16,7 +16,7 @@ from ssray.cluster.runtime import ray_session
 from ssray.cluster.train import train_category
 from ssray.config import Compute
 from ssray.data.index import categories, index_dataset
-from ssray.data.loading import load_images
+from ssray.data.loading import load_images, spread
 from ssray.data.storage import Location
 from ssray.errors import ArtifactError, DataError, SsrayError
 from ssray.method.inference import to_network
@@ -58,8 +58,7 @@ def sample_images(uris: Sequence[str]) -> Tensor:
     Raises:
         DataError: if none can be used.
     """
-    step = max(1, len(uris) // SAMPLE)
-    loaded = load_images(uris[::step][:SAMPLE], SAMPLE_SIDE, threads=os.cpu_count() or 1)
+    loaded = load_images(spread(uris, SAMPLE), SAMPLE_SIDE, threads=os.cpu_count() or 1)
     return to_network(torch.from_numpy(loaded.images), torch.device("cpu"))
 
 

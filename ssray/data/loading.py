@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -27,13 +27,16 @@ class LoadedImages:
     skipped: list[tuple[str, str]]
 
 
-def load_images(uris: Iterable[str], longer_side: int, threads: int) -> LoadedImages:
+def load_images(
+    uris: Iterable[str], longer_side: int, threads: int, *, square: bool = False
+) -> LoadedImages:
     """Decodes images in parallel and resizes them to the shape most of them call for.
 
     Args:
         uris: where they are.
         longer_side: of the resized images, pixels; the aspect ratio of the majority is kept.
         threads: how many to decode at once.
+        square: take the middle square of each image.
 
     Raises:
         DataError: if no image can be used.
@@ -44,6 +47,8 @@ def load_images(uris: Iterable[str], longer_side: int, threads: int) -> LoadedIm
             image = read_image(uri)
         except ImageError as error:
             return error
+        if square:
+            image = _middle(image)
         shape = network_shape(image.shape[0], image.shape[1], longer_side)
         return shape, resize(image, shape)
 
@@ -61,3 +66,20 @@ def load_images(uris: Iterable[str], longer_side: int, threads: int) -> LoadedIm
         raise DataError(f"none of {len(uris)} images can be used ({dict(reasons)}).")
     [(shape, _)] = Counter(shape for shape, _ in usable).most_common(1)
     return LoadedImages(np.stack([resize(image, shape) for _, image in usable]), skipped)
+
+
+def spread(uris: Sequence[str], most: int) -> list[str]:
+    """At most ``most`` of them, evenly spread from the first to the last.
+
+    >>> spread(["a", "b", "c", "d", "e"], 3)
+    ['a', 'c', 'e']
+    """
+    chosen = np.linspace(0, len(uris) - 1, min(most, len(uris))).round().astype(int)
+    return [uris[i] for i in chosen]
+
+
+def _middle(image: UInt8Image) -> UInt8Image:
+    rows, columns = image.shape[:2]
+    side = min(rows, columns)
+    top, left = (rows - side) // 2, (columns - side) // 2
+    return np.ascontiguousarray(image[top : top + side, left : left + side])

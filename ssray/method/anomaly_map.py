@@ -161,7 +161,7 @@ class MapMaker:
     """Difference maps in, anomaly maps and image scores out.
 
     Attributes:
-        settings: the anomaly map's settings.
+        settings: the anomaly map's settings, the kernel among them.
         scale: (K,) float32, the level of each channel on defect-free images.
         average: (K, H, W) float32 average map on that scale; None where its power is 0.
     """
@@ -173,7 +173,7 @@ class MapMaker:
     @classmethod
     def fitted(cls, settings: AnomalyMap, clean: Tensor) -> MapMaker:
         """From (N, K, H, W) difference maps of defect-free images."""
-        smoothed = smooth(clean, settings.kernel, settings.repeats)
+        smoothed = cls._smoothed(settings, clean)
         scale = common_scale(smoothed)
         if not settings.average_power:
             return cls(settings, scale)
@@ -184,14 +184,20 @@ class MapMaker:
 
         On the common scale 1 is what a defect-free image typically reaches at its worst place.
         """
-        maps = scaled(smooth(differences, self.settings.kernel, self.settings.repeats), self.scale)
+        maps = scaled(self._smoothed(self.settings, differences), self.scale)
         if self.average is not None:
             maps = weighted(maps, self.average, self.settings.average_power)
         return combine(maps)
 
     def scores(self, maps: Tensor) -> Tensor:
         """(B, 1, H, W) anomaly maps as (B,) image scores."""
+        assert self.settings.image_score is not None
         return image_scores(maps, self.settings.image_score, self.settings.top_fraction)
+
+    @staticmethod
+    def _smoothed(settings: AnomalyMap, differences: Tensor) -> Tensor:
+        assert settings.kernel is not None
+        return smooth(differences, settings.kernel, settings.repeats)
 
 
 def _squared(images: Tensor, reconstruction: Tensor) -> Tensor:

@@ -46,15 +46,18 @@ def draw_crops(
     if augmentation != "none":
         columns = torch.where(mirrored, columns.flip(1), columns)
     crops = images[
-        index.unsqueeze(2).to(device), rows.unsqueeze(2).to(device), columns.unsqueeze(1).to(device)
+        tuple(
+            t.to(device, non_blocking=True)
+            for t in (index.unsqueeze(2), rows.unsqueeze(2), columns.unsqueeze(1))
+        )
     ]
     if augmentation in ("turn", "dihedral"):
-        across = turned.view(batch, 1, 1, 1).to(device)
+        across = turned.view(batch, 1, 1, 1).to(device, non_blocking=True)
         crops = torch.where(across, crops.transpose(1, 2), crops)
     return crops.permute(0, 3, 1, 2).float().div_(255)
 
 
-def relit(images: Tensor, change: float, generator: torch.Generator) -> Tensor:
+def random_light(images: Tensor, change: float, generator: torch.Generator) -> Tensor:
     """Each image a little lighter or darker, of more or less contrast.
 
     Args:
@@ -67,7 +70,8 @@ def relit(images: Tensor, change: float, generator: torch.Generator) -> Tensor:
     """
     per_image = (len(images), 1, 1, 1)
     gain, contrast = (
-        uniform(per_image, (1 - change, 1 + change), generator).to(images.device) for _ in range(2)
+        uniform(per_image, (1 - change, 1 + change), generator).to(images.device, non_blocking=True)
+        for _ in range(2)
     )
     return relight(images, gain, contrast)
 

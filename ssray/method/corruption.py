@@ -22,7 +22,7 @@ paper gives no strengths and sizes, ``ssray.config.Corruption`` holds our choice
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,7 @@ class Corrupted:
 def corrupt(
     images: Tensor,
     settings: Corruption,
+    side: float,
     generator: torch.Generator,
     textures: Tensor | None = None,
 ) -> Corrupted:
@@ -60,32 +61,35 @@ def corrupt(
 
     Args:
         images: (B, C, H, W) float32 in [0, 1], on any device.
-        settings: kinds, strengths and sizes; lengths in pixels of ``images``.
-        generator: on the CPU; the same state gives the same corruption.
+        settings: kinds, strengths and sizes.
+        side: what their lengths are shares of, pixels: the shorter side of the whole image, of
+            which ``images`` may be crops.
+        generator: on the CPU; the same state gives the same corruption on every device, but for
+            the white noise of *pattern*, which is drawn where the images are.
         textures: (T, H', W', C) uint8, a source of foreign content, on the device of ``images``.
     """
     batch, _, height, width = images.shape
-    mask = patch_masks(batch, height, width, settings.patches, generator, images.device)
+    alpha = patch_masks(batch, height, width, settings.patches, side, generator, images.device)
+    mask = alpha
     weights = torch.tensor([getattr(settings.mix, kind) for kind in KINDS])
     drawn = torch.multinomial(weights, batch, replacement=True, generator=generator)
     target, content = images, torch.empty_like(images)
     for number, (kind, fill) in enumerate(KINDS.items()):
-        chosen = (drawn == number).nonzero().flatten().to(images.device)
+        chosen = _indices(drawn == number, images.device)
         if not len(chosen):
             continue
-        draw = _Draw(images, chosen, settings, generator, textures)
+        draw = _Draw(images, chosen, settings, side, generator, textures)
         if len(chosen) == batch:
             content = fill(draw)
         else:
             content[chosen] = fill(draw)
         if kind == "pattern":
-            mask[chosen] *= draw.uniform(settings.opacity)
+            alpha = alpha.index_copy(0, chosen, alpha[chosen] * draw.uniform(settings.opacity))
             target = target.index_copy(0, chosen, _noisy(draw))
-    corrupted = torch.lerp(target, content, mask)
-    turned = (torch.rand(batch, generator=generator) < settings.rotated).nonzero().flatten()
+    corrupted = torch.lerp(target, content, alpha)
+    turned = _indices(torch.rand(batch, generator=generator) < settings.rotated, images.device)
     if len(turned):
-        turned = turned.to(images.device)
-        mask[turned] = 1
+        mask = mask.index_fill(0, turned, 1.0)
         corrupted[turned] = _rotated(corrupted[turned], settings.rotation, generator)
     return Corrupted(corrupted, target, mask)
 
@@ -97,6 +101,7 @@ class _Draw:
     images: Tensor
     chosen: Tensor
     settings: Corruption
+    side: float
     generator: torch.Generator
     textures: Tensor | None
 
@@ -114,28 +119,35 @@ class _Draw:
         """Another image of the batch for each; in a batch of one, itself."""
         batch = len(self.images)
         shift = torch.randint(1, max(batch, 2), self.chosen.shape, generator=self.generator)
-        return self.images[(self.chosen + shift.to(self.chosen.device)) % batch]
+        return self.images[(self.chosen + self.moved(shift)) % batch]
+
+    def moved(self, numbers: Tensor) -> Tensor:
+        """On the images' device."""
+        return numbers.to(self.images.device, non_blocking=True)
 
     def uniform(self, bounds: Range) -> Tensor:
         """A number for each, (N, 1, 1, 1)."""
-        return uniform((len(self.chosen), 1, 1, 1), bounds, self.generator).to(self.images.device)
+        return self.moved(uniform((len(self.chosen), 1, 1, 1), bounds, self.generator))
 
     def log_uniform(self, bounds: Range) -> Tensor:
-        numbers = log_uniform((len(self.chosen), 1, 1, 1), bounds, self.generator)
-        return numbers.to(self.images.device)
+        return self.moved(log_uniform((len(self.chosen), 1, 1, 1), bounds, self.generator))
 
     def signs(self) -> Tensor:
-        return signs((len(self.chosen), 1, 1, 1), self.generator).to(self.images.device)
+        return self.moved(signs((len(self.chosen), 1, 1, 1), self.generator))
+
+    def pixels(self, bounds: Range) -> Range:
+        """Shares of the side as lengths, at least half a pixel."""
+        low, high = (max(bound * self.side, 0.5) for bound in bounds)
+        return low, high
 
 
 def elastic(draw: _Draw) -> Tensor:
     """The image under a smooth random displacement."""
     images, settings = draw.own, draw.settings
     batch, _, height, width = draw.shape
-    field = smooth_noise(
-        (batch, 2, height, width), settings.smoothness, draw.generator, images.device
-    )
-    return warp(images, draw.log_uniform(settings.displacement) * field)
+    lengths = draw.pixels(settings.smoothness)
+    field = smooth_noise((batch, 2, height, width), lengths, draw.generator, images.device)
+    return warp(images, draw.log_uniform(draw.pixels(settings.displacement)) * field)
 
 
 def cut_out(draw: _Draw) -> Tensor:
@@ -159,12 +171,9 @@ def foreign(draw: _Draw) -> Tensor:
     drawn = torch.randint(len(sources), draw.chosen.shape, generator=draw.generator)
     content = torch.empty_like(draw.own)
     for number, source in enumerate(sources):
-        place = (drawn == number).nonzero().flatten().to(draw.chosen.device)
+        place = _indices(drawn == number, draw.images.device)
         if len(place):
-            part = _Draw(
-                draw.images, draw.chosen[place], draw.settings, draw.generator, draw.textures
-            )
-            content[place] = _SOURCES[source](part)
+            content[place] = _SOURCES[source](replace(draw, chosen=draw.chosen[place]))
     return content
 
 
@@ -194,7 +203,7 @@ def _from_textures(draw: _Draw) -> Tensor:
     device = draw.images.device
 
     def start(high: int) -> Tensor:
-        return torch.randint(high, (batch, 1), generator=draw.generator).to(device)
+        return draw.moved(torch.randint(high, (batch, 1), generator=draw.generator))
 
     which = start(count).unsqueeze(2)
     y = (start(rows) + torch.arange(height, device=device)) % rows
@@ -206,7 +215,7 @@ def _from_textures(draw: _Draw) -> Tensor:
 def _generated(draw: _Draw) -> Tensor:
     """Two colours like those of the batch, mixed by noise between soft clouds and hard grain."""
     batch, _, height, width = draw.shape
-    lengths = (2.0, max(min(height, width) / 4, 2.0))
+    lengths = (2.0, max(draw.side / 4, 2.0))
     noise = smooth_noise((batch, 1, height, width), lengths, draw.generator, draw.images.device)
     share = torch.sigmoid(draw.log_uniform((0.5, 16.0)) * noise)
     return torch.lerp(_colours(draw), _colours(draw), share)
@@ -215,9 +224,9 @@ def _generated(draw: _Draw) -> Tensor:
 def _colours(draw: _Draw) -> Tensor:
     """The colour of a random pixel of the batch for each, then made lighter or darker."""
     count, _, height, width = draw.shape
-    images, device = draw.images, draw.images.device
+    images = draw.images
     which, y, x = (
-        torch.randint(high, (count,), generator=draw.generator).to(device)
+        draw.moved(torch.randint(high, (count,), generator=draw.generator))
         for high in (len(images), height, width)
     )
     return (images[which, :, y, x][..., None, None] + draw.uniform((-0.3, 0.3))).clamp(0, 1)
@@ -228,6 +237,10 @@ _SOURCES: dict[str, Callable[[_Draw], Tensor]] = {
     "generated": _generated,
     "textures": _from_textures,
 }
+
+
+def _indices(chosen: Tensor, device: torch.device) -> Tensor:
+    return chosen.nonzero().flatten().to(device, non_blocking=True)
 
 
 def _noisy(draw: _Draw) -> Tensor:
@@ -245,7 +258,7 @@ def _rotated(images: Tensor, degrees: Range, generator: torch.Generator) -> Tens
     angle = log_uniform((batch, 1, 1), degrees, generator).deg2rad() * signs(
         (batch, 1, 1), generator
     )
-    cosine, sine = angle.cos().to(images.device), angle.sin().to(images.device)
+    cosine, sine = (t.to(images.device, non_blocking=True) for t in (angle.cos(), angle.sin()))
     rows, columns = pixel_grid(height, width, images.device)
     down, across = rows - (height - 1) / 2, columns - (width - 1) / 2
     x = (cosine - 1) * across - sine * down

@@ -1,8 +1,7 @@
 """Random numbers and smooth random fields, the raw material of corruptions.
 
-Every number is drawn on the CPU from the generator passed in and then moved: the coarse
-grids are small, and one generator state gives the same corruption on a CPU, on a GPU and on
-every worker.
+Numbers are drawn on the CPU from the generator passed in and then moved: the coarse grids are
+small, and one generator state gives the same fields on a CPU, on a GPU and on every worker.
 """
 
 from __future__ import annotations
@@ -84,6 +83,9 @@ def _octaves(
         grid = (batch, channels, math.ceil(height / length) + 1, math.ceil(width / length) + 1)
         coarse = weight * torch.randn(grid, generator=generator)
         noise += F.interpolate(
-            coarse.to(device), size=(height, width), mode="bicubic", align_corners=True
+            coarse.to(device, non_blocking=True),
+            size=(height, width),
+            mode="bicubic",
+            align_corners=True,
         )
     return noise

@@ -22,7 +22,8 @@ def reconstruction_objective(
         + \frac{\lambda}{|m|_1} \| m (f(\hat x) - x) \|^2
 
     Both norms run over the whole batch, so that an image with a tiny mask does not
-    outweigh the others. The scan of the paper does not show which term carries lambda;
+    outweigh the others; images that are masked as a whole have a norm of their own, or they would
+    drown the patches of the others. The scan of the paper does not show which term carries lambda;
     as written here, ``lam = 1`` looks at nothing but the corrupted region.
 
     Args:
@@ -39,9 +40,10 @@ def reconstruction_objective(
     >>> reconstruction_objective(torch.tensor([[[[2.0, 3.0]]]]), x, m, lam=0.25)
     tensor(7.7500)
     """
-    error = (reconstruction.float() - images).square().sum(dim=1, keepdim=True)
-    corrupted = (mask.square() * error).sum() / (images.shape[1] * mask.sum()).clamp_min(_TINY)
-    return (1 - lam) * _clean_error(error, mask, images.shape[1]) + lam * corrupted
+    error = (reconstruction.float() - images).square()
+    clean = _region_mean(error, 1 - mask)
+    corrupted = _mean_of_groups(error, mask, _whole(mask))
+    return (1 - lam) * clean + lam * corrupted
 
 
 def amplification_objective(
@@ -71,13 +73,26 @@ def amplification_objective(
     >>> amplification_objective(torch.tensor([[[[1.0, 0.0]]]]), x, x_hat, m, lam=0.5)
     tensor(-0.2500)
     """
-    difference = reconstruction.float() - images
-    clean = _clean_error(difference.square().sum(dim=1, keepdim=True), mask, images.shape[1])
-    weight = (images - corrupted).abs()
-    amplified = (weight * difference).square().sum() / weight.sum().clamp_min(_TINY)
+    error = (reconstruction.float() - images).square()
+    clean = _region_mean(error, 1 - mask)
+    amplified = _mean_of_groups(error, (images - corrupted).abs(), _whole(mask))
     return (1 - lam) * clean - lam * amplified
 
 
-def _clean_error(error: Tensor, mask: Tensor, channels: int) -> Tensor:
-    kept = 1 - mask
-    return (kept.square() * error).sum() / (channels * kept.sum()).clamp_min(_TINY)
+def _whole(mask: Tensor) -> Tensor:
+    """(B, 1, 1, 1) float: 1 for images that are masked everywhere, as turned ones are."""
+    return (mask.amin(dim=(1, 2, 3), keepdim=True) == 1).to(mask.dtype)
+
+
+def _mean_of_groups(error: Tensor, weight: Tensor, whole: Tensor) -> Tensor:
+    """``_region_mean`` of the patched and of the wholly masked images, by their share."""
+    share = whole.mean()
+    return (1 - share) * _region_mean(error, weight * (1 - whole)) + share * _region_mean(
+        error, weight * whole
+    )
+
+
+def _region_mean(error: Tensor, weight: Tensor) -> Tensor:
+    """``weight ** 2 * error`` over the norm of ``weight``, both summed over the batch."""
+    weight = weight.expand_as(error)
+    return (weight.square() * error).sum() / weight.sum().clamp_min(_TINY)

@@ -28,6 +28,7 @@ WIDTH_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _BATCH_PIXELS = 2**21
 _CHUNK = 2**15
 _TIE = 1e-9
+_SHORT = 8
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,13 @@ class PositionMoments:
         """The share of all variance that the position alone explains, in [0, 1].
 
         The variance over positions of the mean, divided by the variance of all values about
-        their channel's mean; both are summed over the channels. It is 0 where the values are
-        identically distributed, as in a texture, and 1 where all images are the same. The
-        variance that the mean of n unrelated images has by chance is taken off (only products
-        of two different images count), so the number is unbiased for any n; an estimate below
-        0 counts as 0. Images without any variance have a share of 0.
+        their channel's mean; both are summed over the channels. A trend of second order is taken
+        from the mean first: uneven light and vignetting do not make an object.
+
+        The share is 0 where the values are identically distributed, as in a texture, and 1 where
+        all images are the same. The variance that the mean of n unrelated images has by chance is
+        taken off (only products of two different images count), so the number is unbiased for any
+        n; an estimate below 0 counts as 0. Images without any variance have a share of 0.
 
         >>> same = torch.tensor([0.0, 1.0]).expand(3, 1, 1, 2)
         >>> PositionMoments.of(same, (1, 2)).position_share()
@@ -117,12 +120,34 @@ class PositionMoments:
         n = self.images
         if n < 2:
             raise ValueError(f"a position's share needs at least 2 images, found {n}")
-        by_position = (self.first.var(dim=(1, 2), correction=0) - self.spread).sum() / (n * (n - 1))
+        by_position = (_without_trend(self.first).square().mean(dim=(1, 2)) - self.spread).sum()
+        by_position = by_position / (n * (n - 1))
         centre = self.mean.mean(dim=(1, 2))
         total = ((self.second / n).mean(dim=(1, 2)) - centre.square()).sum()
         if total <= _TIE:
             return 0.0
         return float((by_position / total).clamp(0, 1))
+
+
+def _without_trend(maps: Tensor) -> Tensor:
+    """What a quadratic polynomial of row and column leaves of (C, h, w) float64 maps.
+
+    A side too short for a trend of its own, of up to 8 pixels, has only its mean taken off.
+    """
+    _, height, width = maps.shape
+    axes = (
+        torch.linspace(-1, 1, side, dtype=maps.dtype, device=maps.device)
+        for side in (height, width)
+    )
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    terms = [torch.ones_like(x)]
+    if min(height, width) > _SHORT:
+        terms += [x, y, x * y, x.square(), y.square()]
+    basis = torch.stack([term.flatten() for term in terms], dim=1)
+    flat = maps.flatten(1).T
+    fitted = basis @ torch.linalg.lstsq(basis, flat).solution
+    rest: Tensor = (flat - fitted).T.reshape(maps.shape)
+    return rest
 
 
 def _mean_over_places(images: Tensor, window: tuple[int, int]) -> Tensor:

@@ -17,8 +17,8 @@ from ssray.method.noise import Range, log_uniform, smooth_noise, uniform
 
 ELONGATION: Range = (1.0, 3.0)
 """Length over breadth of rectangles."""
-STROKE: Range = (0.75, 3.0)
-"""Half the breadth of a stroke, pixels."""
+STROKE: Range = (0.003, 0.012)
+"""Half the breadth of a stroke, share of the image's shorter side."""
 
 
 def patch_masks(
@@ -26,6 +26,7 @@ def patch_masks(
     height: int,
     width: int,
     settings: Patches,
+    side: float,
     generator: torch.Generator,
     device: torch.device,
 ) -> Tensor:
@@ -38,6 +39,7 @@ def patch_masks(
         height: H, pixels.
         width: W, pixels.
         settings: number, sizes and shapes of the patches.
+        side: what lengths are shares of, pixels: the shorter side of the whole image.
         generator: on the CPU.
         device: of the result.
 
@@ -47,20 +49,20 @@ def patch_masks(
     """
     rows, columns = (height + 1) // 2, (width + 1) // 2
     limit = min(height, width) / 2
-    low, high = (min(r, limit) / 2 for r in settings.radius)
+    low, high = (min(max(r * side, 1.0), limit) / 2 for r in settings.radius)
     per_patch = (batch, settings.count, 1, 1)
     radius = log_uniform(per_patch, (low, high), generator)
     y = uniform(per_patch, (0.0, float(rows)), generator)
     x = uniform(per_patch, (0.0, float(columns)), generator)
     angle = uniform(per_patch, (0.0, math.pi), generator)
     stretch = log_uniform(per_patch, ELONGATION, generator).sqrt()
-    stroke = log_uniform(per_patch, STROKE, generator) / 2
+    stroke = side * log_uniform(per_patch, STROKE, generator) / 2
     kind = torch.randint(len(settings.shapes), per_patch, generator=generator)
     drawn = torch.randint(1, settings.count + 1, (batch, 1, 1, 1), generator=generator)
     present = torch.arange(settings.count).view(1, -1, 1, 1) < drawn
 
     radius, y, x, stroke, kind, present = (
-        t.to(device) for t in (radius, y, x, stroke, kind, present)
+        t.to(device, non_blocking=True) for t in (radius, y, x, stroke, kind, present)
     )
     along_y, along_x = pixel_grid(rows, columns, device)
     down, across = (along_y - y) / radius, (along_x - x) / radius
@@ -75,8 +77,9 @@ def patch_masks(
         if shape == "disk":
             continue
         if shape == "rectangle":
-            cosine, sine = angle.cos().to(device), angle.sin().to(device)
-            aspect = stretch.to(device)
+            cosine, sine, aspect = (
+                t.to(device, non_blocking=True) for t in (angle.cos(), angle.sin(), stretch)
+            )
             u = (cosine * across + sine * down).abs() / aspect
             v = (cosine * down - sine * across).abs() * aspect
             formed = ((reach - torch.maximum(u, v)) / settings.fade).clamp(0, 1)

@@ -41,14 +41,25 @@ def ssim_map(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _window_means(values: Tensor) -> Tensor:
-    """Gaussian means over the pixels that exist, of every plane of (N, C, H, W)."""
-    offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float32, device=values.device)
-    weights = torch.exp(-0.5 * (offsets / SIGMA).square())
-    planes = values.flatten(0, 1).unsqueeze(1)
-    for kernel, padding in (
-        (weights.view(1, 1, -1, 1), (RADIUS, 0)),
-        (weights.view(1, 1, 1, -1), (0, RADIUS)),
-    ):
-        there = F.conv2d(torch.ones_like(planes[:1]), kernel, padding=padding)
-        planes = F.conv2d(planes, kernel, padding=padding) / there
-    return planes.view(values.shape)
+    """Gaussian means over the pixels that exist, of every plane of (B, C, H, W).
+
+    Sums of shifted planes rather than convolutions: these may be computed in TensorFloat-32 on a
+    GPU, of which the difference of two almost equal moments leaves nothing.
+    """
+    offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float32)
+    weights = torch.exp(-0.5 * (offsets / SIGMA).square()).tolist()
+    for dim in (2, 3):
+        values = _weighted_sums(values, weights, dim) / _weighted_sums(
+            torch.ones_like(values[:1, :1]), weights, dim
+        )
+    return values
+
+
+def _weighted_sums(values: Tensor, weights: list[float], dim: int) -> Tensor:
+    side = values.shape[dim]
+    pad = (0, 0, RADIUS, RADIUS) if dim == 2 else (RADIUS, RADIUS)
+    padded = F.pad(values, pad)
+    total = torch.zeros_like(values)
+    for start, weight in enumerate(weights):
+        total.add_(padded.narrow(dim, start, side), alpha=weight)
+    return total

@@ -38,9 +38,8 @@ def add_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
         (D, 1, H, W) bool.
     """
     batch, _, height, width = images.shape
-    side = min(height, width)
-    shape = Patches(count=1, radius=(RADIUS[0] * side, RADIUS[1] * side), fade=0.25, outline=0.5)
-    mask = patch_masks(batch, height, width, shape, generator, images.device)
+    shape = Patches(count=1, radius=RADIUS, fade=0.25, outline=0.5)
+    mask = patch_masks(batch, height, width, shape, min(height, width), generator, images.device)
     turn = torch.arange(batch, device=images.device) % len(KINDS)
     defective = images.clone()
     for number, kind in enumerate(KINDS):

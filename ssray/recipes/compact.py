@@ -10,7 +10,7 @@ def texture() -> Recipe:
 
     ``ssray train --data ROOT --category grid --models STORE --max-minutes 15``
     """
-    return Recipe(name="compact-texture")
+    return Recipe(name="compact-texture", network=Network(blend="pixel"))
 
 
 def object_() -> Recipe:
@@ -26,14 +26,14 @@ def object_() -> Recipe:
         image_size=128,
         network=Network(blend="pixel"),
         corruption=Corruption(
-            patches=Patches(radius=(3.0, 64.0)),
+            patches=Patches(radius=(0.024, 0.5)),
             mix=Mix(elastic=1, occlusion=1),
-            displacement=(1.0, 6.0),
-            smoothness=(3.0, 10.0),
+            displacement=(0.008, 0.05),
+            smoothness=(0.024, 0.08),
             rotated=0.3,
             rotation=(5.0, 180.0),
         ),
-        schedule=Schedule(crops=(1.0,), batch_pixels=4 * 128 * 128, images=160_000),
+        schedule=Schedule(crops=(1.0,), images=400_000),
     )
 
 
@@ -43,6 +43,10 @@ def demo() -> Recipe:
         name="demo",
         image_size=128,
         network=Network(width=8),
-        corruption=Corruption(patches=Patches(radius=(3.0, 28.0))),
-        schedule=Schedule(crops=(0.5, 1.0), batch_pixels=4 * 128 * 128, learning_rate=2e-3),
+        corruption=Corruption(
+            patches=Patches(radius=(0.024, 0.22)),
+            displacement=(0.012, 0.08),
+            smoothness=(0.03, 0.125),
+        ),
+        schedule=Schedule(crops=(0.5, 1.0), learning_rate=2e-3),
     )

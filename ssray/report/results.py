@@ -202,6 +202,7 @@ def _category_report(
 def _facts(model: ModelArtifact) -> list[tuple[str, str]]:
     facts, chosen, recipe = model.facts, model.calibration.anomaly_map, model.recipe
     height, width = facts.input_shape
+    assert chosen.image_score is not None
     score = {
         "sum": "sum of the map",
         "max": "maximum of the map",
@@ -232,13 +233,13 @@ def _notes(model: ModelArtifact) -> list[str]:
     )
     if selection.basis == "synthetic defects":
         choice = (
-            "Difference, smoothing and image score were chosen without test labels, on "
+            "The kernel and the image score were chosen without test labels, on "
             f"{selection.defects} synthetic defects made from {references} "
             f"(image AUROC {_percent(selection.image_auroc)}, pixel AUROC "
             f"{_percent(selection.pixel_auroc)} there)."
         )
     else:
-        choice = "Difference, smoothing and image score are the recipe's own."
+        choice = "The kernel and the image score are the recipe's own."
     threshold = (
         "The predicted mask marks pixels above the largest value on "
         f"{references}: {calibration.pixel_threshold:.3g} times the level that such images "
