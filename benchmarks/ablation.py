@@ -74,10 +74,11 @@ BASES: dict[str, Callable[[], Recipe]] = {
 }
 """The categories, and the recipe that is changed for each."""
 BUDGETS = {
-    "grid": ["schedule.images=1600"],
-    "transistor": ["schedule.images=6000"],
+    "grid": ["image_size=128", "schedule.images=6000"],
+    "transistor": ["image_size=128", "schedule.images=6000"],
 }
-"""Makes a run a few minutes long. A budget counts images, so half the side costs a quarter."""
+"""Makes a run three minutes long. At 128 px a network gets further in them than at 256 px, where
+the seeds differed by 0.15 in image AUROC after 1,600 images."""
 SEEDS = (0, 1)
 SMOOTHINGS = ((0, 1), (1, 11), (2, 5), (2, 11), (2, 21), (3, 31))
 POWERS = (0.0, 1.0, 4.0)
@@ -112,17 +113,11 @@ VARIANTS = [
     Variant("network", "Model II, per both", ("network.blend=both",)),
     Variant("network", "width 8", ("network.width=8",)),
     Variant("network", "width 32", ("network.width=32",)),
-    Variant("network", "f = 5", ("network.kernel=5",)),
     Variant("objective", "(4) amplify", ("objective.kind=amplify",)),
     Variant("objective", "ensemble of (1) and (4)", ("objective.kind=ensemble",)),
     *(
         Variant("corruption", f"{kind} alone", (ALONE, f"corruption.mix.{kind}=1"))
         for kind in ("elastic", "cut_out", "swap", "brightness", "occlusion", "pattern")
-    ),
-    Variant(
-        "corruption",
-        "elastic and occlusion",
-        (ALONE, "corruption.mix.elastic=1", "corruption.mix.occlusion=1"),
     ),
     Variant(
         "corruption",
@@ -135,21 +130,27 @@ VARIANTS = [
             "corruption.mix.pattern=3",
         ),
     ),
-    Variant("corruption", "nothing turned", ("corruption.rotated=0",)),
+    Variant("training", "full size only", ("schedule.crops=[1]",)),
+    Variant("training", "growing crops", ("schedule.crops=[0.25,0.5,1]",)),
     Variant(
-        "corruption",
+        "further",
+        "elastic and occlusion",
+        (ALONE, "corruption.mix.elastic=1", "corruption.mix.occlusion=1"),
+    ),
+    Variant("further", "nothing turned", ("corruption.rotated=0",)),
+    Variant(
+        "further",
         "a third turned by up to 180 degrees",
         ("corruption.rotated=0.33", "corruption.rotation=[5,180]"),
     ),
-    Variant("corruption", "disks only", ('corruption.patches.shapes=["disk"]',)),
+    Variant("further", "disks only", ('corruption.patches.shapes=["disk"]',)),
     Variant(
-        "corruption",
+        "further",
         "four shapes",
         ('corruption.patches.shapes=["disk","rectangle","blob","stroke"]',),
     ),
-    Variant("training", "full size only", ("schedule.crops=[1]",)),
-    Variant("training", "growing crops", ("schedule.crops=[0.25,0.5,1]",)),
-    Variant("training", "no photometric augmentation", ("schedule.photometric=0",)),
+    Variant("further", "no photometric augmentation", ("schedule.photometric=0",)),
+    Variant("further", "f = 5", ("network.kernel=5",)),
 ]
 SECOND_SEED_WITHIN = 0.01
 """A variant closer than this to the baseline, in either AUROC, is run with a second seed."""
