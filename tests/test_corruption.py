@@ -91,7 +91,7 @@ def test_swapped_content_is_another_image_at_the_same_place() -> None:
 
 def test_brightness_changes_by_what_was_asked(images: torch.Tensor) -> None:
     grey = torch.full_like(images, 0.5)
-    found = corrupt(grey, only("brightness", brightness=(0.1, 0.2)), generator())
+    found = corrupt(grey, only("brightness", brightness=(0.1, 0.2)), SIDE, generator())
     change = (found.images - grey).abs()[(found.mask == 1).expand_as(grey)]
     assert 0.1 - 1e-5 <= change.min() <= change.max() <= 0.2 + 1e-5
 
@@ -124,11 +124,15 @@ def test_noise_of_a_pattern_stays_in_the_target() -> None:
     assert 0.03 < spread.mean() < 0.07  # uniform between 0 and 0.1
 
 
-def test_opacity_of_a_pattern_bounds_the_mask(images: torch.Tensor) -> None:
-    found = corrupt(images, only("pattern", opacity=(0.3, 0.6)), generator())
-    highest = found.mask.amax(dim=(1, 2, 3))
-    assert highest.max() <= 0.6 + 1e-6
-    assert highest[highest > 0].std() > 0.02
+def test_a_pattern_is_as_opaque_as_asked_and_its_mask_does_not_fade_with_it() -> None:
+    black, white = torch.zeros(32, 3, 64, 64), torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)
+    settings = only(
+        "pattern", opacity=(0.3, 0.6), noise=0, foreign=["textures"], textures="somewhere"
+    )
+    found = corrupt(black, settings, SIDE, generator(), white)
+    opacity = found.images.amax(dim=(1, 2, 3))[found.mask.amax(dim=(1, 2, 3)) == 1]
+    assert 0.3 - 1e-6 <= opacity.min() < 0.4
+    assert 0.5 < opacity.max() <= 0.6 + 1e-6
 
 
 def test_turned_images_turn_about_their_centre() -> None:
@@ -203,7 +207,10 @@ def test_elastic_corruption_keeps_the_patch_histogram_and_cut_out_does_not() -> 
     image = (0.5 + 0.5 * rows).expand(8, 3, 96, 96)
 
     def distance(kind: str) -> float:
-        found = corrupt(image, only(kind, patches={"radius": (16.0, 32.0)}), generator())
+        settings = only(
+            kind, patches={"radius": (16, 32)}, displacement=(1.5, 10), smoothness=(4, 16)
+        )
+        found = corrupt(image, settings, PIXELS, generator())
         inside = (found.mask > 0.5).expand_as(image)
         before, after = (
             torch.histc(values[inside], 16, 0, 1) / inside.sum() for values in (image, found.images)

@@ -229,6 +229,6 @@ def test_the_map_maker_does_all_of_it_in_order(power: float) -> None:
 
 def test_the_map_of_a_perfect_reconstruction_is_zero_and_never_negative() -> None:
     x = torch.rand(1, 3, 16, 16)
-    maker = MapMaker.fitted(AnomalyMap(difference="both"), torch.rand(4, 2, 16, 16))
+    maker = MapMaker.fitted(AnomalyMap(difference="both", kernel=5), torch.rand(4, 2, 16, 16))
     maps = maker(difference_maps(x, [x], "both"))
     assert 0 <= maps.min() <= maps.max() < 1e-6

@@ -34,6 +34,7 @@ from ssray.method.projection import (
     squared_distances,
     swap_patches,
 )
+from ssray.recipes import is_texture
 from ssray.report.diagnosis import (
     Diagnosis,
     moments_table,
@@ -143,13 +144,31 @@ def test_position_share_is_the_product_of_different_images() -> None:
     """Against its definition: the covariance over positions of all pairs of two images."""
     images = aligned_object(6)
     exact = images.double().numpy().transpose(0, 3, 1, 2) / 255
-    centred = exact - exact.mean(axis=(2, 3), keepdims=True)
-    pairs = [
-        (centred[i] * centred[j]).sum(axis=0).mean() for i in range(6) for j in range(6) if i != j
-    ]
-    expected = np.mean(pairs) / exact.var(axis=(0, 2, 3)).sum()
+    rows, columns = np.meshgrid(np.arange(SHAPE[0]), np.arange(SHAPE[1]), indexing="ij")
+    powers = [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0)]
+    basis = np.stack([(rows**p * columns**q).ravel() for p, q in powers], axis=1).astype(float)
+
+    def without_trend(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        flat = values.reshape(-1, rows.size).T
+        return (flat - basis @ np.linalg.lstsq(basis, flat)[0]).T.reshape(values.shape)
+
+    rest = without_trend(exact)
+    pairs = [(rest[i] * rest[j]).sum(axis=0).mean() for i in range(6) for j in range(6) if i != j]
+    trend = exact.mean(axis=0) - without_trend(exact.mean(axis=0))
+    total = ((exact - trend) ** 2).mean(axis=(0, 2, 3)).sum()
+    expected = np.mean(pairs) / total
     assert moments(images).position_share() == pytest.approx(expected, rel=1e-5)
     assert 0.3 < expected < 0.95
+
+
+def test_uneven_light_makes_no_object_of_a_texture() -> None:
+    rows, columns = np.meshgrid(np.linspace(-1, 1, 64), np.linspace(-1, 1, 64), indexing="ij")
+    light = 1 - 0.15 * (rows**2 + columns**2) + 0.05 * rows
+    noise = np.random.default_rng(0).standard_normal((24, 64, 64, 1))
+    lit = torch.from_numpy(np.clip(255 * light[..., None] * (0.5 + 0.02 * noise), 0, 255))
+    images = to_network(lit.to(torch.uint8).expand(-1, -1, -1, 3), torch.device("cpu"))
+    assert images.mean(dim=0).var() > 2 * images.var(dim=0).mean()  # light outweighs texture
+    assert is_texture(images)
 
 
 @pytest.mark.parametrize("count", [3, 24])

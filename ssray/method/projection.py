@@ -44,7 +44,7 @@ class PositionMoments:
         first: (C, h, w) float64, sum over the images of the window's mean over its places.
         second: the same of the squares.
         spread: (C,) float64, sum over the images of the variance over positions of the
-            image's own window mean.
+            image's own window mean, its trend of second order taken off.
     """
 
     images: int
@@ -77,7 +77,7 @@ class PositionMoments:
             images=len(images),
             first=own.sum(dim=0),
             second=_mean_over_places(exact.square(), window).sum(dim=0),
-            spread=own.var(dim=(2, 3), correction=0).sum(dim=0),
+            spread=_without_trend(own).square().mean(dim=(2, 3)).sum(dim=0),
         )
 
     def __add__(self, other: PositionMoments) -> PositionMoments:
@@ -101,9 +101,9 @@ class PositionMoments:
     def position_share(self) -> float:
         """The share of all variance that the position alone explains, in [0, 1].
 
-        The variance over positions of the mean, divided by the variance of all values about
-        their channel's mean; both are summed over the channels. A trend of second order is taken
-        from the mean first: uneven light and vignetting do not make an object.
+        The variance over positions of the mean, divided by the variance of all values; both are
+        summed over the channels. A trend of second order is taken from both first: uneven light
+        and vignetting do not make an object.
 
         The share is 0 where the values are identically distributed, as in a texture, and 1 where
         all images are the same. The variance that the mean of n unrelated images has by chance is
@@ -122,19 +122,19 @@ class PositionMoments:
             raise ValueError(f"a position's share needs at least 2 images, found {n}")
         by_position = (_without_trend(self.first).square().mean(dim=(1, 2)) - self.spread).sum()
         by_position = by_position / (n * (n - 1))
-        centre = self.mean.mean(dim=(1, 2))
-        total = ((self.second / n).mean(dim=(1, 2)) - centre.square()).sum()
+        trend = self.mean - _without_trend(self.mean)
+        total = ((self.second / n).mean(dim=(1, 2)) - trend.square().mean(dim=(1, 2))).sum()
         if total <= _TIE:
             return 0.0
         return float((by_position / total).clamp(0, 1))
 
 
 def _without_trend(maps: Tensor) -> Tensor:
-    """What a quadratic polynomial of row and column leaves of (C, h, w) float64 maps.
+    """What a quadratic polynomial of row and column leaves of (..., h, w) float64 maps.
 
     A side too short for a trend of its own, of up to 8 pixels, has only its mean taken off.
     """
-    _, height, width = maps.shape
+    height, width = maps.shape[-2:]
     axes = (
         torch.linspace(-1, 1, side, dtype=maps.dtype, device=maps.device)
         for side in (height, width)
@@ -144,10 +144,10 @@ def _without_trend(maps: Tensor) -> Tensor:
     if min(height, width) > _SHORT:
         terms += [x, y, x * y, x.square(), y.square()]
     basis = torch.stack([term.flatten() for term in terms], dim=1)
-    flat = maps.flatten(1).T
-    fitted = basis @ torch.linalg.lstsq(basis, flat).solution
-    rest: Tensor = (flat - fitted).T.reshape(maps.shape)
-    return rest
+    orthonormal = torch.linalg.qr(basis).Q
+    flat = maps.reshape(-1, height * width)
+    rest: Tensor = flat - flat @ orthonormal @ orthonormal.T
+    return rest.view(maps.shape)
 
 
 def _mean_over_places(images: Tensor, window: tuple[int, int]) -> Tensor:

@@ -1,0 +1,78 @@
+"""The parts of the benchmarks that decide what is run and what is shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from ssray.config import AnomalyMap
+from ssray.method.anomaly_map import MapMaker
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def ablation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import ablation
+
+    monkeypatch.setattr(ablation, "RESULTS", tmp_path / "results.jsonl")
+    yield ablation
+    for name in ("ablation", "labelled"):
+        sys.modules.pop(name, None)
+
+
+def test_equal_recipes_run_once_and_as_the_baseline(ablation: ModuleType) -> None:
+    runs = ablation.all_runs("ROOT", seed=0)
+    waiting = ablation.missing(runs)
+    assert len({run.key for run in waiting}) == len(waiting) < len(runs)
+    baselines = [run for run in waiting if run.variant.group == "baseline"]
+    assert [run.category for run in baselines] == list(ablation.BASES)
+    assert waiting[: len(baselines)] == baselines
+
+
+def test_what_is_stored_is_not_run_again_and_close_ones_get_a_second_seed(
+    ablation: ModuleType,
+) -> None:
+    runs = ablation.all_runs("ROOT", seed=0)
+    far, near = "width 8", "width 32"
+
+    def row(run: object, image: float) -> str:
+        return json.dumps(
+            {"key": run.key, "category": run.category, "seed": 0, "image_auroc": image,
+             "pixel_auroc": image, "chosen": AnomalyMap(kernel=5, image_score="max").model_dump()}
+        )  # fmt: skip
+
+    chosen = [run for run in runs if run.variant.name in ("baseline", far, near)]
+    scores = {"baseline": 0.9, near: 0.905, far: 0.7}
+    ablation.RESULTS.write_text("\n".join(row(run, scores[run.variant.name]) for run in chosen))
+    names = {run.variant.name for run in ablation.missing(runs)}
+    assert not names & {"baseline", far, near}
+    again = {run.variant.name for run in ablation.close_to_baseline(runs)}
+    assert {"baseline", near} <= again
+    assert far not in again
+    page = ablation.table(ablation.stored())
+    assert "| width 32 | 90.5 | 90.5 | 1 | squared, k 5, n 2, max |" in page
+    assert "width 8" in page
+
+
+def test_maps_are_judged_at_the_size_of_the_masks(ablation: ModuleType) -> None:
+    """A map that is high where the mask is, at half the resolution, is perfect."""
+    from labelled import TestSet
+
+    mask = np.zeros((64, 64), bool)
+    mask[16:32, 32:48] = True
+    good = np.zeros((64, 64), bool)
+    test_set = TestSet(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), np.array([0, 1]), [good, mask])
+    stack = torch.zeros(2, 1, 32, 32)
+    stack[1, 0, 8:16, 16:24] = 1
+    settings = AnomalyMap(kernel=1, image_score="max")
+    image, pixel = test_set.judge(MapMaker(settings, torch.ones(1)), stack)
+    assert image == 1
+    assert pixel > 0.999
