@@ -21,6 +21,15 @@ from ssray.recipes.compact import demo
 
 quiet_local_ray()
 
+TINY = (
+    "image_size=64",
+    "network.width=4",
+    "schedule.crops=[0.5,1]",
+    "schedule.batch=2",
+    "schedule.images=24",
+)
+"""Settings with which the demo recipe trains in a second."""
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
@@ -47,16 +56,7 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny() -> Recipe:
     """A recipe that trains in a second."""
-    return override(
-        demo(),
-        [
-            "image_size=64",
-            "network.width=4",
-            "schedule.crops=[0.5,1]",
-            "schedule.batch=2",
-            "schedule.images=24",
-        ],
-    )
+    return override(demo(), TINY)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_options_mirror_the_configuration() -> None:
         (["train", "--data", "{root}", "--category", "weave", "--models", "{out}",
           "--max-minutes", "-1"], "max_minutes"),
         (["train", "--data", "{root}", "--category", "weave", "--models", "{out}",
-          "--recipe", "best"], "Known: compact, paper, demo"),
+          "--recipe", "best"], "Known: compact, paper, compact-texture"),
         (["evaluate", "--data", "{root}", "--models", "{out}", "--out", "{out}"],
          "no published model for any category"),
         (["score", "--images", "{root}/nope", "--category", "weave", "--models", "{out}",
@@ -83,7 +83,7 @@ def test_from_data_to_scores(tmp_path: Path) -> None:
     """The whole contract once: demo-data, train, models list, evaluate, score."""
     data, store = tmp_path / "data", tmp_path / "models"
     assert ssray("demo-data", "--out", data, "--categories", "1", "--images", "6").returncode == 0
-    small = ["image_size=64", "network.width=4", "schedule.crops=[32]", "schedule.images=12"]
+    small = ["image_size=64", "network.width=4", "schedule.crops=[1]", "schedule.images=12"]
     settings = [word for setting in small for word in ("--set", setting)]
     trained = ssray(
         "train", "--data", data, "--category", "weave", "--models", store,

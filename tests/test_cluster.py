@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import TINY
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -19,6 +20,7 @@ from ssray.data.decode import read_image, read_mask
 from ssray.data.index import index_dataset, index_images
 from ssray.data.storage import Location
 from ssray.errors import ConfigError, TrainingError
+from ssray.recipes import RecipeRequest
 from ssray.report.heatmap import png_to_levels
 from ssray.scoring import Scorer, resize_map
 from ssray.training import Epoch
@@ -33,14 +35,13 @@ def training_uris(root: Path, category: str = "weave") -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def store(
-    ray_local: None, demo_root: Path, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory
-) -> Location:
+def store(ray_local: None, demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Location:
     """A store with a model of each demo category."""
     from ssray.cluster.workflow import train_categories
 
     place = Location.parse(tmp_path_factory.mktemp("store"))
-    failed = train_categories(Location.parse(demo_root), [], tiny, FLOAT32, place)
+    request = RecipeRequest("demo", TINY)
+    failed = train_categories(Location.parse(demo_root), [], request, FLOAT32, place)
     assert failed == {}
     return place
 
@@ -63,8 +64,9 @@ def test_one_worker_on_ray_is_the_plain_loop(
     plain = build_model(
         training_uris(demo_root), "weave", "v", tiny, FLOAT32, torch.device("cpu"), threads=2
     )
-    for name, weight in plain.weights.items():
-        torch.testing.assert_close(model.weights[name], weight, rtol=1e-4, atol=1e-5)
+    [weights], [found] = plain.weights, model.weights
+    for name, weight in weights.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-5)
 
 
 def test_two_workers_agree_on_one_model(demo_root: Path, tiny: Recipe, tmp_path: Path) -> None:
@@ -203,7 +205,7 @@ def test_a_model_that_overflows_gives_rows_not_a_crash(
     from ssray.cluster.inspection import score
 
     model = artifact.load(store, "grain", artifact.published_version(store, "grain"))
-    model.weights["to_image.bias"].fill_(float("nan"))
+    model.weights[0]["to_image.bias"].fill_(float("nan"))
     place = Location.parse(tmp_path / "store")
     artifact.save(model, place)
     manifest = index_images(Location.parse(demo_root / "grain/test/good"), "grain")

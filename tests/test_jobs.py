@@ -32,7 +32,7 @@ BIN = Path(sys.executable).parent
 HOST = "127.0.0.1"
 TINY = [
     *("--recipe", "demo", "--max-minutes", "0.02"),
-    *("--set", "image_size=64", "--set", "schedule.crops=[32,64]", "--set", "network.width=4"),
+    *("--set", "image_size=64", "--set", "schedule.crops=[0.5,1]", "--set", "network.width=4"),
 ]
 
 

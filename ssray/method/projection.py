@@ -111,7 +111,7 @@ class PositionMoments:
         n; an estimate below 0 counts as 0. Images without any variance have a share of 0.
 
         >>> same = torch.tensor([0.0, 1.0]).expand(3, 1, 1, 2)
-        >>> PositionMoments.of(same, (1, 2)).position_share()
+        >>> round(PositionMoments.of(same, (1, 2)).position_share(), 6)
         1.0
 
         Raises:
