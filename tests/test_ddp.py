@@ -5,12 +5,11 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ssray.config import Recipe
+from ssray.config import Recipe, override
 from ssray.training import fit
 
 
@@ -25,22 +24,33 @@ def train_one_rank(rank: int, port: int, recipe: Recipe, images: torch.Tensor, o
     dist.destroy_process_group()
 
 
-@pytest.fixture
-def ranks(stripes: torch.Tensor, tiny: Recipe, tmp_path: Path) -> list[tuple[dict, list]]:
+def train_two_ranks(images: torch.Tensor, recipe: Recipe, out: Path) -> list[tuple[dict, list]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(train_one_rank, args=(port, tiny, stripes, tmp_path), nprocs=2)
-    return [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    mp.spawn(train_one_rank, args=(port, recipe, images, out), nprocs=2)
+    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 def test_ranks_draw_different_crops_and_end_with_the_same_weights(
-    ranks: list[tuple[dict, list]], stripes: torch.Tensor, tiny: Recipe
+    stripes: torch.Tensor, tiny: Recipe, tmp_path: Path
 ) -> None:
-    (first, seen), (second, seen_too) = ranks
+    (first, seen), (second, seen_too) = train_two_ranks(stripes, tiny, tmp_path)
     assert seen == seen_too
     for name, weight in first.items():
         assert torch.equal(weight, second[name]), name
     alone = fit(stripes[:8], stripes[8:], tiny, device=torch.device("cpu"), precision=torch.float32)
     # Alone, rank 0 draws the same crops but lacks the other's gradients.
     assert any(not torch.allclose(p, first[n]) for n, p in alone.model.named_parameters())
+
+
+def test_ranks_stop_early_together(stripes: torch.Tensor, tiny: Recipe, tmp_path: Path) -> None:
+    """Each rank measures its own batch statistics; rank 0's decision must count for both."""
+    recipe = override(
+        tiny, ["objective.kind=amplify", "objective.patience=0.04", "schedule.images=200"]
+    )
+    (first, seen), (second, seen_too) = train_two_ranks(stripes, recipe, tmp_path)
+    assert seen == seen_too
+    assert seen[-1] < 200
+    for name, weight in first.items():
+        assert torch.equal(weight, second[name]), name
