@@ -19,26 +19,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssray.config import STRIDE, Objective, Recipe, Schedule
+from ssray.config import Objective, Recipe
 from ssray.errors import TrainingError
-from ssray.method.anomaly_map import smooth
 from ssray.method.augmentation import draw_crops, random_light
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import Corrupted, corrupt
-from ssray.method.inference import autocast, differences, image_batches, reconstruct
+from ssray.method.inference import autocast, image_batches, reconstruct
 from ssray.method.objective import amplification_objective, reconstruction_objective
-from ssray.method.synthetic_defects import add_defects
-from ssray.metrics.auroc import PixelCounts
+from ssray.schedule import batch_size, crop_shape, learning_rate
+from ssray.stopping import EarlyStopping
+from ssray.team import Team
 
 VALIDATION_IMAGES = 8
 SECONDS_BETWEEN_ROWS = 10.0
-LEAST_CROP = 32
-STOPPING_CHECKS = 50
-"""How often, over the whole budget, early stopping looks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +105,7 @@ def fit(
     if recipe.objective.kind == "ensemble":
         raise ValueError("fit trains one network; ssray.building.ensemble_parts splits an ensemble")
     schedule = recipe.schedule
-    team = _Team.current()
+    team = Team.current()
     torch.manual_seed(seed)  # initial weights are drawn from torch's global generator
     model = Autoencoder(recipe.network)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -119,7 +115,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed * 1_000_003 + team.rank)
     training = training.to(device)
     textures = None if textures is None else textures.to(device)
-    stopping = _EarlyStopping(recipe.objective, held_out, precision, team)
+    stopping = EarlyStopping(recipe.objective, held_out, precision, team)
 
     history: list[Epoch] = []
     loss_sum = torch.zeros((), device=device)
@@ -199,42 +195,6 @@ def objective(reconstruction: Tensor, corrupted: Corrupted, settings: Objective)
     return reconstruction_objective(reconstruction, target, mask, lam)
 
 
-def learning_rate(spent: float, schedule: Schedule) -> float:
-    """Linear warm-up, then a cosine that reaches 0 when the budget is spent."""
-    if spent < schedule.warmup:
-        return schedule.learning_rate * max(spent, 0.01 * schedule.warmup) / schedule.warmup
-    along = min(1.0, (spent - schedule.warmup) / (1 - schedule.warmup))
-    return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * along))
-
-
-def crop_shape(spent: float, schedule: Schedule, image_shape: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the crops: each of ``schedule.crops`` for an equal share of the budget.
-
-    Crops that are turned by a right angle are squares. Sides smaller than the image's are
-    multiples of 8 and have at least 32 pixels.
-    """
-    stage = min(int(spent * len(schedule.crops)), len(schedule.crops) - 1)
-    if schedule.augmentation in ("turn", "dihedral"):
-        image_shape = (min(image_shape), min(image_shape))
-    rows, columns = (
-        min(side, max(LEAST_CROP, round(schedule.crops[stage] * side / STRIDE) * STRIDE))
-        if schedule.crops[stage] < 1
-        else side
-        for side in image_shape
-    )
-    return rows, columns
-
-
-def batch_size(
-    crop: tuple[int, int], image_shape: tuple[int, int], schedule: Schedule, workers: int
-) -> int:
-    """Crops a step on each worker: as many as fill the area of its part of ``batch`` images.
-
-    At least two, for batch statistics.
-    """
-    return max(2, schedule.batch * math.prod(image_shape) // (math.prod(crop) * workers))
-
-
 @torch.inference_mode()
 def validation_loss(
     model: nn.Module,
@@ -261,70 +221,6 @@ def validation_loss(
         losses.append(objective(reconstruction, corrupted, recipe.objective))
     model.train(was_training)
     return float(torch.stack(losses).mean())
-
-
-@torch.inference_mode()
-def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> float:
-    """Pixel AUROC of synthetic defects in held-out images; the same defects on every call.
-
-    Args:
-        held_out: (M, H, W, 3) uint8; defects are made in the first 8 of them.
-
-    Returns:
-        In [0, 1]; NaN where no defect is perceptible, as on an all-white image.
-    """
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.arange(VALIDATION_IMAGES) % len(held_out)
-    [images] = image_batches(held_out[chosen], VALIDATION_IMAGES, device)
-    defective, truth = add_defects(images, generator)
-    if not len(defective):
-        return math.nan
-    was_training = model.training
-    model.eval()
-    maps = differences([model], defective, "squared", precision)
-    model.train(was_training)
-    maps = smooth(maps, min(images.shape[2:]) // 48 * 2 + 1, 2)
-    return PixelCounts.of(maps.flatten(1).cpu().numpy(), truth.flatten(1).cpu().numpy()).auroc()
-
-
-class _EarlyStopping:
-    """Keeps the best weights of a network trained with objective (4), which overfits.
-
-    What is best is decided by ``separation``; looking at fixed shares of the budget, not at
-    fixed times, lets a budget in images end alike on every machine.
-    """
-
-    def __init__(
-        self, settings: Objective, held_out: Tensor, precision: torch.dtype, team: _Team
-    ) -> None:
-        self._team = team
-        self._watching = settings.kind == "amplify"
-        self._patience = settings.patience
-        self._held_out = held_out
-        self._precision = precision
-        self._checks = 0
-        self._best = -math.inf
-        self._best_at = 0.0
-        self._weights: dict[str, Tensor] = {}
-
-    def after(self, spent: float, model: nn.Module) -> bool:
-        """Looks, if it is time to; whether training should stop."""
-        if not self._watching or int(spent * STOPPING_CHECKS) <= self._checks:
-            return False
-        self._checks = int(spent * STOPPING_CHECKS)
-        found = self._team.first(separation(model, self._held_out, self._precision))
-        if math.isnan(found):
-            return False
-        if found > self._best:
-            self._best, self._best_at = found, spent
-            self._weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        return spent - self._best_at >= self._patience
-
-    def restore(self, model: nn.Module) -> None:
-        """Puts the best weights back."""
-        if self._weights:
-            model.load_state_dict(self._weights)
 
 
 class _Average:
@@ -355,42 +251,3 @@ class _Average:
 
 def _state(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
-
-
-@dataclass(frozen=True)
-class _Team:
-    """The processes that train together; alone where torch.distributed is not initialised."""
-
-    rank: int
-    size: int
-
-    @classmethod
-    def current(cls) -> _Team:
-        if not dist.is_initialized():
-            return cls(rank=0, size=1)
-        return cls(rank=dist.get_rank(), size=dist.get_world_size())
-
-    def agree(self, spent: float, row_due: bool) -> tuple[float, bool]:
-        """Rank 0's clock decides for all, so that every process takes the same steps."""
-        spent, due = self._from_first(spent, float(row_due))
-        return spent, bool(due)
-
-    def first(self, value: float) -> float:
-        """Rank 0's value for all: batch statistics, and so measurements, are each rank's own."""
-        [value] = self._from_first(value)
-        return value
-
-    def mean(self, value: Tensor) -> float:
-        if self.size > 1:
-            dist.all_reduce(value)
-        return float(value) / self.size
-
-    def _from_first(self, *values: float) -> list[float]:
-        if self.size == 1:
-            return list(values)
-        message = torch.tensor(values, dtype=torch.float64)
-        if dist.get_backend() == "nccl":
-            message = message.cuda()
-        dist.broadcast(message, src=0)
-        numbers: list[float] = message.tolist()
-        return numbers

@@ -23,8 +23,10 @@ from ssray.method.anomaly_map import MapMaker, smooth
 from ssray.method.augmentation import draw_crops, random_light, relight
 from ssray.method.inference import differences, to_network
 from ssray.method.synthetic_defects import KINDS, add_defects
+from ssray.schedule import batch_size, crop_shape, learning_rate
 from ssray.scoring import Scorer, resize_map
-from ssray.training import Epoch, batch_size, crop_shape, fit, learning_rate, separation
+from ssray.stopping import separation
+from ssray.training import Epoch, fit
 
 CPU = torch.device("cpu")
 
@@ -158,7 +160,7 @@ def test_objective_4_keeps_the_weights_that_separate_best(
         seen.append({name: weight.clone() for name, weight in model.state_dict().items()})
         return next(values)
 
-    monkeypatch.setattr("ssray.training.separation", measured)
+    monkeypatch.setattr("ssray.stopping.separation", measured)
     recipe = override(
         small, ["objective.kind=amplify", "objective.patience=0.2", "schedule.images=400"]
     )

@@ -135,19 +135,14 @@ class _Draw:
     def signs(self) -> Tensor:
         return self.moved(signs((len(self.chosen), 1, 1, 1), self.generator))
 
-    def pixels(self, bounds: Range) -> Range:
-        """Shares of the side as lengths, at least half a pixel."""
-        low, high = (max(bound * self.side, 0.5) for bound in bounds)
-        return low, high
-
 
 def elastic(draw: _Draw) -> Tensor:
     """The image under a smooth random displacement."""
     images, settings = draw.own, draw.settings
     batch, _, height, width = draw.shape
-    lengths = draw.pixels(settings.smoothness)
-    field = smooth_noise((batch, 2, height, width), lengths, draw.generator, images.device)
-    return warp(images, draw.log_uniform(draw.pixels(settings.displacement)) * field)
+    low, high = (max(draw.side * length, 1.0) for length in settings.smoothness)
+    field = smooth_noise((batch, 2, height, width), (low, high), draw.generator, images.device)
+    return warp(images, draw.side * draw.log_uniform(settings.displacement) * field)
 
 
 def cut_out(draw: _Draw) -> Tensor:

@@ -1,0 +1,46 @@
+"""What follows the share of the budget that is spent: learning rate, crops and batches."""
+
+from __future__ import annotations
+
+import math
+
+from ssray.config import STRIDE, Schedule
+
+LEAST_CROP = 32
+"""Pixels."""
+
+
+def learning_rate(spent: float, schedule: Schedule) -> float:
+    """Linear warm-up, then a cosine that reaches 0 when the budget is spent."""
+    if spent < schedule.warmup:
+        return schedule.learning_rate * max(spent, 0.01 * schedule.warmup) / schedule.warmup
+    along = min(1.0, (spent - schedule.warmup) / (1 - schedule.warmup))
+    return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * along))
+
+
+def crop_shape(spent: float, schedule: Schedule, image_shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the crops: each of ``schedule.crops`` for an equal share of the budget.
+
+    Crops that are turned by a right angle are squares. Sides smaller than the image's are
+    multiples of 8 and have at least 32 pixels.
+    """
+    stage = min(int(spent * len(schedule.crops)), len(schedule.crops) - 1)
+    if schedule.augmentation in ("turn", "dihedral"):
+        image_shape = (min(image_shape), min(image_shape))
+    rows, columns = (
+        min(side, max(LEAST_CROP, round(schedule.crops[stage] * side / STRIDE) * STRIDE))
+        if schedule.crops[stage] < 1
+        else side
+        for side in image_shape
+    )
+    return rows, columns
+
+
+def batch_size(
+    crop: tuple[int, int], image_shape: tuple[int, int], schedule: Schedule, workers: int
+) -> int:
+    """Crops a step on each worker: as many as fill the area of its part of ``batch`` images.
+
+    At least two, for batch statistics.
+    """
+    return max(2, schedule.batch * math.prod(image_shape) // (math.prod(crop) * workers))

@@ -1,0 +1,83 @@
+"""Early stopping without labels, for objective (4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ssray.config import Objective
+from ssray.method.anomaly_map import smooth
+from ssray.method.inference import differences, image_batches
+from ssray.method.synthetic_defects import add_defects
+from ssray.metrics.auroc import PixelCounts
+from ssray.team import Team
+
+CHECKS = 50
+"""How often, over the whole budget, early stopping looks."""
+DEFECTS = 8
+
+
+@torch.inference_mode()
+def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> float:
+    """Pixel AUROC of synthetic defects in held-out images; the same defects on every call.
+
+    Args:
+        held_out: (M, H, W, 3) uint8; defects are made in the first 8 of them.
+
+    Returns:
+        In [0, 1]; NaN where no defect is perceptible, as on an all-white image.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.arange(DEFECTS) % len(held_out)
+    [images] = image_batches(held_out[chosen], DEFECTS, device)
+    defective, truth = add_defects(images, generator)
+    if not len(defective):
+        return math.nan
+    was_training = model.training
+    model.eval()
+    maps = differences([model], defective, "squared", precision)
+    model.train(was_training)
+    maps = smooth(maps, min(images.shape[2:]) // 48 * 2 + 1, 2)
+    return PixelCounts.of(maps.flatten(1).cpu().numpy(), truth.flatten(1).cpu().numpy()).auroc()
+
+
+class EarlyStopping:
+    """Keeps the best weights of a network trained with objective (4), which overfits.
+
+    What is best is decided by ``separation``; looking at fixed shares of the budget, not at
+    fixed times, lets a budget in images end alike on every machine.
+    """
+
+    def __init__(
+        self, settings: Objective, held_out: Tensor, precision: torch.dtype, team: Team
+    ) -> None:
+        self._team = team
+        self._watching = settings.kind == "amplify"
+        self._patience = settings.patience
+        self._held_out = held_out
+        self._precision = precision
+        self._checks = 0
+        self._best = -math.inf
+        self._best_at = 0.0
+        self._weights: dict[str, Tensor] = {}
+
+    def after(self, spent: float, model: nn.Module) -> bool:
+        """Looks, if it is time to; whether training should stop."""
+        if not self._watching or int(spent * CHECKS) <= self._checks:
+            return False
+        self._checks = int(spent * CHECKS)
+        found = self._team.first(separation(model, self._held_out, self._precision))
+        if math.isnan(found):
+            return False
+        if found > self._best:
+            self._best, self._best_at = found, spent
+            self._weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        return spent - self._best_at >= self._patience
+
+    def restore(self, model: nn.Module) -> None:
+        """Puts the best weights back."""
+        if self._weights:
+            model.load_state_dict(self._weights)
