@@ -66,7 +66,8 @@ def main() -> None:
         due = [minute for minute in MINUTES if 60 * minute <= epoch.seconds]
         if len(due) > len(epochs) or epoch.budget_spent == 1:
             file = place / f"snapshot-{len(epochs):02}.safetensors"
-            file.write_bytes(safetensors.torch.save(network.state_dict()))
+            weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+            file.write_bytes(safetensors.torch.save(weights))
             epochs.append(epoch)
 
     model = build_model(

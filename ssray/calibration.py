@@ -10,8 +10,8 @@ images that happen to be alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -133,10 +133,10 @@ def select_anomaly_map(
 ) -> tuple[AnomalyMap, Selection]:
     """Fills in the kernel and the image score where ``settings`` leave them open.
 
-    Taken are those that separate synthetic defects best: the sum of image AUROC (defective
-    against clean images) and pixel AUROC (within the defective images). Of equals the first wins,
-    smaller kernels before larger. Difference, repeats and the average map's power are not chosen
-    here: synthetic defects are too unlike real ones to decide between those.
+    The kernel is the one with the best pixel AUROC within images with a synthetic defect, the
+    image score the one that then tells these images best from clean ones. Of equals the first
+    wins, smaller kernels before larger. Difference, repeats and the average map's power are not
+    chosen here: synthetic defects are too unlike real ones to decide between those.
 
     Args:
         clean: (M, K, H, W) difference maps of clean images.
@@ -151,40 +151,30 @@ def select_anomaly_map(
     kernels = [settings.kernel] if settings.kernel else [_odd(share * side) for share in shares]
     if settings.image_score:
         reductions = ((settings.image_score, settings.top_fraction),)
-    best: _Candidate | None = None
+    truths = truth[..., ::stride, ::stride].flatten(1).cpu().numpy()
+    best: tuple[float, MapMaker] | None = None
     for kernel in kernels:
         maker = MapMaker.fitted(settings.model_copy(update={"kernel": kernel}), clean)
-        maps, defect_maps = (maker(m)[..., ::stride, ::stride] for m in (clean, defects))
-        pixel = PixelCounts.of(
-            defect_maps.flatten(1).cpu().numpy(),
-            truth[..., ::stride, ::stride].flatten(1).cpu().numpy(),
-        ).auroc()
-        for reduction, top_fraction in reductions:
-            scores = image_scores(torch.cat([maps, defect_maps]), reduction, top_fraction)
-            image = image_auroc(labels, scores.cpu().numpy())
-            chosen = {"image_score": reduction, "top_fraction": top_fraction}
-            candidate = _Candidate(maker.settings.model_copy(update=chosen), image, pixel)
-            if best is None or candidate.criterion > best.criterion:
-                best = candidate
+        maps = maker(defects)[..., ::stride, ::stride]
+        pixel = PixelCounts.of(maps.flatten(1).cpu().numpy(), truths).auroc()
+        if best is None or pixel > best[0]:
+            best = pixel, maker
     assert best is not None
+    pixel, maker = best
+    maps = maker(torch.cat([clean, defects]))
+    image, reduction, top_fraction = -math.inf, *reductions[0]
+    for candidate in reductions:
+        found = image_auroc(labels, image_scores(maps, *candidate).cpu().numpy())
+        if found > image:
+            image, (reduction, top_fraction) = found, candidate
+    chosen = {"image_score": reduction, "top_fraction": top_fraction}
     open_settings = settings.kernel is None or settings.image_score is None
-    return best.settings, Selection(
+    return maker.settings.model_copy(update=chosen), Selection(
         basis="synthetic defects" if open_settings and len(defects) else "recipe",
         defects=len(defects),
-        image_auroc=best.image_auroc if len(defects) else None,
-        pixel_auroc=best.pixel_auroc if len(defects) else None,
+        image_auroc=image if len(defects) else None,
+        pixel_auroc=pixel if len(defects) else None,
     )
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    settings: AnomalyMap
-    image_auroc: float
-    pixel_auroc: float
-
-    @property
-    def criterion(self) -> float:
-        return self.image_auroc + self.pixel_auroc
 
 
 def _synthetic_defects(
