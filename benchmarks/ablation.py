@@ -30,7 +30,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 import torch
-from labelled import TestSet, difference_stack
+from labelled import TestSet, difference_stack, judge
 from torch import Tensor, nn
 
 from ssray.building import ensemble_parts, split_held_out
@@ -201,11 +201,7 @@ def perform(run: Run) -> dict[str, Any]:
     calibration, average = calibrate(networks, held_out, training, run.recipe, PRECISION, run.seed)
     test_set = TestSet.read(manifest, run.recipe.image_size)
     references = torch.cat([held_out, training])[:REFERENCES]
-    chosen = calibration.anomaly_map
-    maker = MapMaker(chosen, torch.tensor(calibration.scale), average)
-    image, pixel = test_set.judge(
-        maker, difference_stack(networks, test_set.images, chosen.difference, PRECISION)
-    )
+    image, pixel = judge(networks, calibration, average, test_set, PRECISION)
     result: dict[str, Any] = {
         "key": run.key,
         "commit": run.commit,
@@ -215,7 +211,7 @@ def perform(run: Run) -> dict[str, Any]:
         "pixel_auroc": pixel,
         "validation_loss": validation,
         "seconds": round(seconds, 1),
-        "chosen": chosen.model_dump(),
+        "chosen": calibration.anomaly_map.model_dump(),
     }
     if run.variant.group == "baseline":
         result["maps"] = [
@@ -415,6 +411,10 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder above the categories")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     options = parser.parse_args()
+    try:
+        index_dataset(Location.parse(options.data), list(BASES))
+    except SsrayError as error:
+        parser.error(str(error))
     first = all_runs(options.data, SEEDS[0])
     failed = complete(first, options.jobs)
     second = [dataclasses.replace(run, seed=SEEDS[1]) for run in close_to_baseline(first)]

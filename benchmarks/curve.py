@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import safetensors.torch
 import torch
-from labelled import TestSet, difference_stack
+from labelled import TestSet, judge
 from torch import nn
 
 from ssray import artifact
@@ -29,8 +29,6 @@ from ssray.config import Compute
 from ssray.data.index import index_dataset
 from ssray.data.loading import load_images
 from ssray.data.storage import Location
-from ssray.device import resolve_precision
-from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
 from ssray.recipes import RecipeRequest
 from ssray.training import Epoch
@@ -78,7 +76,7 @@ def main() -> None:
     training, held_out = split_held_out(
         torch.from_numpy(loaded.images), recipe.schedule.holdout, options.seed
     )
-    precision = resolve_precision(model.facts.precision, CPU, recipe.network)
+    precision = model.precision("auto", CPU)
     test_set = TestSet.read(manifest, recipe.image_size)
     network = Autoencoder(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for number, epoch in enumerate(epochs):
@@ -89,9 +87,7 @@ def main() -> None:
             [network], held_out, training, recipe, precision, options.seed
         )
         chosen = calibration.anomaly_map
-        maker = MapMaker(chosen, torch.tensor(calibration.scale), average)
-        stack = difference_stack([network], test_set.images, chosen.difference, precision)
-        image, pixel = test_set.judge(maker, stack)
+        image, pixel = judge([network], calibration, average, test_set, precision)
         print(
             f"{epoch.seconds / 60:6.1f} min  {epoch.images_seen:9,.0f} images  "
             f"validation {epoch.validation_loss:.5f}  image {image:.4f}  pixel {pixel:.4f}  "

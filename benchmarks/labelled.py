@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
+from ssray.calibration import Calibration
 from ssray.config import Difference
 from ssray.data.decode import read_mask
 from ssray.data.loading import load_images
@@ -64,3 +65,17 @@ def difference_stack(
             for batch in image_batches(images, BATCH, device)
         ]
     )
+
+
+def judge(
+    networks: Sequence[nn.Module],
+    calibration: Calibration,
+    average_map: Tensor | None,
+    test_set: TestSet,
+    precision: torch.dtype,
+) -> tuple[float, float]:
+    """Image and pixel AUROC of calibrated networks."""
+    settings = calibration.anomaly_map
+    maker = MapMaker(settings, torch.tensor(calibration.scale), average_map)
+    stacks = difference_stack(networks, test_set.images, settings.difference, precision)
+    return test_set.judge(maker, stacks)

@@ -20,7 +20,6 @@ from ssray import artifact
 from ssray.artifact import ModelArtifact
 from ssray.data.index import index_dataset
 from ssray.data.storage import Location
-from ssray.device import resolve_precision
 from ssray.method.anomaly_map import difference_maps
 from ssray.method.augmentation import relight
 from ssray.method.inference import image_batches, reconstruct
@@ -71,7 +70,7 @@ def scores_of(
 ) -> Tensor:
     """Image scores of (N, H, W, 3) uint8 images under a light."""
     networks, maker = model.build_all(CPU), model.map_maker(CPU)
-    precision = resolve_precision(model.facts.precision, CPU, model.recipe.network)
+    precision = model.precision("auto", CPU)
     scores = []
     for batch in image_batches(images, BATCH, CPU):
         lit = relight(batch, gain, contrast)

@@ -33,8 +33,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ssray.calibration import Calibration
-from ssray.config import Recipe
+from ssray.config import Precision, Recipe
 from ssray.data.storage import Location
+from ssray.device import resolve_precision
 from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
@@ -101,6 +102,11 @@ class ModelArtifact:
             network.load_state_dict(weights)
             networks.append(network.eval().to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
         return networks
+
+    def precision(self, wanted: Precision, device: torch.device) -> torch.dtype:
+        """The precision of the forward pass; ``auto`` is the one the model was calibrated in."""
+        precision = self.facts.precision if wanted == "auto" else wanted
+        return resolve_precision(precision, device, self.recipe.network)
 
     def map_maker(self, device: torch.device) -> MapMaker:
         """What turns difference maps into anomaly maps and image scores."""

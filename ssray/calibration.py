@@ -113,9 +113,11 @@ def calibrate(
             for batch in image_batches(references, _BATCH, device)
         ]
     )
-    found = _synthetic_defects(networks, references, settings, precision, seed)
-    defects, truth = found or (clean[:0], clean[:0, :1].bool())
-    settings, selection = select_anomaly_map(clean, defects, truth, settings)
+    selection = Selection(basis="recipe", defects=0, image_auroc=None, pixel_auroc=None)
+    if settings.kernel is None or settings.image_score is None:
+        found = _synthetic_defects(networks, references, settings, precision, seed)
+        defects, truth = found or (clean[:0], clean[:0, :1].bool())
+        settings, selection = select_anomaly_map(clean, defects, truth, settings)
     maker = MapMaker.fitted(settings, clean)
     calibration = Calibration(
         anomaly_map=settings,
@@ -168,9 +170,8 @@ def select_anomaly_map(
         if found > image:
             image, (reduction, top_fraction) = found, candidate
     chosen = {"image_score": reduction, "top_fraction": top_fraction}
-    open_settings = settings.kernel is None or settings.image_score is None
     return maker.settings.model_copy(update=chosen), Selection(
-        basis="synthetic defects" if open_settings and len(defects) else "recipe",
+        basis="synthetic defects" if len(defects) else "recipe",
         defects=len(defects),
         image_auroc=image if len(defects) else None,
         pixel_auroc=pixel if len(defects) else None,

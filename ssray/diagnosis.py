@@ -18,7 +18,7 @@ from ssray.config import Compute
 from ssray.data.decode import UInt8Image, read_image, resize
 from ssray.data.index import index_dataset
 from ssray.data.storage import Location
-from ssray.device import resolve_device, resolve_precision
+from ssray.device import resolve_device
 from ssray.errors import ConfigError, DataError, ImageError
 from ssray.method.inference import reconstruct, to_network
 from ssray.method.projection import PositionMoments, Projection, measure_projection, patch_widths
@@ -141,8 +141,7 @@ def _project(
     compute: Compute,
     generator: torch.Generator,
 ) -> list[Projection]:
-    wanted = model.facts.precision if compute.precision == "auto" else compute.precision
-    precision = resolve_precision(wanted, images.device, model.recipe.network)
+    precision = model.precision(compute.precision, images.device)
     network = model.build(images.device)
     widths = [0, *patch_widths(model.input_shape)]
     measured = []

@@ -28,7 +28,7 @@ from ssray.cluster.runtime import check_capacity, one_line, threads_per_worker, 
 from ssray.config import Compute
 from ssray.data.decode import read_image, read_mask, resize
 from ssray.data.storage import Location
-from ssray.device import resolve_device, resolve_precision
+from ssray.device import resolve_device
 from ssray.errors import ImageError, ScoringError
 from ssray.metrics.auroc import PixelCounts
 from ssray.report.heatmap import encode_levels, levels_to_png
@@ -168,8 +168,7 @@ class ScoringActor:
         self._scorers = {}
         for category, version in versions.items():
             artifact = load(store, category, version)
-            wanted = artifact.facts.precision if compute.precision == "auto" else compute.precision
-            precision = resolve_precision(wanted, device, artifact.recipe.network)
+            precision = artifact.precision(compute.precision, device)
             self._scorers[category] = Scorer(artifact, device, precision)
 
     def __call__(self, prepared: pa.Table) -> pa.Table:
