@@ -221,9 +221,7 @@ class Schedule(_Frozen):
 class AnomalyMap(_Frozen):
     """Equations (2), (3) and (14), and how a map becomes one number."""
 
-    difference: Difference = Field(
-        "squared", description="both is the pixel-wise maximum, each on its common scale"
-    )
+    difference: Difference = Field("squared", description="both is their geometric mean")
     kernel: int | None = Field(
         None,
         ge=1,

@@ -1,9 +1,9 @@
 """From an image and its reconstructions to an anomaly map and a score (equations 2, 3, 13, 14).
 
-A model may look at an image in several ways: squared and SSIM difference, one network or an
-ensemble. Each way gives one *channel* of a stack of difference maps, (B, K, H, W). Every channel
-is smoothed, weighted by its average map and divided by its scale, the level that defect-free
-images reach; the anomaly map is the pixel-wise maximum over the channels.
+Each network of a model, of which an ensemble has several, gives one *channel* of a stack of
+difference maps, (B, K, H, W). Every channel is smoothed, divided by its scale, the level that
+defect-free images reach, and weighted by its average map; the anomaly map is the pixel-wise maximum
+over the channels.
 """
 
 from __future__ import annotations
@@ -28,17 +28,13 @@ def difference_maps(
         images: (B, C, H, W) float in [0, 1].
         reconstructions: one a network, same shape and range.
         difference: ``squared`` is the mean over channels of the squared difference, ``ssim`` the
-            mean of ``(1 - SSIM) / 2``; ``both`` gives two channels a network.
+            mean of ``(1 - SSIM) / 2``, ``both`` the geometric mean of these two: high only
+            where the colours differ and the structure does, too.
 
     Returns:
-        (B, K, H, W) float32 in [0, 1]; the squared channels come first.
+        (B, K, H, W) float32 in [0, 1].
     """
-    maps = []
-    if difference != "ssim":
-        maps += [_mean(_squared(images, each)) for each in reconstructions]
-    if difference != "squared":
-        maps += [_mean((1 - ssim_map(images, each)).clamp_min(0) / 2) for each in reconstructions]
-    return torch.cat(maps, dim=1)
+    return torch.cat([_DIFFERENCES[difference](images, each) for each in reconstructions], dim=1)
 
 
 def smooth(maps: Tensor, kernel: int, repeats: int) -> Tensor:
@@ -201,8 +197,16 @@ class MapMaker:
 
 
 def _squared(images: Tensor, reconstruction: Tensor) -> Tensor:
-    return (images.float() - reconstruction.float()).square()
+    return (images.float() - reconstruction.float()).square().mean(dim=1, keepdim=True)
 
 
-def _mean(maps: Tensor) -> Tensor:
-    return maps.mean(dim=1, keepdim=True)
+def _ssim(images: Tensor, reconstruction: Tensor) -> Tensor:
+    distance = (1 - ssim_map(images, reconstruction)).clamp_min(0) / 2
+    return distance.mean(dim=1, keepdim=True)
+
+
+def _both(images: Tensor, reconstruction: Tensor) -> Tensor:
+    return (_squared(images, reconstruction) * _ssim(images, reconstruction)).sqrt()
+
+
+_DIFFERENCES = {"squared": _squared, "ssim": _ssim, "both": _both}

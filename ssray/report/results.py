@@ -43,7 +43,7 @@ OBJECTIVE_NAMES = {
 DIFFERENCE_NAMES = {
     "squared": "squared",
     "ssim": "SSIM",
-    "both": "squared and SSIM, pixel-wise maximum",
+    "both": "geometric mean of squared and SSIM",
 }
 WORST = 6
 BORDERLINE = 6
