@@ -18,7 +18,8 @@ from ssray.data.decode import read_mask
 from ssray.data.loading import load_images
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import differences, image_batches
-from ssray.metrics.auroc import PixelCounts, image_auroc
+from ssray.metrics.images import image_auroc
+from ssray.metrics.pixels import PixelCounts
 from ssray.scoring import resize_map
 
 BATCH = 8
@@ -48,10 +49,11 @@ class TestSet:
     def judge(self, maker: MapMaker, stacks: Tensor) -> tuple[float, float]:
         """Image and pixel AUROC of the test images' difference maps, (N, K, H, W)."""
         maps = maker(stacks)
-        counts = PixelCounts.zero()
+        counts = PixelCounts()
         for one, mask in zip(maps[:, 0].numpy(), self.masks, strict=True):
-            counts += PixelCounts.of(resize_map(one, mask.shape), mask)
-        return image_auroc(self.labels, maker.scores(maps).numpy()), counts.auroc()
+            counts.add(resize_map(one, mask.shape), mask)
+        image = image_auroc(self.labels, maker.scores(maps).numpy())
+        return image, counts.metrics()["pixel_auroc"]
 
 
 def difference_stack(

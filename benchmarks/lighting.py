@@ -23,7 +23,7 @@ from ssray.data.storage import Location
 from ssray.method.anomaly_map import difference_maps
 from ssray.method.augmentation import relight
 from ssray.method.inference import image_batches, reconstruct
-from ssray.metrics.auroc import image_auroc
+from ssray.metrics.images import image_auroc
 
 CPU = torch.device("cpu")
 CHANGES = {

@@ -14,6 +14,7 @@ from ssray.options import (
     compute_from,
     compute_options,
     data_option,
+    maps_option,
     models_option,
     out_option,
     run,
@@ -26,8 +27,11 @@ from ssray.terminal import console, metrics_summary
 @models_option
 @categories_option
 @out_option
+@maps_option
 @compute_options(*SCORING)
-def main(root: str, store: str, only: tuple[str, ...], out: str, **compute: Any) -> None:
+def main(
+    root: str, store: str, only: tuple[str, ...], out: str, maps: str | None, **compute: Any
+) -> None:
     from ssray.cluster.workflow import evaluate_categories
 
     metrics = evaluate_categories(
@@ -36,6 +40,7 @@ def main(root: str, store: str, only: tuple[str, ...], out: str, **compute: Any)
         Location.parse(store),
         compute_from(compute),
         Location.parse(out),
+        Location.parse(maps) if maps else None,
     )
     console.print(metrics_summary(metrics))
 

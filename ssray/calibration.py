@@ -23,7 +23,8 @@ from ssray.config import AnomalyMap, ImageScore, Recipe
 from ssray.method.anomaly_map import MapMaker, image_scores
 from ssray.method.inference import differences, image_batches
 from ssray.method.synthetic_defects import add_defects
-from ssray.metrics.auroc import PixelCounts, image_auroc
+from ssray.metrics.images import image_auroc
+from ssray.metrics.pixels import pixel_auroc
 
 KERNEL_SHARES = (0.015, 0.025, 0.04, 0.06, 0.09, 0.13, 0.18, 0.25)
 """Sides of the mean filter to choose from, as shares of the image's shorter side."""
@@ -158,7 +159,7 @@ def select_anomaly_map(
     for kernel in kernels:
         maker = MapMaker.fitted(settings.model_copy(update={"kernel": kernel}), clean)
         maps = maker(defects)[..., ::stride, ::stride]
-        pixel = PixelCounts.of(maps.flatten(1).cpu().numpy(), truths).auroc()
+        pixel = pixel_auroc(maps.flatten(1).cpu().numpy(), truths)
         if best is None or pixel > best[0]:
             best = pixel, maker
     assert best is not None

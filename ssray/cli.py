@@ -21,6 +21,7 @@ from ssray.options import (
     compute_from,
     compute_options,
     data_option,
+    maps_option,
     models_option,
     out_option,
     recipe_options,
@@ -104,16 +105,25 @@ def train(root: str, category: str, recipe: RecipeRequest, store: str, **compute
 @models_option
 @categories_option
 @out_option
+@maps_option
 @compute_options(*SCORING)
-def evaluate(root: str, store: str, only: tuple[str, ...], out: str, **compute: Any) -> None:
+def evaluate(
+    root: str, store: str, only: tuple[str, ...], out: str, maps: str | None, **compute: Any
+) -> None:
     """Score the labelled test images; write metrics, scores and a report."""
     from ssray.cluster.workflow import evaluate_categories
 
     place = Location.parse(out)
     metrics = evaluate_categories(
-        Location.parse(root), list(only), Location.parse(store), compute_from(compute), place
+        Location.parse(root),
+        list(only),
+        Location.parse(store),
+        compute_from(compute),
+        place,
+        Location.parse(maps) if maps else None,
     )
     console.print(metrics_summary(metrics))
+    console.print(f"Figures: {place / 'metrics.md'}")
     console.print(f"Report: {place / 'report.html'}")
 
 

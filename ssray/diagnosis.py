@@ -24,7 +24,7 @@ from ssray.method.inference import reconstruct, to_network
 from ssray.method.projection import PositionMoments, Projection, measure_projection, patch_widths
 from ssray.report.diagnosis import Diagnosis, moments_table, projection_table
 from ssray.report.diagnosis_page import render_diagnosis
-from ssray.report.results import write_table
+from ssray.report.tables import write_table
 from ssray.terminal import counting
 
 MIN_IMAGES = 3

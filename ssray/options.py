@@ -37,6 +37,12 @@ categories_option = click.option(
 out_option = click.option(
     "--out", required=True, metavar="DIR", help="Folder or URI for the results."
 )
+maps_option = click.option(
+    "--maps",
+    metavar="DIR",
+    help="Also keep every anomaly map, as CATEGORY/TYPE/NAME.npy: float32, at the resolution of "
+    "the mask.",
+)
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:

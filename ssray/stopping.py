@@ -11,7 +11,7 @@ from ssray.config import Objective
 from ssray.method.anomaly_map import smooth
 from ssray.method.inference import differences, image_batches
 from ssray.method.synthetic_defects import add_defects
-from ssray.metrics.auroc import PixelCounts
+from ssray.metrics.pixels import pixel_auroc
 from ssray.team import Team
 
 CHECKS = 50
@@ -41,7 +41,7 @@ def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> fl
     maps = differences([model], defective, "squared", precision)
     model.train(was_training)
     maps = smooth(maps, min(images.shape[2:]) // 48 * 2 + 1, 2)
-    return PixelCounts.of(maps.flatten(1).cpu().numpy(), truth.flatten(1).cpu().numpy()).auroc()
+    return pixel_auroc(maps.cpu().numpy(), truth.cpu().numpy())
 
 
 class EarlyStopping:

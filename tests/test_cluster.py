@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,14 +13,14 @@ import pytest
 import torch
 from conftest import TINY
 from PIL import Image
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ssray import artifact
 from ssray.config import Compute, Recipe
 from ssray.data.decode import read_image, read_mask
 from ssray.data.index import index_dataset, index_images
 from ssray.data.storage import Location
-from ssray.errors import ConfigError, TrainingError
+from ssray.errors import ConfigError, DataError, TrainingError
 from ssray.recipes import RecipeRequest
 from ssray.report.heatmap import png_to_levels
 from ssray.scoring import Scorer, resize_map
@@ -115,7 +116,8 @@ def evaluated(store: Location, demo_root: Path, tmp_path_factory: pytest.TempPat
     shutil.copytree(demo_root, root)
     (root / "weave/test/good/000.png").write_bytes(b"not an image")
     out = tmp_path_factory.mktemp("out")
-    evaluate_categories(Location.parse(root), [], store, FLOAT32, Location.parse(out))
+    maps = Location.parse(out / "maps")
+    evaluate_categories(Location.parse(root), [], store, FLOAT32, Location.parse(out), maps)
     return out
 
 
@@ -141,6 +143,65 @@ def test_evaluation_equals_scoring_by_hand(
     assert grain["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-3)
     exact = roc_auc_score(np.concatenate(truths).astype(bool), np.concatenate(pixels))
     assert grain["pixel_auroc"] == pytest.approx(exact, abs=1e-4)
+
+
+def test_other_tools_find_our_figures_in_the_kept_maps(evaluated: Path, demo_root: Path) -> None:
+    manifest = [
+        row
+        for row in index_dataset(Location.parse(demo_root), ["grain"]).to_pylist()
+        if row["split"] == "test"
+    ]
+    maps, masks = [], []
+    for row in manifest:
+        place = evaluated / "maps/grain" / row["split_type"] / f"{Path(row['uri']).stem}.npy"
+        maps.append(np.load(place))
+        mask = read_mask(row["mask_uri"]) if row["mask_uri"] else np.zeros(maps[-1].shape, bool)
+        assert maps[-1].dtype == np.float32
+        assert maps[-1].shape == mask.shape
+        masks.append(mask)
+    truth, values = np.stack(masks).ravel(), np.stack(maps).ravel()
+    [grain] = figures(evaluated / "metrics.parquet", category="grain")
+    assert grain["pixel_auroc"] == pytest.approx(roc_auc_score(truth, values), abs=1e-6)
+    assert grain["pixel_ap"] == pytest.approx(average_precision_score(truth, values), abs=1e-3)
+    assert grain["n_pixels_good"] + grain["n_pixels_defect"] == truth.size
+    assert grain["n_pixels_defect"] == truth.sum()
+    kinds = np.array([row["split_type"] for row in manifest])
+    for name in set(kinds) - {"good"}:
+        chosen = np.isin(kinds, ["good", name])
+        truth, values = (np.stack(each)[chosen].ravel() for each in (masks, maps))
+        [of_type] = figures(
+            evaluated / "metrics_by_type.parquet", category="grain", defect_type=name
+        )
+        assert of_type["pixel_auroc"] == pytest.approx(roc_auc_score(truth, values), abs=1e-6)
+        assert of_type["n_defect"] == (kinds == name).sum()
+
+
+def test_markdown_stands_beside_the_paper(evaluated: Path) -> None:
+    text = (evaluated / "metrics.md").read_text()
+    [grain] = figures(evaluated / "metrics.parquet", category="grain")
+    assert f"{100 * grain['pixel_auroc']:.2f}".rstrip("0").rstrip(".") in text
+    assert "| **all (2)** |" in text
+    assert "MVTec AD (" not in text  # neither category is of it
+
+
+def test_maps_of_one_name_are_refused_before_any_work(store: Location, tmp_path: Path) -> None:
+    from ssray.cluster.inspection import evaluate
+
+    uris = [str(tmp_path / f"weave/test/good/000.{kind}") for kind in ("png", "jpg")]
+    for uri in uris:
+        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64)).save(uri)
+    manifest = index_dataset(Location.parse(tmp_path), ["weave"])
+    place = Location.parse(tmp_path / "out")
+    with pytest.raises(DataError, match=r"000.* would share .*weave/good/000.npy"):
+        evaluate(manifest, store, artifact.published(store), FLOAT32, place, place / "maps")
+    assert not place.exists()
+
+
+def figures(table: Path, **wanted: str) -> list[dict[str, Any]]:
+    """The rows of a table that have these values."""
+    rows = pq.read_table(table).to_pylist()
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
 
 def test_the_score_table_has_the_contracts_columns(evaluated: Path, demo_root: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from selenium import webdriver
 
-from ssray.metrics.auroc import image_auroc, roc_points
+from ssray.metrics.images import image_auroc, image_metrics, roc_points
 from ssray.report import charts, page
 from ssray.report.charts import thin_roc
 from ssray.report.gallery import GalleryImage, best_threshold, choose_gallery
@@ -21,6 +21,7 @@ from ssray.report.heatmap import encode_levels
 from ssray.report.page import CategoryReport, render_page
 
 NAN = math.nan
+UNDEFINED = {"image_auroc": NAN, "pixel_auroc": NAN}
 HOSTILE = '<script>alert("x")</script> & "quoted" \'name\''
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -90,8 +91,8 @@ def labelled_report(category: str = "bolts", seed: int = 0) -> CategoryReport:
         scores=scores,
         split_types=["good"] * 20 + ["scratch"] * 25 + ["dent"] * 15,
         errors=[("s3://factory/a_rather_long_name/" + "x" * 90 + ".png", "truncated: cut short")],
-        image_auroc=image_auroc(labels, scores),
-        pixel_auroc=0.9712,
+        metrics=image_metrics(labels, scores).values | {"pixel_auroc": 0.9712, "aupimo": 0.321},
+        metrics_by_type={"dent": {"image_auroc": 0.876, "pixel_auroc": 0.912, "aupro_30": NAN}},
         facts=[("training images", "251"), ("smoothing", "k = 11, n = 3")],
         notes=["The settings were chosen on synthetic defects."],
         gallery=[gallery_image(1), gallery_image(0, seed=1), gallery_image(None, seed=2)],
@@ -105,8 +106,7 @@ def unlabelled_report() -> CategoryReport:
         labels=np.full(30, -1),
         scores=np.random.default_rng(1).random(30),
         split_types=["unlabelled"] * 30,
-        image_auroc=NAN,
-        pixel_auroc=NAN,
+        metrics=UNDEFINED,
         gallery=[gallery_image(None, seed=3)],
     )
 
@@ -233,7 +233,7 @@ def test_page_shows_what_the_report_says() -> None:
         "ssray 1.2.3",
         "bolts-0001",
         "0.971",
-        f"AUROC {report.image_auroc:.3f}",
+        f"AUROC {report.metrics['image_auroc']:.3f}",
         "20 good, 40 defective",
         "k = 11, n = 3",
         "The settings were chosen on synthetic defects.",
@@ -246,18 +246,25 @@ def test_page_shows_what_the_report_says() -> None:
     ):
         assert expected in words
     nuts = labelled_report("nuts", seed=1)
-    mean = (report.image_auroc + nuts.image_auroc) / 2
+    mean = (report.metrics["image_auroc"] + nuts.metrics["image_auroc"]) / 2
     assert f"Mean {mean:.3f} 0.971" in words
 
 
-def test_types_are_compared_with_the_good_images() -> None:
+def test_types_have_their_own_figures() -> None:
     report = labelled_report()
     words = Document(render(report)).words
-    against_good = np.array([kind in ("good", "dent") for kind in report.split_types])
-    auroc = image_auroc(report.labels[against_good], report.scores[against_good])
     median = np.median(report.scores[45:])
-    assert f"dent 15 {median:.4g} {auroc:.3f}" in words
-    assert "good 20" in words and "reference" in words
+    assert f"dent 15 {median:.4g} 0.876 0.912 \N{EM DASH}" in words
+
+
+def test_figures_come_with_their_intervals_and_undefined_ones_are_left_out() -> None:
+    report = labelled_report()
+    words = Document(render(report)).words
+    value, low, high = (report.metrics[f"image_ap{end}"] for end in ("", "_low", "_high"))
+    assert f"Image AP mean precision over recall {value:.3f} {low:.3f} to {high:.3f}" in words
+    assert "AUPIMO pixels found at 1e-5 to 1e-4 false positives in good images 0.321" in words
+    assert "AU-PRO 0.05" not in words
+    assert "All figures" not in Document(render(unlabelled_report())).words
 
 
 def test_pictures_are_embedded_shrunk_and_described() -> None:
@@ -284,16 +291,15 @@ def test_undefined_metrics_give_their_reason() -> None:
 
 
 def test_mean_leaves_undefined_metrics_out() -> None:
-    report = replace(labelled_report(), image_auroc=0.75, pixel_auroc=NAN)
+    report = replace(labelled_report(), metrics=UNDEFINED | {"image_auroc": 0.75})
     words = Document(render(report, unlabelled_report())).words
     assert "Mean 0.750 of 1 \N{EM DASH} of 0" in words
 
 
 def test_a_nearly_perfect_metric_is_not_rounded_to_perfect() -> None:
-    words = Document(render(replace(labelled_report(), pixel_auroc=0.99996))).words
-    assert "Pixel AUROC > 0.999" in words
-    words = Document(render(replace(labelled_report(), pixel_auroc=1.0))).words
-    assert "Pixel AUROC 1.000" in words
+    for value, text in ((0.99996, "> 0.999"), (1.0, "1.000")):
+        report = replace(labelled_report(), metrics=UNDEFINED | {"pixel_auroc": value})
+        assert f"Pixel AUROC {text}" in Document(render(report)).words
 
 
 def test_hostile_text_is_escaped() -> None:
@@ -335,8 +341,7 @@ def test_page_of_few_images(labels: list[int], scores: list[float]) -> None:
         labels=np.array(labels, int),
         scores=np.array(scores, float),
         split_types=["any"] * len(labels),
-        image_auroc=NAN,
-        pixel_auroc=NAN,
+        metrics=UNDEFINED,
     )
     html = render(report)
     document = Document(html)

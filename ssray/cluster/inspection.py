@@ -8,10 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ssray.artifact import ModelArtifact, load
-from ssray.cluster.score import score_manifest
+from ssray.cluster.score import map_place, score_manifest
 from ssray.config import Compute
 from ssray.data.storage import Location
-from ssray.report.results import Results, collect, metrics_table, write_report, write_table
+from ssray.errors import DataError
+from ssray.report.figures import Figures
+from ssray.report.results import Results, collect
+from ssray.report.tables import write_table
+from ssray.report.writer import write_report
 
 PARTS = "scored_parts"
 """Holds what the scoring actors wrote; a later run into the same folder replaces it."""
@@ -23,9 +27,10 @@ def evaluate(
     versions: Mapping[str, str],
     compute: Compute,
     out: Location,
+    maps: Location | None = None,
 ) -> pa.Table:
-    """Scores a manifest's test images and writes ``metrics.parquet``, ``scores.parquet``,
-    ``report.html`` and the heatmap pictures shown in it.
+    """Scores a manifest's test images and writes ``metrics.parquet``, ``metrics_by_type.parquet``,
+    ``metrics.md``, ``scores.parquet``, ``report.html`` and the heatmap pictures shown in it.
 
     Args:
         manifest: of a labelled data set; training images in it are passed over.
@@ -34,20 +39,28 @@ def evaluate(
         compute: as for ``score_manifest``.
         out: the folder to write to. Tables, report and parts of an earlier run there are
             replaced; pictures of other images stay.
+        maps: keeps every anomaly map as ``score_manifest`` says.
 
     Returns:
         The ``METRICS`` table.
+
+    Raises:
+        DataError: if the maps of two images would be kept under one name.
     """
     test = manifest.filter(pc.equal(manifest["split"], "test"))
+    if maps is not None:
+        _refuse_shared_places(test, maps)
     models = _load(store, versions)
-    results = _scored(test, store, versions, compute, out)
-    metrics = metrics_table(results)
-    write_table(metrics, out / "metrics.parquet")
+    results = _scored(test, store, versions, compute, out, maps)
+    figures = Figures.of(results)
+    write_table(figures.categories, out / "metrics.parquet")
+    write_table(figures.types, out / "metrics_by_type.parquet")
+    (out / "metrics.md").write(figures.markdown().encode())
     mask_uris = {
         row["uri"]: row["mask_uri"] for row in test.to_pylist() if row["mask_uri"] is not None
     }
-    write_report(results, metrics, out / PARTS, models, out, "Evaluation", mask_uris)
-    return metrics
+    write_report(results, figures, models, out, "Evaluation", mask_uris)
+    return figures.categories
 
 
 def score(
@@ -64,8 +77,20 @@ def score(
     """
     models = _load(store, versions)
     results = _scored(manifest, store, versions, compute, out)
-    write_report(results, metrics_table(results), out / PARTS, models, out, "Scores", {})
+    write_report(results, Figures.of(results), models, out, "Scores", {})
     return results.scores
+
+
+def _refuse_shared_places(manifest: pa.Table, maps: Location) -> None:
+    taken: dict[str, str] = {}
+    for row in manifest.to_pylist():
+        place = str(map_place(maps, row["category"], row["split_type"], row["uri"]))
+        if place in taken:
+            raise DataError(
+                f"{taken[place]} and {row['uri']} would share {place}. Rename one, or leave out "
+                "--maps."
+            )
+        taken[place] = row["uri"]
 
 
 def _scored(
@@ -74,11 +99,12 @@ def _scored(
     versions: Mapping[str, str],
     compute: Compute,
     out: Location,
+    maps: Location | None = None,
 ) -> Results:
     parts = out / PARTS
     if parts.exists():
         parts.filesystem.delete_dir(parts.path)
-    score_manifest(manifest, store, versions, compute, parts)
+    score_manifest(manifest, store, versions, compute, parts, maps)
     results = collect(parts)
     write_table(results.scores, out / "scores.parquet")
     return results

@@ -11,9 +11,11 @@ leave the other cores idle.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from ssray.data.decode import read_image, read_mask, resize
 from ssray.data.storage import Location
 from ssray.device import resolve_device
 from ssray.errors import ImageError, ScoringError
-from ssray.metrics.auroc import PixelCounts
+from ssray.metrics.pixels import PixelCounts
 from ssray.report.heatmap import encode_levels, levels_to_png
 from ssray.report.tables import SCORED_PARTS
 from ssray.scoring import Scorer, resize_map
@@ -48,8 +50,8 @@ _PREPARED = pa.schema(
         pa.field("split_type", pa.string()),
         pa.field("label", pa.int8()),
         pa.field("image", pa.binary(), metadata={"layout": "(H, W, 3) uint8, network size"}),
-        pa.field("truth", pa.binary(), metadata={"layout": "(h, w) packed bits"}),
-        pa.field("truth_shape", pa.list_(pa.int32(), 2)),
+        pa.field("shape", pa.list_(pa.int32(), 2), metadata={"of": "the mask, or the image"}),
+        pa.field("truth", pa.binary(), metadata={"layout": "packed bits of that shape"}),
         pa.field("error", pa.string()),
     ]
 )
@@ -61,6 +63,7 @@ def score_manifest(
     versions: Mapping[str, str],
     compute: Compute,
     out: Location,
+    maps: Location | None = None,
 ) -> None:
     """Scores every image of a manifest on the connected Ray.
 
@@ -71,6 +74,8 @@ def score_manifest(
         versions: the model version to use for each category of the manifest.
         compute: ``workers`` actors with ``cpus_per_worker`` threads each, on the device named.
         out: a folder that receives Parquet files of ``SCORED_PARTS`` rows, in no fixed order.
+        maps: a folder that receives each anomaly map as ``map_place`` says, (H, W) float32 at the
+            resolution of the mask, or of the image where there is none.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = sys.stderr.isatty()
@@ -106,13 +111,17 @@ def score_manifest(
                 "compute": compute,
                 "use_gpu": use_gpu,
                 "threads": threads,
+                "maps": maps,
             },
         )
     )
     out.filesystem.create_dir(out.path, recursive=True)
     try:
         dataset.write_parquet(
-            out.path, filesystem=out.filesystem, ray_remote_args={"num_cpus": _WRITE_CPUS}
+            out.path,
+            filesystem=out.filesystem,
+            ray_remote_args={"num_cpus": _WRITE_CPUS},
+            compression="zstd",
         )
     except RayError as error:
         raise ScoringError(f"scoring failed: {one_line(error)}") from error
@@ -132,9 +141,9 @@ def _prepared_row(row: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]
         truth = _ground_truth(row, image.shape[:2])
     except ImageError as error:
         return prepared | {"image": None, "error": error.code}
-    if truth is not None:
-        prepared |= {"truth": np.packbits(truth).tobytes(), "truth_shape": list(truth.shape)}
-    return prepared
+    if truth is None:
+        return prepared | {"shape": list(image.shape[:2])}
+    return prepared | {"shape": list(truth.shape), "truth": np.packbits(truth).tobytes()}
 
 
 def _ground_truth(
@@ -162,9 +171,11 @@ class ScoringActor:
         compute: Compute,
         use_gpu: bool,
         threads: int,
+        maps: Location | None,
     ) -> None:
         torch.set_num_threads(threads)
         device = resolve_device("cuda" if use_gpu else "cpu")
+        self._maps = maps
         self._scorers = {}
         for category, version in versions.items():
             artifact = load(store, category, version)
@@ -174,17 +185,24 @@ class ScoringActor:
     def __call__(self, prepared: pa.Table) -> pa.Table:
         groups = defaultdict(list)
         for row in prepared.to_pylist():
-            groups[row["category"]].append(row)
+            groups[row["category"], row["split_type"]].append(row)
         rows = [
             scored
-            for category, members in groups.items()
-            for scored in score_rows(self._scorers[category], members)
+            for (category, _), members in groups.items()
+            for scored in score_rows(self._scorers[category], members, self._maps)
         ]
         return pa.Table.from_pylist(rows, schema=SCORED_PARTS)
 
 
-def score_rows(scorer: Scorer, prepared: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Scores the prepared rows of one category; rows with an error pass through."""
+def map_place(maps: Location, category: str, split_type: str | None, uri: str) -> Location:
+    """Where the anomaly map of an image is kept: ``CATEGORY/TYPE/NAME.npy``."""
+    return maps / category / (split_type or "images") / f"{PurePosixPath(uri).stem}.npy"
+
+
+def score_rows(
+    scorer: Scorer, prepared: list[dict[str, Any]], maps: Location | None = None
+) -> list[dict[str, Any]]:
+    """Scores the prepared rows of one category and type; rows with an error pass through."""
     artifact = scorer.artifact
     threshold = artifact.calibration.pixel_threshold
     rows: list[dict[str, Any]] = [
@@ -198,23 +216,38 @@ def score_rows(scorer: Scorer, prepared: list[dict[str, Any]]) -> list[dict[str,
     shape = (*artifact.input_shape, 3)
     images = [np.frombuffer(prepared[i]["image"], np.uint8).reshape(shape) for i in usable]
     scored = scorer(np.stack(images))
-    counts = PixelCounts.zero()
+    counts = PixelCounts()
     for i, anomaly_map, score in zip(usable, scored.maps, scored.scores, strict=True):
+        row = rows[i]
         if not np.isfinite(anomaly_map).all():
-            rows[i]["error"] = "not_finite"
+            row["error"] = "not_finite"
             continue
-        rows[i]["score"] = float(score)
-        rows[i]["heatmap"] = levels_to_png(encode_levels(anomaly_map, threshold))
+        row["score"] = float(score)
+        row["heatmap"] = levels_to_png(encode_levels(anomaly_map, threshold))
         truth = _unpack_truth(prepared[i])
+        if truth is None and maps is None:
+            continue
+        full_size = resize_map(anomaly_map, tuple(prepared[i]["shape"]))
         if truth is not None:
-            counts += PixelCounts.of(resize_map(anomaly_map, truth.shape), truth)
-    rows[0]["pixel_counts"] = counts.to_bytes()
+            counts.add(full_size, truth)
+        if maps is not None:
+            place = map_place(maps, row["category"], row["split_type"], row["uri"])
+            place.write(_npy(full_size))
+    if counts.pixels:
+        rows[0]["pixel_counts"] = counts.to_bytes()
     return rows
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    """The array as a file that ``numpy.load`` reads."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _unpack_truth(row: dict[str, Any]) -> npt.NDArray[np.bool_] | None:
     if row["truth"] is None:
         return None
-    height, width = row["truth_shape"]
+    height, width = row["shape"]
     bits = np.unpackbits(np.frombuffer(row["truth"], np.uint8), count=height * width)
     return bits.astype(bool).reshape(height, width)

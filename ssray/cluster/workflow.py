@@ -86,12 +86,18 @@ def train_categories(
 
 
 def evaluate_categories(
-    root: Location, only: Sequence[str], store: Location, compute: Compute, out: Location
+    root: Location,
+    only: Sequence[str],
+    store: Location,
+    compute: Compute,
+    out: Location,
+    maps: Location | None = None,
 ) -> pa.Table:
     """Evaluates published models on the labelled test images of a data set.
 
     Args:
         only: categories to evaluate; empty takes those that have both images and a model.
+        maps: keeps every anomaly map, ``CATEGORY/TYPE/NAME.npy``.
 
     Returns:
         The ``METRICS`` table.
@@ -117,5 +123,6 @@ def evaluate_categories(
             f"{root}: no test images of {', '.join(untested)}. Expected test/TYPE/*.png, or name "
             "other categories with --category."
         )
+    chosen = {name: versions[name] for name in wanted}
     with ray_session():
-        return evaluate(manifest, store, {name: versions[name] for name in wanted}, compute, out)
+        return evaluate(manifest, store, chosen, compute, out, maps)

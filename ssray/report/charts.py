@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssray.metrics.auroc import roc_points
+from ssray.metrics.images import roc_points
 from ssray.report.gallery import DEFECT, GOOD, UNKNOWN, Floats, Labels, best_threshold
 
 MAX_ROC_POINTS = 400

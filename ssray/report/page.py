@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +19,28 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from ssray.data.decode import resize
-from ssray.metrics.auroc import image_auroc
 from ssray.report import heatmap
 from ssray.report.charts import FRAME, Histogram, Roc
 from ssray.report.gallery import DEFECT, GOOD, UNKNOWN, Floats, GalleryImage, Labels
 
 PICTURE_SIDE = 448
 """Longer side of the pictures on the page, in pixels; larger images are shrunk to it."""
+
+_FIGURES = {
+    "image_auroc": ("Image AUROC", "over images"),
+    "image_ap": ("Image AP", "mean precision over recall"),
+    "image_f1max": ("Image F1-max", "at the best threshold"),
+    "image_tpr_at_fpr_1": ("Defects found, 1 % false alarms", "share of defective images"),
+    "image_tpr_at_fpr_01": ("Defects found, 0.1 % false alarms", "share of defective images"),
+    "image_tnr_at_tpr_100": ("Passed with no defect missed", "share of good images"),
+    "pixel_auroc": ("Pixel AUROC", "over pixels"),
+    "pixel_ap": ("Pixel AP", "mean precision over recall"),
+    "pixel_f1max": ("Pixel F1-max", "at the best threshold"),
+    "aupro_30": ("AU-PRO 0.3", "overlap with each region, up to 30 % false positives"),
+    "aupro_05": ("AU-PRO 0.05", "the same up to 5 %"),
+    "aupimo": ("AUPIMO", "pixels found at 1e-5 to 1e-4 false positives in good images"),
+}
+_OF_TYPES = {"image_auroc": "Image AUROC", "pixel_auroc": "Pixel AUROC", "aupro_30": "AU-PRO 0.3"}
 
 _NO_IMAGE_AUROC = "needs both good and defective images"
 _NO_PIXEL_AUROC = "needs both good and defective images, with masks"
@@ -41,7 +57,8 @@ class CategoryReport:
         scores: (N,) image scores; NaN where there is none, which leaves the image out.
         split_types: N defect types, or ``good``.
         errors: (uri, error) of every image that could not be scored.
-        image_auroc: NaN where undefined, as ``pixel_auroc``.
+        metrics: figures by their name in the ``METRICS`` table; NaN where undefined.
+        metrics_by_type: the same for each defect type.
         facts: (label, value) pairs to list.
         notes: sentences on how the numbers came about.
         gallery: images to show, in this order.
@@ -53,8 +70,8 @@ class CategoryReport:
     scores: Floats
     split_types: list[str]
     errors: list[tuple[str, str]] = field(default_factory=list)
-    image_auroc: float
-    pixel_auroc: float
+    metrics: Mapping[str, Any]
+    metrics_by_type: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     facts: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     gallery: list[GalleryImage] = field(default_factory=list)
@@ -74,8 +91,8 @@ def render_page(
     return template("page.html.j2").render(
         title=title,
         sections=[_Section.of(report) for report in reports],
-        mean_image=_Mean.of([report.image_auroc for report in reports]),
-        mean_pixel=_Mean.of([report.pixel_auroc for report in reports]),
+        mean_image=_Mean.of([report.metrics["image_auroc"] for report in reports]),
+        mean_pixel=_Mean.of([report.metrics["pixel_auroc"] for report in reports]),
         generated=generated,
         ssray_version=ssray_version,
         frame=FRAME,
@@ -85,6 +102,7 @@ def render_page(
             "alarm": _css(heatmap.FALSE_POSITIVE),
             "miss": _css(heatmap.FALSE_NEGATIVE),
         },
+        of_types=list(_OF_TYPES.values()),
         heat=[_css(tuple(colour)) for colour in heatmap.HEAT[::17]],
     )
 
@@ -109,12 +127,20 @@ def data_uri(picture: npt.NDArray[np.uint8], kind: str) -> str:
 
 
 @dataclass(frozen=True)
+class _FigureRow:
+    title: str
+    meaning: str
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
 class _TypeRow:
     name: str
     kind: str
     count: int
     median: str
-    auroc: _Metric | None
+    figures: list[str]
 
 
 @dataclass(frozen=True)
@@ -186,6 +212,7 @@ class _Section:
     pixel_auroc: _Metric
     roc: Roc | None
     histogram: Histogram | None
+    figures: list[_FigureRow]
     types: list[_TypeRow]
     gallery: list[_Shown]
 
@@ -201,33 +228,44 @@ class _Section:
             good=int((labels == GOOD).sum()),
             defects=int((labels == DEFECT).sum()),
             unknown=int((~labelled).sum()),
-            image_auroc=_Metric.of(report.image_auroc, _NO_IMAGE_AUROC),
-            pixel_auroc=_Metric.of(report.pixel_auroc, _NO_PIXEL_AUROC),
+            image_auroc=_Metric.of(report.metrics["image_auroc"], _NO_IMAGE_AUROC),
+            pixel_auroc=_Metric.of(report.metrics["pixel_auroc"], _NO_PIXEL_AUROC),
+            figures=list(_figure_rows(report.metrics)),
             roc=Roc.of(labels[labelled], scores[labelled]),
             histogram=Histogram.of(labels, scores),
-            types=list(_type_rows(labels, scores, types)),
+            types=list(_type_rows(labels, scores, types, report.metrics_by_type)),
             gallery=[_Shown.of(item) for item in report.gallery],
         )
 
 
+def _figure_rows(metrics: Mapping[str, Any]) -> Iterator[_FigureRow]:
+    """A row for each figure that is defined, with its interval if it has one."""
+    for name, (title, meaning) in _FIGURES.items():
+        if math.isnan(metrics.get(name, math.nan)):
+            continue
+        interval = ""
+        if f"{name}_low" in metrics:
+            ends = (_Metric.of(metrics[f"{name}_{end}"], "").text for end in ("low", "high"))
+            interval = " to ".join(ends)
+        yield _FigureRow(title, meaning, _Metric.of(metrics[name], "").text, interval)
+
+
 def _type_rows(
-    labels: Labels, scores: Floats, types: npt.NDArray[np.object_]
+    labels: Labels,
+    scores: Floats,
+    types: npt.NDArray[np.object_],
+    metrics: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[_TypeRow]:
-    good = labels == GOOD
     for label in (GOOD, DEFECT, UNKNOWN):
         for name in sorted(set(types[labels == label])):
             of_type = (labels == label) & (types == name)
-            auroc = None
-            if label == DEFECT:
-                against = good | of_type
-                value = image_auroc(labels[against], scores[against])
-                auroc = _Metric.of(value, _NO_IMAGE_AUROC)
+            figures = metrics.get(name, {}) if label == DEFECT else {}
             yield _TypeRow(
                 name=name,
                 kind=_kind(label),
                 count=int(of_type.sum()),
                 median=f"{np.median(scores[of_type]):.4g}",
-                auroc=auroc,
+                figures=[_Metric.of(figures.get(each, math.nan), "").text for each in _OF_TYPES],
             )
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ssray.data.storage import Location
 
 SCORES = pa.schema(
     [
@@ -22,7 +27,32 @@ SCORED_PARTS = pa.schema(
     [*SCORES, pa.field("heatmap", pa.binary()), pa.field("pixel_counts", pa.binary())]
 )
 """What scoring actors write. ``heatmap``: 8-bit PNG of levels, 128 at the pixel threshold.
-``pixel_counts``: merged over the batch and kept in the first row of each category in it."""
+``pixel_counts``: merged over the batch and kept in the first row of each category and type in
+it."""
+
+IMAGE_METRICS = (
+    "image_auroc",
+    "image_ap",
+    "image_f1max",
+    "image_tpr_at_fpr_1",
+    "image_tpr_at_fpr_01",
+    "image_tnr_at_tpr_100",
+)
+"""Each with the ends of its 95 % interval, ``NAME_low`` and ``NAME_high``."""
+PIXEL_METRICS = (
+    "pixel_auroc",
+    "pixel_ap",
+    "pixel_f1max",
+    "pixel_f1max_threshold",
+    "aupro_30",
+    "aupro_05",
+    "aupimo",
+)
+_FIGURES = [
+    *(f"{name}{end}" for name in IMAGE_METRICS for end in ("", "_low", "_high")),
+    "image_f1max_threshold",
+    *PIXEL_METRICS,
+]
 
 METRICS = pa.schema(
     [
@@ -31,11 +61,19 @@ METRICS = pa.schema(
         pa.field("n_good", pa.int64(), nullable=False),
         pa.field("n_defect", pa.int64(), nullable=False),
         pa.field("n_error", pa.int64(), nullable=False),
-        pa.field("image_auroc", pa.float64()),
-        pa.field("pixel_auroc", pa.float64()),
+        pa.field("n_regions", pa.int64(), nullable=False),
+        pa.field("n_pixels_good", pa.int64(), nullable=False),
+        pa.field("n_pixels_defect", pa.int64(), nullable=False),
+        *(pa.field(name, pa.float64(), nullable=False) for name in _FIGURES),
+        pa.field("undefined", pa.string(), nullable=False),
     ]
 )
-"""A row a category. An AUROC is NaN where only one class is present."""
+"""A row a category. Figures are as ``ssray.metrics`` defines them, shares of 1 or, for thresholds,
+in units of the score or the map; NaN where ``undefined`` gives the reason. Pixels are counted at
+the mask's resolution: of images with a mask, and of good ones."""
+
+METRICS_BY_TYPE = METRICS.insert(1, pa.field("defect_type", pa.string(), nullable=False))
+"""A row a category and defect type: its images against all good ones of the category."""
 
 MOMENTS = pa.schema(
     [
@@ -78,3 +116,10 @@ PROJECTION = pa.schema(
 Accuracies: how often the clean image is the nearest of ``images`` training images. Distances
 to the clean image: root mean square over all values, or over the patch alone; black is 0,
 white 1. Width 0 is the clean image itself."""
+
+
+def write_table(table: pa.Table, place: Location) -> None:
+    """Writes one Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    place.write(buffer.getvalue())

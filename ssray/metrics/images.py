@@ -1,0 +1,118 @@
+"""Image scores against labels, with bootstrap intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_curve
+
+from ssray.metrics import ranking
+from ssray.metrics.values import Metrics
+
+SAMPLES = 1000
+LEVEL = 0.95
+_VALUES_AT_ONCE = 1 << 21
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+MEASURES: dict[str, Callable[[Ints, Ints], Floats]] = {
+    "image_auroc": ranking.auroc,
+    "image_ap": ranking.average_precision,
+    "image_f1max": lambda good, defect: ranking.f1_max(good, defect)[0],
+    "image_tpr_at_fpr_1": lambda good, defect: ranking.recall_at(good, defect, 0.01),
+    "image_tpr_at_fpr_01": lambda good, defect: ranking.recall_at(good, defect, 0.001),
+    "image_tnr_at_tpr_100": ranking.good_passed_without_a_miss,
+}
+"""The last three: the share of defects found while at most 1 % or 0.1 % of the good images is
+rejected, and the share of good images that pass where no defect may be missed."""
+
+
+def image_metrics(
+    labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating], seed: int = 0
+) -> Metrics:
+    """Each of ``MEASURES`` with the ends of its 95 % interval, ``NAME_low`` and ``NAME_high``, and
+    ``image_f1max_threshold``.
+
+    The interval is the percentile bootstrap's, good and defective images drawn apart: what other
+    test images of the same kinds would give with this model. Where the classes don't overlap every
+    sample gives 1, and the interval has no width; it says nothing then.
+
+    Args:
+        labels: (N,) 1 = defect, 0 = good.
+        scores: (N,) finite; larger = more anomalous.
+        seed: of the bootstrap.
+    """
+    values, columns = np.unique(scores, return_inverse=True)
+    members = [columns[labels == 0], columns[labels == 1]]
+    good, defect = (np.bincount(each, minlength=len(values)) for each in members)
+    why = None
+    if not len(members[0]):
+        why = "no good image"
+    if not len(members[1]):
+        why = "no image with a defect"
+    metrics = Metrics()
+    drawn = [] if why else list(_samples(members, len(values), seed))
+    for name, measure in MEASURES.items():
+        low, high = math.nan, math.nan
+        if drawn:
+            found = np.concatenate([measure(*sample) for sample in drawn])
+            low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        value = math.nan if why else measure(good, defect)
+        metrics.put(name, value, why)
+        metrics.put(f"{name}_low", low, why)
+        metrics.put(f"{name}_high", high, why)
+    threshold = math.nan if why else values[ranking.f1_max(good, defect)[1]]
+    metrics.put("image_f1max_threshold", threshold, why)
+    return metrics
+
+
+def image_auroc(labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]) -> float:
+    """AUROC alone, as scikit-learn's; NaN where only one class is present.
+
+    Args:
+        labels: (N,) 1 = defect, 0 = good.
+        scores: (N,) larger = more anomalous.
+    """
+    values, columns = np.unique(scores, return_inverse=True)
+    good, defect = (np.bincount(columns[labels == k], minlength=len(values)) for k in (0, 1))
+    return float(ranking.auroc(good, defect))
+
+
+def roc_points(
+    labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]
+) -> tuple[Floats, Floats]:
+    """False- and true-positive rates of the ROC curve, both (P,) rising from 0 to 1.
+
+    Empty where only one class is present.
+    """
+    if len(np.unique(labels)) < 2:
+        return np.empty(0), np.empty(0)
+    false_positive_rate, true_positive_rate, _ = roc_curve(labels, scores)
+    return false_positive_rate, true_positive_rate
+
+
+def _samples(members: list[Ints], values: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
+    """Bootstrap samples of good and defective counts, (S, ``values``) each, a few at a time.
+
+    Args:
+        members: the column of each good image, and of each with a defect.
+        values: number of columns.
+        seed: fixes the samples.
+    """
+    generator = np.random.default_rng(seed)
+    at_once = max(1, min(SAMPLES, _VALUES_AT_ONCE // values))
+    for start in range(0, SAMPLES, at_once):
+        size = min(at_once, SAMPLES - start)
+        offsets = values * np.arange(size)[:, None]
+        good, defect = (
+            np.bincount(
+                (offsets + generator.choice(each, (size, len(each)))).ravel(),
+                minlength=size * values,
+            ).reshape(size, values)
+            for each in members
+        )
+        yield good, defect

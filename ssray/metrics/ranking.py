@@ -1,0 +1,126 @@
+"""Figures of merit of a ranking, from counts of good and defective items at each value.
+
+The items are images or pixels. ``good`` and ``defect`` hold how many there are at each distinct
+value, from the lowest value to the highest, along the last axis; axes before it are independent
+rankings, such as bootstrap samples. Weights may take the place of counts. Items of equal value
+are ties: no threshold parts them.
+
+A figure that is not defined, because a class is absent, is NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[Any]
+
+
+def auroc(good: Counts, defect: Counts) -> Floats:
+    """Area under the ROC curve, as ``sklearn.metrics.roc_auc_score``.
+
+    >>> float(auroc(np.array([1, 1, 0]), np.array([0, 1, 1])))
+    0.875
+    """
+    below = np.cumsum(good, axis=-1) - good
+    won = (_floats(defect) * (below + 0.5 * good)).sum(axis=-1)
+    return _ratio(won, _floats(good).sum(axis=-1) * _floats(defect).sum(axis=-1))
+
+
+def average_precision(good: Counts, defect: Counts) -> Floats:
+    """Mean precision over the steps in recall, as ``sklearn.metrics.average_precision_score``."""
+    found, precision = np.asarray(defect), _precision(good, defect)
+    return _ratio((found * precision).sum(axis=-1), _floats(defect).sum(axis=-1))
+
+
+def f1_max(good: Counts, defect: Counts) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """The best F1 of any threshold, and the position of that threshold's value.
+
+    An item is predicted defective if its value is at least the threshold. Of equally good
+    thresholds it is the highest.
+    """
+    false, true = _at_least(good), _at_least(defect)
+    defects = _floats(defect).sum(axis=-1, keepdims=True)
+    f1 = _ratio(2.0 * true, true + false + defects)[..., ::-1]
+    best = np.where(np.isnan(f1), -1.0, f1).argmax(axis=-1)
+    value = np.take_along_axis(f1, best[..., None], axis=-1)[..., 0]
+    return np.where(defects[..., 0] > 0, value, np.nan), f1.shape[-1] - 1 - best
+
+
+def recall_at(good: Counts, defect: Counts, false_positive_rate: float) -> Floats:
+    """Highest share of the defects found while at most that share of the good is rejected."""
+    false = _ratio(_at_least(good), _floats(good).sum(axis=-1, keepdims=True))
+    allowed = np.where(false <= false_positive_rate, _at_least(defect), 0.0).max(axis=-1)
+    return np.where(np.isnan(false[..., 0]), np.nan, _ratio(allowed, _floats(defect).sum(axis=-1)))
+
+
+def good_passed_without_a_miss(good: Counts, defect: Counts) -> Floats:
+    """Share of the good items below every defect: what may pass if no defect shall be missed."""
+    none_yet = np.cumsum(defect, axis=-1) == 0
+    passed = (none_yet * _floats(good)).sum(axis=-1)
+    rate = _ratio(passed, _floats(good).sum(axis=-1))
+    return np.where(_floats(defect).sum(axis=-1) > 0, rate, np.nan)
+
+
+def area_up_to(good: Counts, found: Counts, limit: float) -> float:
+    """Mean of ``found`` over the false-positive rate from 0 to ``limit``.
+
+    With every connected region's share at each value as ``found`` this is AU-PRO: the mean over
+    the regions of their overlap with the prediction.
+
+    Args:
+        good: (V,) counts.
+        found: (V,) counts or weights.
+        limit: false-positive rate in (0, 1]; the curve is interpolated there.
+    """
+    rate, recall = _curve_between(good, found, 0.0, limit)
+    return float(np.trapezoid(recall, rate)) / limit
+
+
+def area_over_log(good: Counts, found: Counts, lowest: float, highest: float) -> float:
+    """Mean of ``found`` over the logarithm of the false-positive rate; AUPIMO, for pixels.
+
+    Args:
+        good: (V,) counts.
+        found: (V,) counts or weights.
+        lowest: false-positive rate from which on, above 0; the curve is interpolated there.
+        highest: false-positive rate up to which, likewise.
+    """
+    rate, recall = _curve_between(good, found, lowest, highest)
+    return float(np.trapezoid(recall, np.log(rate)) / (np.log(highest) - np.log(lowest)))
+
+
+def _curve_between(good: Counts, found: Counts, start: float, end: float) -> tuple[Floats, Floats]:
+    """False-positive rates from ``start`` to ``end``, and the share of ``found`` at each."""
+    rate, recall = (
+        np.append(0.0, _ratio(_at_least(each)[::-1], _floats(each).sum())) for each in (good, found)
+    )
+    inside = (start < rate) & (rate < end)
+    first = np.interp(start, rate, recall)  # where the curve is vertical, its upper end
+    last = np.interp(-end, -rate[::-1], recall[::-1])  # and here its lower
+    return (
+        np.concatenate([[start], rate[inside], [end]]),
+        np.concatenate([[first], recall[inside], [last]]),
+    )
+
+
+def _precision(good: Counts, defect: Counts) -> Floats:
+    true = _at_least(defect)
+    return np.nan_to_num(_ratio(true, true + _at_least(good)))
+
+
+def _at_least(counts: Counts) -> Floats:
+    """Sums over the items of at least each value."""
+    return _floats(np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1])
+
+
+def _floats(counts: Counts) -> Floats:
+    return np.asarray(counts, dtype=np.float64)
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(denominator > 0, numerator / denominator, np.nan)

@@ -1,0 +1,196 @@
+"""Writes the report page and the pictures in it."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+import ssray
+from ssray.artifact import ModelArtifact
+from ssray.data.decode import read_image, read_mask
+from ssray.data.storage import Location
+from ssray.report.figures import Figures
+from ssray.report.gallery import GalleryImage, choose_gallery
+from ssray.report.heatmap import overlay, png_to_levels
+from ssray.report.page import CategoryReport, render_page
+from ssray.report.results import Results, usable
+
+NETWORK_NAMES = {
+    "none": "Model I",
+    "pixel": "Model II, a coefficient per pixel",
+    "channel": "Model II, a coefficient per channel",
+    "both": "Model II, a coefficient per pixel and channel",
+}
+OBJECTIVE_NAMES = {
+    "reconstruct": "(1), reconstruct",
+    "amplify": "(4), amplify",
+    "ensemble": "(1) and (4), pixel-wise maximum",
+}
+DIFFERENCE_NAMES = {
+    "squared": "squared",
+    "ssim": "SSIM",
+    "both": "geometric mean of squared and SSIM",
+}
+WORST = 6
+BORDERLINE = 6
+
+
+def write_report(
+    results: Results,
+    figures: Figures,
+    models: dict[str, ModelArtifact],
+    out: Location,
+    title: str,
+    mask_uris: Mapping[str, str],
+) -> None:
+    """Writes ``report.html``, and an overlay picture of every image shown in it.
+
+    Pictures go to ``heatmaps/CATEGORY/TYPE/RANK-NAME.png`` at the image's own resolution; the
+    rank is the place in the report's gallery.
+    """
+    reports = []
+    for row in figures.categories.to_pylist():
+        category = row["category"]
+        gallery = _gallery(results, category, mask_uris)
+        for rank, picture in enumerate(gallery):
+            name = f"{rank:02}-{PurePosixPath(picture.name).stem}.png"
+            place = out / "heatmaps" / category / (picture.split_type or "images") / name
+            place.write(_png(overlay(picture.image, picture.levels)))
+        reports.append(_category_report(row, figures, results, gallery, models[category]))
+    generated = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    page = render_page(title, reports, generated, ssray.__version__)
+    (out / "report.html").write(page.encode())
+
+
+def _gallery(results: Results, category: str, mask_uris: Mapping[str, str]) -> list[GalleryImage]:
+    table = results.of(category)
+    rows = [row for row in table.to_pylist() if row["error"] is None]
+    labels, scores = usable(table)
+    chosen = choose_gallery(labels, scores, worst=WORST, borderline=BORDERLINE)
+    heatmaps = results.heatmaps([rows[i]["uri"] for i, _ in chosen])
+    gallery = []
+    for i, why in chosen:
+        row = rows[i]
+        image = read_image(row["uri"])
+        truth = _truth(mask_uris.get(row["uri"]), row["label"], image.shape[:2])
+        gallery.append(
+            GalleryImage(
+                name=PurePosixPath(row["uri"]).name,
+                uri=row["uri"],
+                split_type=row["split_type"] or "",
+                label=row["label"],
+                score=row["score"],
+                why=why,
+                image=image,
+                levels=png_to_levels(heatmaps[row["uri"]]),
+                truth=truth,
+            )
+        )
+    return gallery
+
+
+def _truth(
+    mask_uri: str | None, label: int | None, shape: tuple[int, ...]
+) -> npt.NDArray[np.bool_] | None:
+    """The ground truth at the image's resolution (nearest pixel); None where nobody knows."""
+    if mask_uri is None:
+        return np.zeros(shape, bool) if label == 0 else None
+    mask = read_mask(mask_uri)
+    rows = np.arange(shape[0]) * mask.shape[0] // shape[0]
+    columns = np.arange(shape[1]) * mask.shape[1] // shape[1]
+    truth: npt.NDArray[np.bool_] = mask[np.ix_(rows, columns)]
+    return truth
+
+
+def _category_report(
+    metrics: dict[str, Any],
+    figures: Figures,
+    results: Results,
+    gallery: list[GalleryImage],
+    model: ModelArtifact,
+) -> CategoryReport:
+    table = results.of(metrics["category"])
+    labels, scores = usable(table)
+    scored = [row for row in table.to_pylist() if row["error"] is None]
+    errors = [(row["uri"], row["error"]) for row in table.to_pylist() if row["error"]]
+    types = [row for row in figures.types.to_pylist() if row["category"] == metrics["category"]]
+    return CategoryReport(
+        category=metrics["category"],
+        model_version=metrics["model_version"],
+        labels=labels,
+        scores=scores,
+        split_types=[row["split_type"] or "" for row in scored],
+        errors=errors,
+        metrics=metrics,
+        metrics_by_type={row["defect_type"]: row for row in types},
+        facts=_facts(model),
+        notes=_notes(model),
+        gallery=gallery,
+    )
+
+
+def _facts(model: ModelArtifact) -> list[tuple[str, str]]:
+    facts, chosen, recipe = model.facts, model.calibration.anomaly_map, model.recipe
+    height, width = facts.input_shape
+    assert chosen.image_score is not None
+    score = {
+        "sum": "sum of the map",
+        "max": "maximum of the map",
+        "topk": f"mean of the highest {100 * chosen.top_fraction:g} % of pixels",
+    }
+    return [
+        ("recipe", f"{recipe.name}, width {recipe.network.width}, f = {recipe.network.kernel}"),
+        ("network", NETWORK_NAMES[recipe.network.blend]),
+        ("objective", OBJECTIVE_NAMES[recipe.objective.kind]),
+        ("network input", f"{width} x {height} px"),
+        ("training images", f"{facts.training_images}, {facts.held_out_images} more held out"),
+        ("training", f"{facts.seconds / 60:.1f} min, {facts.images_seen:,.0f} images seen"),
+        ("hardware", f"{facts.workers} x {facts.device}, {facts.precision}"),
+        ("validation loss", f"{facts.validation_loss:.5f}"),
+        ("difference", DIFFERENCE_NAMES[chosen.difference]),
+        ("smoothing", f"k = {chosen.kernel} px, n = {chosen.repeats}"),
+        ("average map", f"t = {chosen.average_power:g}" if chosen.average_power else "not used"),
+        ("image score", score[chosen.image_score]),
+    ]
+
+
+def _notes(model: ModelArtifact) -> list[str]:
+    calibration = model.calibration
+    selection = calibration.selection
+    references = (
+        f"{calibration.reference_images} defect-free images, {calibration.held_out_references} "
+        "of them held out from training"
+    )
+    if selection.basis == "synthetic defects":
+        choice = (
+            "The kernel and the image score were chosen without test labels, on "
+            f"{selection.defects} synthetic defects made from {references} "
+            f"(image AUROC {_percent(selection.image_auroc)}, pixel AUROC "
+            f"{_percent(selection.pixel_auroc)} there)."
+        )
+    else:
+        choice = "The kernel and the image score are the recipe's own."
+    threshold = (
+        "The predicted mask marks pixels above the largest value on "
+        f"{references}: {calibration.pixel_threshold:.3g} times the level that such images "
+        "typically reach at their worst place."
+    )
+    return [choice, threshold]
+
+
+def _percent(value: float | None) -> str:
+    return "unknown" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _png(image: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
