@@ -19,7 +19,7 @@ from ssray.training import Epoch
 LINE_SECONDS = 10.0
 """Where there is no terminal, long loops print a line this often."""
 
-_FIGURES = {"image AUROC": "image_auroc", "pixel AUROC": "pixel_auroc", "AU-PRO 0.3": "aupro_30"}
+_SHOWN = {"image AUROC": "image_auroc", "pixel AUROC": "pixel_auroc", "AU-PRO 0.3": "aupro_30"}
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
@@ -86,7 +86,7 @@ def metrics_summary(metrics: pa.Table) -> Table:
     """The ``METRICS`` table for a terminal."""
     table = Table(box=None, pad_edge=False)
     table.add_column("category")
-    for column in ("good", "defect", "errors", *_FIGURES):
+    for column in ("good", "defect", "errors", *_SHOWN):
         table.add_column(column, justify="right")
     for row in metrics.to_pylist():
         table.add_row(
@@ -94,7 +94,7 @@ def metrics_summary(metrics: pa.Table) -> Table:
             str(row["n_good"]),
             str(row["n_defect"]),
             str(row["n_error"]),
-            *("n/a" if math.isnan(row[name]) else f"{row[name]:.4f}" for name in _FIGURES.values()),
+            *("n/a" if math.isnan(row[name]) else f"{row[name]:.4f}" for name in _SHOWN.values()),
         )
     return table
 

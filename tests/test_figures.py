@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from ssray.data.storage import Location
-from ssray.metrics.images import MEASURES, image_metrics
+from ssray.metrics.images import image_metrics
 from ssray.metrics.pixels import PixelCounts
-from ssray.report.figures import PAPER, TEXTURES, Figures
+from ssray.report.figures import PAPER, TEXTURES, Figures, percent
 from ssray.report.results import collect
-from ssray.report.tables import (
-    IMAGE_METRICS,
-    METRICS,
-    METRICS_BY_TYPE,
-    PIXEL_METRICS,
-    SCORED_PARTS,
-    write_table,
-)
+from ssray.report.tables import METRICS, METRICS_BY_TYPE, SCORED_PARTS, write_table
 
 
 def part(category: str, kind: str, scores: list[float], seed: int) -> list[dict[str, object]]:
@@ -57,7 +53,8 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
     ]
     broken = dict(rows[2]) | {"uri": "grid/bent/9.png", "score": None, "error": "truncated"}
     broken.pop("pixel_counts")
-    for number, half in enumerate((rows[:3], [broken, *rows[3:]])):
+    lost = broken | {"uri": "grid/thread/0.png", "split_type": "thread", "error": "mask_empty"}
+    for number, half in enumerate((rows[:3], [broken, lost, *rows[3:]])):
         table = pa.Table.from_pylist(half, schema=SCORED_PARTS)
         write_table(table, place / f"{number}.parquet")
     return Figures.of(collect(place))
@@ -66,43 +63,81 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
 def test_every_figure_has_its_column() -> None:
     found = image_metrics(np.array([0, 1]), np.array([0.0, 1.0])).values
     found |= PixelCounts().metrics().values
-    assert list(MEASURES) == list(IMAGE_METRICS)
-    assert set(PixelCounts().metrics().values) == set(PIXEL_METRICS)
-    assert set(found) <= set(METRICS.names)
+    assert set(METRICS.names) > set(found)
+    assert set(METRICS.names) - set(found) == {
+        *("category", "model_version", "undefined", "n_good", "n_defect", "n_error"),
+        *("n_regions", "n_pixels_good", "n_pixels_defect"),
+    }
 
 
 def test_a_row_a_category_and_a_row_a_type(figures: Figures) -> None:
     assert figures.categories.schema.equals(METRICS)
     assert figures.types.schema.equals(METRICS_BY_TYPE)
     grid, own, transistor = figures.categories.to_pylist()
-    assert (grid["n_good"], grid["n_defect"], grid["n_error"], grid["n_regions"]) == (2, 2, 1, 2)
+    assert (grid["n_good"], grid["n_defect"], grid["n_error"], grid["n_regions"]) == (2, 2, 2, 2)
     assert grid["image_auroc"] == 0.75
     assert transistor["image_auroc"] == 1.0
     assert grid["n_pixels_good"] + grid["n_pixels_defect"] == 4 * 400 * 400
     kinds = [(row["category"], row["defect_type"]) for row in figures.types.to_pylist()]
-    assert kinds == [("grid", "bent"), ("transistor", "cut")]
-    assert figures.types.to_pylist()[0]["n_error"] == 1
+    assert kinds == [("grid", "bent"), ("grid", "thread"), ("transistor", "cut")]
+    bent, thread, _ = figures.types.to_pylist()
+    assert (bent["n_defect"], bent["n_error"]) == (2, 1)
+    assert (thread["n_defect"], thread["n_error"]) == (0, 1)
+    assert math.isnan(thread["image_auroc"])
     assert own["undefined"].count(":") == 2
+
+
+def cells(figures: Figures, start: str) -> list[str]:
+    """The cells of the one line of the Markdown that starts so."""
+    [line] = [line for line in figures.markdown().splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in line.split("|")[1:-1]]
 
 
 def test_what_is_undefined_is_named_and_left_out_of_averages(figures: Figures) -> None:
     text = figures.markdown()
-    assert "- own: image_auroc" in text
+    assert "- own: image_auroc, image_ap," in text
+    assert "_low" not in text
     assert "no image with a defect" in text
-    assert "no defective pixel" in text
+    assert "- grid thread: pixel_auroc" in text
     assert "nan" not in text.lower()
-    [average] = [line for line in text.splitlines() if "**all (3)**" in line]
-    assert average.split("|")[2].strip() == "87.5"
+    assert cells(figures, "own")[1:5] == ["", "", "", ""]
+    assert cells(figures, "**all (3)**")[1] == "87.5"
 
 
 def test_averages_stand_beside_the_papers_over_the_same_categories(figures: Figures) -> None:
-    lines = figures.markdown().splitlines()
-    [grid] = [line for line in lines if line.startswith("| grid | 75 ")]
-    assert grid.split("|")[3].strip() == "100"
-    [textures] = [line for line in lines if "**textures of MVTec AD (1)**" in line]
-    assert textures.split("|")[5].strip() == "99.7"
-    [everything] = [line for line in lines if "**all (3)**" in line]
-    assert everything.split("|")[5].strip() == "99.15"
+    grid, transistor = figures.categories.to_pylist()[::2]
+    assert cells(figures, "grid")[:3] == ["grid", "75 (50 to 100)", "100"]
+    assert cells(figures, "**textures of MVTec AD (1)**")[4] == "99.7"
+    everything = cells(figures, "**all of MVTec AD (2)**")
+    mean = 50 * (grid["pixel_auroc"] + transistor["pixel_auroc"])
+    assert float(everything[3]) == pytest.approx(mean, abs=0.006)
+    assert everything[4] == "99.15"
+
+
+def test_a_mean_over_categories_the_paper_lacks_stands_alone(figures: Figures) -> None:
+    """``own`` has no AUROC; its mean is over the paper's categories and may stand beside it."""
+    assert cells(figures, "**all (3)**")[1:3] == ["87.5", "99.4"]
+    own = {"image_auroc": 0.5, "pixel_auroc": 0.5, "undefined": ""}
+    rows = [
+        row if row["category"] != "own" else row | own for row in figures.categories.to_pylist()
+    ]
+    changed = replace(figures, categories=pa.Table.from_pylist(rows, schema=METRICS))
+    assert cells(changed, "**all (3)**")[1:3] == ["75", ""]
+
+
+def test_a_share_is_not_rounded_up_to_all() -> None:
+    assert [percent(share) for share in (1.0, 0.99996, 0.5, 0.98765)] == [
+        "100",
+        "> 99.99",
+        "50",
+        "98.77",
+    ]
+
+
+def test_a_name_cannot_break_the_table(figures: Figures) -> None:
+    rows = [row | {"category": "a|b"} for row in figures.categories.to_pylist()]
+    changed = replace(figures, categories=pa.Table.from_pylist(rows[:1], schema=METRICS))
+    assert len(cells(changed, "a&#124;b")) == len(cells(figures, "grid"))
 
 
 def test_the_papers_averages() -> None:

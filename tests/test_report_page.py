@@ -91,7 +91,9 @@ def labelled_report(category: str = "bolts", seed: int = 0) -> CategoryReport:
         scores=scores,
         split_types=["good"] * 20 + ["scratch"] * 25 + ["dent"] * 15,
         errors=[("s3://factory/a_rather_long_name/" + "x" * 90 + ".png", "truncated: cut short")],
-        metrics=image_metrics(labels, scores).values | {"pixel_auroc": 0.9712, "aupimo": 0.321},
+        metrics=image_metrics(labels, scores).values
+        | {"pixel_auroc": 0.9712, "aupimo": NAN}
+        | {"undefined": "aupimo: too few pixels"},
         metrics_by_type={"dent": {"image_auroc": 0.876, "pixel_auroc": 0.912, "aupro_30": NAN}},
         facts=[("training images", "251"), ("smoothing", "k = 11, n = 3")],
         notes=["The settings were chosen on synthetic defects."],
@@ -257,12 +259,12 @@ def test_types_have_their_own_figures() -> None:
     assert f"dent 15 {median:.4g} 0.876 0.912 \N{EM DASH}" in words
 
 
-def test_figures_come_with_their_intervals_and_undefined_ones_are_left_out() -> None:
+def test_figures_come_with_their_intervals_and_undefined_ones_with_the_reason() -> None:
     report = labelled_report()
     words = Document(render(report)).words
     value, low, high = (report.metrics[f"image_ap{end}"] for end in ("", "_low", "_high"))
     assert f"Image AP mean precision over recall {value:.3f} {low:.3f} to {high:.3f}" in words
-    assert "AUPIMO pixels found at 1e-5 to 1e-4 false positives in good images 0.321" in words
+    assert "AUPIMO too few pixels \N{EM DASH}" in words
     assert "AU-PRO 0.05" not in words
     assert "All figures" not in Document(render(unlabelled_report())).words
 

@@ -219,21 +219,21 @@ def score_rows(
     counts = PixelCounts()
     for i, anomaly_map, score in zip(usable, scored.maps, scored.scores, strict=True):
         row = rows[i]
-        if not np.isfinite(anomaly_map).all():
+        truth = _unpack_truth(prepared[i])
+        full_size = anomaly_map
+        if truth is not None or maps is not None:
+            full_size = resize_map(anomaly_map, tuple(prepared[i]["shape"]))
+        if not all(np.isfinite(each).all() for each in (anomaly_map, full_size, score)):
             row["error"] = "not_finite"
             continue
         row["score"] = float(score)
         row["heatmap"] = levels_to_png(encode_levels(anomaly_map, threshold))
-        truth = _unpack_truth(prepared[i])
-        if truth is None and maps is None:
-            continue
-        full_size = resize_map(anomaly_map, tuple(prepared[i]["shape"]))
         if truth is not None:
             counts.add(full_size, truth)
         if maps is not None:
             place = map_place(maps, row["category"], row["split_type"], row["uri"])
             place.write(_npy(full_size))
-    if counts.pixels:
+    if counts.good_pixels or counts.defective_pixels:
         rows[0]["pixel_counts"] = counts.to_bytes()
     return rows
 

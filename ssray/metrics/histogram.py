@@ -1,12 +1,14 @@
 """Histograms of float32 numbers that need no range, take constant memory and add up exactly.
 
-Non-negative floats sort like their bit patterns. A pattern without its lowest bits is the number
-of a bin; as few bits are dropped as let ``BINS`` bins hold the smallest and the largest value
-seen, 13 at most. The bins therefore depend on these two values alone, and all that is added up
-is integers: any order of the values and any split over workers ends in the same state.
+Non-negative floats sort like their bit patterns. A pattern without its lowest bits is the number of
+a bin. Bins come in pages of ``PAGE`` neighbours, and only pages that hold a value take memory:
+``PAGES`` at most. As few bits are dropped as that allows. The bins therefore depend on the set of
+values alone, and all that is added up is integers: any order of the values and any split over
+workers ends in the same state. Values far from the others cost a page each and don't widen the bins
+of the rest.
 
-The patterns are those of float64, which has no denormals in the range of float32: the bins are
-never wider than a thousandth of their values.
+The patterns are those of float64, which has no denormals in the range of float32. At worst, with
+values of all magnitudes, a bin is a thousandth of its value wide.
 """
 
 from __future__ import annotations
@@ -16,13 +18,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-BINS = 1 << 19
+PAGE = 1 << 10
+PAGES = 1 << 9
+_PAGE_BITS = 10
 _INFINITY = 0x7F800000
 """As bits of float32; those of negative numbers are above it."""
 _UNUSED_BITS = 29
 """Of a float64's mantissa, where its value is a float32."""
-_NONE = (1 << 62, 0)
-"""Lowest and highest key where there is none yet."""
+_LEAST = int(np.array(2.0**-149).view(np.int64)) >> _UNUSED_BITS
+"""The key of the smallest float32 above 0."""
+_END = int(np.array(2.0**128).view(np.int64)) >> _UNUSED_BITS
 
 Values = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -32,14 +37,15 @@ class Histogram:
     """Counts, or integer weights, in several rows over common bins.
 
     Attributes:
-        counts: (rows, 1 + BINS) int64, by rising value; column 0 is for zeros, which would
-            otherwise stretch the bins over every float there is.
+        counts: (rows, 1 + PAGES * PAGE) int64, in the columns that ``place`` gives: column 0 is for
+            zeros, the pages follow as they were first needed. ``ordered`` has them by value.
     """
 
     def __init__(self, rows: int) -> None:
-        self.counts = np.zeros((rows, 1 + BINS), np.int64)
-        self._lowest, self._highest = _NONE
-        self._shift, self._first = 0, 0
+        self.counts = np.zeros((rows, 1 + PAGES * PAGE), np.int64)
+        self._shift = 0
+        self._pages = np.zeros(0, np.int64)
+        self._places = self._table()
 
     def place(self, values: Values) -> Ints:
         """The column of each value, after the bins have been made to hold them all.
@@ -57,65 +63,125 @@ class Histogram:
                 raise ValueError("not all values are finite and at least 0")
         keys = values.astype(np.float64).view(np.int64) >> _UNUSED_BITS
         zeros = keys == 0 if keys.min(initial=1) == 0 else None
-        above_zero = keys if zeros is None else keys[~zeros]
-        if above_zero.size:
-            self._reach(int(above_zero.min()), int(above_zero.max()))
-        columns = (keys >> self._shift) - (self._first - 1)
+        if zeros is not None:
+            keys[zeros] = keys.max()
+        if not keys.max(initial=0):
+            return np.zeros(values.shape, np.int64)
+        pages = self._page_of(keys)
+        if self._places[pages].min() < 0:
+            needed = np.zeros(len(self._places), bool)
+            needed[pages] = True
+            self._hold(self._shift, np.flatnonzero(needed) + self._first_page)
+        columns = self._columns(keys)
         if zeros is not None:
             columns[zeros] = 0
         return columns
 
     def merge(self, other: Histogram) -> None:
         """Adds the counts of ``other``, which stays as it is."""
-        self._reach(other._lowest, other._highest)
-        self.counts[:, 0] += other.counts[:, 0]
-        self._insert(other.counts, other._shift, other._first)
+        self._hold(other._shift, other._pages)
+        self._insert(other.ordered(), other._keys())
+
+    def ordered(self) -> Ints:
+        """(rows, V) counts by rising value, zeros first."""
+        pages = self.counts[:, 1:].reshape(len(self.counts), PAGES, PAGE)
+        in_order = pages[:, np.argsort(self._pages)].reshape(len(self.counts), -1)
+        return np.concatenate([self.counts[:, :1], in_order], axis=1)
+
+    def positions(self, columns: Ints) -> Ints:
+        """Where columns that ``place`` gave are in ``ordered``."""
+        ranks = np.argsort(np.argsort(self._pages))
+        positions, above_zero = np.zeros_like(columns), columns > 0
+        bins = columns[above_zero] - 1
+        positions[above_zero] = 1 + (ranks[bins >> _PAGE_BITS] << _PAGE_BITS) + bins % PAGE
+        return positions
 
     def thresholds(self) -> npt.NDArray[np.float64]:
-        """(1 + BINS,), rising: every value in a column is at least this, and none below it is."""
-        keys = (self._first + np.arange(BINS)) << self._shift
-        return np.append(0, keys << _UNUSED_BITS).view(np.float64)
+        """(V,), rising: every value in a column of ``ordered`` is at least this, and none below."""
+        return (self._keys() << _UNUSED_BITS).view(np.float64)
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What is occupied, in the narrowest types; ``from_arrays`` reads it."""
-        arrays: dict[str, npt.NDArray[Any]] = {"range": np.array([self._lowest, self._highest])}
-        for number, row in enumerate(self.counts):
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "shift": np.array(self._shift),
+            "pages": np.sort(self._pages),
+        }
+        for number, row in enumerate(self.ordered()):
             columns = np.flatnonzero(row)
-            counts = row[columns]
-            arrays[f"columns{number}"] = columns.astype(np.uint32)
-            arrays[f"counts{number}"] = counts.astype(np.min_scalar_type(counts.max(initial=0)))
+            arrays[f"steps{number}"] = _narrow(np.diff(columns, prepend=0))
+            arrays[f"counts{number}"] = _narrow(row[columns])
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Any, rows: int) -> Histogram:
         histogram = cls(rows)
-        histogram._reach(*(int(end) for end in arrays["range"]))
+        histogram._hold(int(arrays["shift"]), arrays["pages"])
         for number, row in enumerate(histogram.counts):
-            row[arrays[f"columns{number}"]] = arrays[f"counts{number}"]
+            columns = np.cumsum(arrays[f"steps{number}"], dtype=np.int64)
+            row[columns] = arrays[f"counts{number}"]
         return histogram
 
-    def _reach(self, lowest: int, highest: int) -> None:
-        """Makes the bins hold the keys from ``lowest`` to ``highest``, and all before."""
-        lowest, highest = min(lowest, self._lowest), max(highest, self._highest)
-        if lowest > highest:
-            return
-        shift = 0
-        while (highest >> shift) - (lowest >> shift) >= BINS:
-            shift += 1
-        before = self.counts, self._shift, self._first
-        self._lowest, self._highest = lowest, highest
-        self._shift, self._first = shift, lowest >> shift
-        if before[1:] != (self._shift, self._first):
-            self.counts = np.zeros_like(before[0])
-            self.counts[:, 0] = before[0][:, 0]
-            self._insert(*before)
+    @property
+    def _first_page(self) -> int:
+        return _LEAST >> (self._shift + _PAGE_BITS)
 
-    def _insert(self, counts: Ints, shift: int, first: int) -> None:
-        """Adds counts made with bins that are as fine as the present ones, or finer."""
-        occupied = np.flatnonzero(counts[:, 1:].any(axis=0))
-        if not occupied.size:
+    def _page_of(self, keys: Ints) -> Ints:
+        """Numbers of the keys' pages, counted from that of the smallest float."""
+        pages = keys >> (self._shift + _PAGE_BITS)
+        pages -= self._first_page
+        return pages
+
+    def _columns(self, keys: Ints) -> Ints:
+        """The columns of keys whose pages are held."""
+        columns = (self._places[self._page_of(keys)].astype(np.int64) << _PAGE_BITS) + 1
+        columns += (keys >> self._shift) & (PAGE - 1)
+        return columns
+
+    def _table(self) -> npt.NDArray[np.int16]:
+        """The place of every page there could be, -1 of those that take no memory."""
+        last_page = _END >> (self._shift + _PAGE_BITS)
+        places = np.full(last_page - self._first_page + 1, -1, np.int16)
+        places[self._pages - self._first_page] = np.arange(len(self._pages))
+        return places
+
+    def _keys(self) -> Ints:
+        """The lowest key of each column of ``ordered``."""
+        bins = np.sort(self._pages)[:, None] * PAGE + np.arange(PAGE)
+        return np.append(0, bins.ravel() << self._shift)
+
+    def _hold(self, shift: int, pages: Ints) -> None:
+        """Makes room for further pages, numbered as they are where ``shift`` bits are dropped."""
+        dropped = max(shift, self._shift)
+        both = np.append(self._pages >> (dropped - self._shift), pages >> (dropped - shift))
+        both = _distinct(np.sort(both))
+        while len(both) > PAGES:
+            dropped += 1
+            both = _distinct(both >> 1)
+        if dropped == self._shift:
+            new = both[self._places[both - self._first_page] < 0]
+            self._places[new - self._first_page] = len(self._pages) + np.arange(len(new))
+            self._pages = np.append(self._pages, new)
             return
-        columns = ((first + occupied) << shift >> self._shift) - (self._first - 1)
+        before, keys = self.ordered(), self._keys()
+        self.counts = np.zeros_like(self.counts)
+        self._shift, self._pages = dropped, both
+        self._places = self._table()
+        self._insert(before, keys)
+
+    def _insert(self, counts: Ints, keys: Ints) -> None:
+        """Adds columns of counts to those of their keys, zeros first; the keys rise."""
+        self.counts[:, 0] += counts[:, 0]
+        occupied = 1 + np.flatnonzero(counts[:, 1:].any(axis=0))
+        if not len(occupied):
+            return
+        columns = self._columns(keys[occupied])
         starts = np.flatnonzero(np.diff(columns, prepend=-1))
-        sums = np.add.reduceat(counts[:, 1 + occupied], starts, axis=1)
-        self.counts[:, columns[starts]] += sums
+        self.counts[:, columns[starts]] += np.add.reduceat(counts[:, occupied], starts, axis=1)
+
+
+def _distinct(rising: Ints) -> Ints:
+    return rising[np.diff(rising, prepend=-1) != 0]
+
+
+def _narrow(numbers: Ints) -> npt.NDArray[Any]:
+    return numbers.astype(np.min_scalar_type(numbers.max(initial=0)))

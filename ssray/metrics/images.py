@@ -45,9 +45,11 @@ def image_metrics(
         labels: (N,) 1 = defect, 0 = good.
         scores: (N,) finite; larger = more anomalous.
         seed: of the bootstrap.
+
+    Raises:
+        ValueError: if a score is infinite or NaN.
     """
-    values, columns = np.unique(scores, return_inverse=True)
-    members = [columns[labels == 0], columns[labels == 1]]
+    values, members = _by_value(labels, scores)
     good, defect = (np.bincount(each, minlength=len(values)) for each in members)
     why = None
     if not len(members[0]):
@@ -55,14 +57,15 @@ def image_metrics(
     if not len(members[1]):
         why = "no image with a defect"
     metrics = Metrics()
-    drawn = [] if why else list(_samples(members, len(values), seed))
+    drawn: dict[str, list[Floats]] = {name: [] for name in MEASURES}
+    if not why:
+        for sample in _samples(members, len(values), seed):
+            for name, measure in MEASURES.items():
+                drawn[name].append(measure(*sample))
     for name, measure in MEASURES.items():
-        low, high = math.nan, math.nan
-        if drawn:
-            found = np.concatenate([measure(*sample) for sample in drawn])
-            low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        value = math.nan if why else measure(good, defect)
-        metrics.put(name, value, why)
+        tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+        low, high = (math.nan,) * 2 if why else np.quantile(np.concatenate(drawn[name]), tails)
+        metrics.put(name, math.nan if why else measure(good, defect), why)
         metrics.put(f"{name}_low", low, why)
         metrics.put(f"{name}_high", high, why)
     threshold = math.nan if why else values[ranking.f1_max(good, defect)[1]]
@@ -75,10 +78,13 @@ def image_auroc(labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating
 
     Args:
         labels: (N,) 1 = defect, 0 = good.
-        scores: (N,) larger = more anomalous.
+        scores: (N,) finite; larger = more anomalous.
+
+    Raises:
+        ValueError: if a score is infinite or NaN.
     """
-    values, columns = np.unique(scores, return_inverse=True)
-    good, defect = (np.bincount(columns[labels == k], minlength=len(values)) for k in (0, 1))
+    values, members = _by_value(labels, scores)
+    good, defect = (np.bincount(each, minlength=len(values)) for each in members)
     return float(ranking.auroc(good, defect))
 
 
@@ -93,6 +99,16 @@ def roc_points(
         return np.empty(0), np.empty(0)
     false_positive_rate, true_positive_rate, _ = roc_curve(labels, scores)
     return false_positive_rate, true_positive_rate
+
+
+def _by_value(
+    labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]
+) -> tuple[npt.NDArray[np.floating], list[Ints]]:
+    """Distinct scores, rising, and which of them each good and each defective image has."""
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{int((~np.isfinite(scores)).sum())} image scores are not finite")
+    values, columns = np.unique(scores, return_inverse=True)
+    return values, [columns[labels == 0], columns[labels == 1]]
 
 
 def _samples(members: list[Ints], values: int, seed: int) -> Iterator[tuple[Ints, Ints]]:

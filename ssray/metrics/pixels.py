@@ -14,6 +14,16 @@ from ssray.metrics.values import Metrics
 
 WHOLE = 1 << 32
 """The weight of a region, or of an image's defects: an integer, so that sums are exact."""
+PIXEL_METRICS = (
+    "pixel_auroc",
+    "pixel_ap",
+    "pixel_f1max",
+    "pixel_f1max_threshold",
+    "aupro_30",
+    "aupro_05",
+    "aupimo",
+)
+"""What ``PixelCounts.metrics`` gives."""
 AUPRO_LIMITS = {"aupro_30": 0.30, "aupro_05": 0.05}
 AUPIMO_RATES = (1e-5, 1e-4)
 _CLEAN, _AROUND, _DEFECT, _REGIONS, _IMAGES = range(5)
@@ -64,8 +74,9 @@ class PixelCounts:
         counts[_AROUND] += every - defective
         counts[_DEFECT] += defective
         labels, regions = ndimage.label(mask, structure=_EIGHT_NEIGHBOURS)
-        _weigh(counts[_REGIONS], inside, labels[mask])
-        _weigh(counts[_IMAGES], inside, np.ones_like(inside))
+        positions = self._histogram.positions(inside)
+        _weigh(counts[_REGIONS], inside, positions, labels[mask])
+        _weigh(counts[_IMAGES], inside, positions, np.ones_like(inside))
         self.regions += regions
         self.images += 1
 
@@ -82,62 +93,44 @@ class PixelCounts:
         self.images += other.images
 
     @property
-    def good(self) -> Ints:
-        """(V,) pixels that are not defective, by rising value of the map."""
-        return self.clean + self._row(_AROUND)
+    def good_pixels(self) -> int:
+        """How many pixels without a defect have been counted."""
+        return int(self._histogram.counts[[_CLEAN, _AROUND]].sum())
 
     @property
-    def clean(self) -> Ints:
-        """(V,) pixels of defect-free images, by rising value of the map."""
-        return self._row(_CLEAN)
-
-    @property
-    def defect(self) -> Ints:
-        """(V,) defective pixels, by rising value of the map."""
-        return self._row(_DEFECT)
-
-    @property
-    def pixels(self) -> int:
-        """How many have been counted."""
-        return int(self.good.sum() + self.defect.sum())
-
-    @property
-    def overlap(self) -> Ints:
-        """(V,) shares of the regions, by rising value of the map; ``WHOLE`` is one region."""
-        return self._row(_REGIONS)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that the counts take."""
-        return self._histogram.counts.nbytes
+    def defective_pixels(self) -> int:
+        """How many defective pixels have been counted."""
+        return int(self._histogram.counts[_DEFECT].sum())
 
     def metrics(self) -> Metrics:
-        """``pixel_auroc, pixel_ap, pixel_f1max``, its threshold, ``aupro_30, aupro_05, aupimo``.
+        """``PIXEL_METRICS``.
 
         AU-PRO: mean over the regions of their overlap with the prediction, against the
         false-positive rate of all pixels that are not defective; area up to the limit, divided by
         it. AUPIMO (Bertoldo et al., 2024): mean over the images with a defect of the share of
         their defective pixels found, over the logarithm of the false-positive rate in defect-free
-        images from 1e-5 to 1e-4.
+        images, all their pixels together, from 1e-5 to 1e-4.
         """
+        clean, around, defect, regions, images = self._histogram.ordered()
+        good = clean + around
+        f1, best = ranking.f1_max(good, defect)
+        why = None
+        if not defect.any():
+            why = "no defective pixel"
+        if not good.any():
+            why = "no good pixel"
         metrics = Metrics()
-        good, defect = self.good, self.defect
-        regions, images = self.overlap, self._row(_IMAGES)
-        why = _missing("good pixel", good) or _missing("defective pixel", defect)
-        f1, position = ranking.f1_max(good, defect)
         metrics.put("pixel_auroc", ranking.auroc(good, defect), why)
         metrics.put("pixel_ap", ranking.average_precision(good, defect), why)
         metrics.put("pixel_f1max", f1, why)
-        metrics.put("pixel_f1max_threshold", self._histogram.thresholds()[position], why)
+        metrics.put("pixel_f1max_threshold", self._histogram.thresholds()[best], why)
         for name, limit in AUPRO_LIMITS.items():
             metrics.put(name, ranking.area_up_to(good, regions, limit), why)
-        why = why or _too_few(self.clean)
-        metrics.put("aupimo", ranking.area_over_log(self.clean, images, *AUPIMO_RATES), why)
+        found, needed = int(clean.sum()), round(1 / AUPIMO_RATES[0])
+        if found < needed:
+            why = why or f"{found} pixels in defect-free images, {needed} needed"
+        metrics.put("aupimo", ranking.area_over_log(clean, images, *AUPIMO_RATES), why)
         return metrics
-
-    def _row(self, number: int) -> Ints:
-        row: Ints = self._histogram.counts[number]
-        return row
 
     def to_bytes(self) -> bytes:
         """The occupied bins; ``from_bytes`` reads them."""
@@ -162,14 +155,14 @@ def pixel_auroc(maps: Values, masks: Mask) -> float:
         maps: float32 of any shape, non-negative and finite.
         masks: bool of that shape, True = defective.
     """
-    histogram = Histogram(rows=0)
+    histogram = Histogram(rows=2)
     columns = histogram.place(maps)
-    bins = histogram.counts.shape[1]
-    good, defect = (np.bincount(columns[each], minlength=bins) for each in (~masks, masks))
-    return float(ranking.auroc(good, defect))
+    for row, chosen in zip(histogram.counts, (~masks, masks), strict=True):
+        row += np.bincount(columns[chosen], minlength=len(row))
+    return float(ranking.auroc(*histogram.ordered()))
 
 
-def _weigh(weights: Ints, columns: Ints, groups: npt.NDArray[np.integer]) -> None:
+def _weigh(weights: Ints, columns: Ints, positions: Ints, groups: npt.NDArray[np.integer]) -> None:
     """Adds every group's distribution over the columns, ``WHOLE`` in all for each group.
 
     Weights are differences of the rounded cumulative share, counted from the highest value down:
@@ -178,22 +171,16 @@ def _weigh(weights: Ints, columns: Ints, groups: npt.NDArray[np.integer]) -> Non
     Args:
         weights: (V,) int64, added to.
         columns: (P,) of each pixel.
+        positions: (P,) of the pixels' values, in rising order.
         groups: (P,) of each pixel, from 1 up.
     """
-    keys, counts = np.unique(groups.astype(np.int64) * len(weights) + columns, return_counts=True)
+    keys, pixels, counts = np.unique(
+        groups.astype(np.int64) * len(weights) + positions, return_index=True, return_counts=True
+    )
     group = keys // len(weights)
     sizes = np.bincount(group, weights=counts).astype(np.int64)
     below = np.cumsum(counts) - counts - (np.cumsum(sizes) - sizes)[group]
     size = sizes[group]
     least = (size - below) * WHOLE // size
     more = (size - below - counts) * WHOLE // size
-    np.add.at(weights, keys % len(weights), least - more)
-
-
-def _missing(what: str, counts: Ints) -> str | None:
-    return None if counts.any() else f"no {what}"
-
-
-def _too_few(clean: Ints) -> str | None:
-    found, needed = int(clean.sum()), round(1 / AUPIMO_RATES[0])
-    return None if found >= needed else f"{found} pixels in defect-free images, {needed} needed"
+    np.add.at(weights, columns[pixels], least - more)

@@ -90,7 +90,11 @@ def area_over_log(good: Counts, found: Counts, lowest: float, highest: float) ->
         highest: false-positive rate up to which, likewise.
     """
     rate, recall = _curve_between(good, found, lowest, highest)
-    return float(np.trapezoid(recall, np.log(rate)) / (np.log(highest) - np.log(lowest)))
+    left, width = rate[:-1], np.diff(rate)
+    slope = np.divide(np.diff(recall), width, out=np.zeros_like(width), where=width > 0)
+    log_width = np.log(rate[1:] / left)
+    area = (recall[:-1] - slope * left) * log_width + slope * width
+    return float(area.sum() / np.log(highest / lowest))
 
 
 def _curve_between(good: Counts, found: Counts, start: float, end: float) -> tuple[Floats, Floats]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ssray.metrics.images import image_metrics
 from ssray.metrics.pixels import PixelCounts
@@ -42,9 +42,9 @@ TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
 _HEAD = """
 # Metrics
 
-In percent, with the 95 % bootstrap interval over the test images for the image AUROC. "Paper" is
-what Bauer, Nakajima and Müller report for the category of MVTec AD of that name, an average over
-the same categories in the rows of averages. Maps are compared at the resolution of the masks: the
+In percent, with the 95 % bootstrap interval over the test images for the image AUROC, where it has a
+width. "Paper" is what Bauer, Nakajima and Müller report for the category of MVTec AD of that name;
+its averages are over the same categories as ours beside them. Maps are compared at the resolution of the masks: the
 map is resampled to it bilinearly, the mask never. `metrics.parquet` has every figure,
 `metrics_by_type.parquet` the same for each defect type against all good images.
 """
@@ -85,33 +85,25 @@ class Figures:
         categories, types = [], []
         for category in results.categories():
             table = results.of(category)
-            counts = results.pixel_counts(category)
-            labels, scores = usable(table)
-            split_types = np.array(
-                [row["split_type"] or "" for row in table.to_pylist() if row["error"] is None]
-            )
             facts = {"category": category, "model_version": table["model_version"][0].as_py()}
-            pixels = PixelCounts()
-            for part in counts.values():
-                pixels.merge(part)
-            errors = len(table) - len(labels)
-            categories.append(facts | {"n_error": errors} | _figures(labels, scores, pixels))
-            good = labels == GOOD
-            good_pixels = PixelCounts()
-            for name in set(split_types[good]) & set(counts):
-                good_pixels.merge(counts[name])
-            for name in sorted(set(split_types[labels == DEFECT])):
-                chosen = good | ((labels == DEFECT) & (split_types == name))
-                pixels = good_pixels + counts.get(name, PixelCounts())
-                errors = sum(
-                    row["error"] is not None and row["split_type"] == name
-                    for row in table.to_pylist()
-                )
+            all_pixels, good_pixels = PixelCounts(), PixelCounts()
+            good = table.filter(pc.equal(table["label"], GOOD))
+            for name in _types(good):
+                good_pixels.merge(results.pixel_counts(category, name))
+            all_pixels.merge(good_pixels)
+            defects = table.filter(pc.equal(table["label"], DEFECT))
+            for name in _types(defects):
+                of_type = defects.filter(pc.equal(defects["split_type"], name))
+                pixels = results.pixel_counts(category, name)
+                all_pixels.merge(pixels)
+                pixels.merge(good_pixels)
                 types.append(
                     facts
-                    | {"defect_type": name, "n_error": errors}
-                    | _figures(labels[chosen], scores[chosen], pixels)
+                    | {"defect_type": name}
+                    | _figures(pa.concat_tables([good, of_type]), pixels)
+                    | {"n_error": len(of_type) - of_type["error"].null_count}
                 )
+            categories.append(facts | _figures(table, all_pixels))
         return cls(
             pa.Table.from_pylist(categories, schema=METRICS),
             pa.Table.from_pylist(types, schema=METRICS_BY_TYPE),
@@ -119,36 +111,57 @@ class Figures:
 
     def markdown(self) -> str:
         """Both tables beside the paper's numbers, with averages."""
-        rows = self.categories.to_pylist()
-        lines = [_HEAD.strip(), "", *_category_lines(rows), ""]
-        reasons = [f"- {row['category']}: {row['undefined']}" for row in rows if row["undefined"]]
-        if reasons:
-            lines += ["Not defined, and left out of averages:", "", *reasons, ""]
-        lines += ["## By defect type", "", "Each against all good images of its category.", ""]
-        lines += [_line(["category", "defect type", "images", *_TYPE_COLUMNS])]
-        lines += ["|---|---|" + "---:|" * (1 + len(_TYPE_COLUMNS))]
-        for row in self.types.to_pylist():
-            figures = [_percent(row[name]) for name in _TYPE_COLUMNS.values()]
-            lines.append(
-                _line([row["category"], row["defect_type"], str(row["n_defect"]), *figures])
-            )
+        categories, types = self.categories.to_pylist(), self.types.to_pylist()
+        lines = [_HEAD.strip(), "", *_category_lines(categories), *_reasons(categories)]
+        if types:
+            lines += ["", "## By defect type", "", "Each against all good images of its category."]
+            lines += ["", _line(["category", "defect type", "images", *_TYPE_COLUMNS])]
+            lines += ["|---|---|" + "---:|" * (1 + len(_TYPE_COLUMNS))]
+            for row in types:
+                figures = [percent(row[name]) for name in _TYPE_COLUMNS.values()]
+                images = str(row["n_defect"])
+                lines.append(_line([row["category"], row["defect_type"], images, *figures]))
+            lines += _reasons(types)
         return "\n".join(lines) + "\n"
 
 
-def _figures(labels: Any, scores: Any, pixels: PixelCounts) -> Row:
+def reasons(row: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Why figures of a ``METRICS`` row are not defined, and which; intervals go without saying."""
+    found: dict[str, list[str]] = {}
+    for part in filter(None, row.get("undefined", "").split("; ")):
+        names, why = part.split(": ", maxsplit=1)
+        found[why] = [n for n in names.split(", ") if not n.endswith(("_low", "_high"))]
+    return found
+
+
+def percent(share: float) -> str:
+    """Two decimals at most, never rounded up to 100; empty for NaN."""
+    if math.isnan(share):
+        return ""
+    text = f"{100 * share:.2f}"
+    return "> 99.99" if share < 1 and text == "100.00" else text.rstrip("0").rstrip(".")
+
+
+def _types(table: pa.Table) -> list[str]:
+    return sorted({name or "" for name in table["split_type"].to_pylist()})
+
+
+def _figures(table: pa.Table, pixels: PixelCounts) -> Row:
+    labels, scores = usable(table)
     of_images, of_pixels = image_metrics(labels, scores), pixels.metrics()
-    reasons: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for name, reason in (of_images.undefined | of_pixels.undefined).items():
-        reasons.setdefault(reason, []).append(name)
+        names.setdefault(reason, []).append(name)
     return {
         "n_good": int((labels == GOOD).sum()),
         "n_defect": int((labels == DEFECT).sum()),
+        "n_error": len(table) - len(labels),
         "n_regions": pixels.regions,
-        "n_pixels_good": int(pixels.good.sum()),
-        "n_pixels_defect": int(pixels.defect.sum()),
+        "n_pixels_good": pixels.good_pixels,
+        "n_pixels_defect": pixels.defective_pixels,
         **of_images.values,
         **of_pixels.values,
-        "undefined": "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items()),
+        "undefined": "; ".join(f"{', '.join(names[why])}: {why}" for why in names),
     }
 
 
@@ -156,48 +169,62 @@ def _category_lines(rows: Sequence[Row]) -> list[str]:
     head = ["category", "image AUROC", "paper", "pixel AUROC", "paper", *_COLUMNS]
     lines = [_line(head), "|---|" + "---:|" * (len(head) - 1)]
     for row in rows:
-        ends = (row["image_auroc_low"], row["image_auroc_high"])
-        interval = "" if math.isnan(ends[0]) else f" ({_percent(ends[0])} to {_percent(ends[1])})"
-        image, pixel = PAPER.get(row["category"], (math.nan, math.nan))
+        low, high = row["image_auroc_low"], row["image_auroc_high"]
+        interval = f" ({percent(low)} to {percent(high)})" if low < high else ""
+        paper = PAPER.get(row["category"], (math.nan, math.nan))
+        figures = [percent(row[name]) for name in _COLUMNS.values()]
         lines.append(
             _line(
                 [
                     row["category"],
-                    _percent(row["image_auroc"]) + interval,
-                    _percent(image / 100),
-                    _percent(row["pixel_auroc"]),
-                    _percent(pixel / 100),
-                    *(_percent(row[name]) for name in _COLUMNS.values()),
+                    percent(row["image_auroc"]) + interval,
+                    percent(paper[0] / 100),
+                    percent(row["pixel_auroc"]),
+                    percent(paper[1] / 100),
+                    *figures,
                 ]
             )
         )
-    groups: dict[str, Callable[[str], bool]] = {
-        "textures of MVTec AD": lambda name: name in TEXTURES,
-        "objects of MVTec AD": lambda name: name in PAPER and name not in TEXTURES,
-        "all": lambda name: True,
-    }
-    for title, belongs in groups.items():
-        members = [row for row in rows if belongs(row["category"])]
+    textures = [row for row in rows if row["category"] in TEXTURES]
+    objects = [row for row in rows if row["category"] in PAPER and row not in textures]
+    for title, members in (
+        ("textures of MVTec AD", textures),
+        ("objects of MVTec AD", objects),
+        ("all of MVTec AD", [*textures, *objects] if textures and objects else []),
+        ("all", rows if len(rows) > len(textures) + len(objects) else []),
+    ):
         if members:
-            lines.append(_average_line(title, members))
+            lines.append(_average_line(f"**{title} ({len(members)})**", members))
     return lines
 
 
 def _average_line(title: str, rows: Sequence[Row]) -> str:
-    def mean(values: Sequence[float]) -> str:
-        defined = [value for value in values if not math.isnan(value)]
-        return _percent(statistics.fmean(defined)) if defined else _percent(math.nan)
+    cells = []
+    for number, name in enumerate(("image_auroc", "pixel_auroc")):
+        defined = [row for row in rows if not math.isnan(row[name])]
+        cells.append(_mean([row[name] for row in defined]))
+        known = [
+            PAPER[row["category"]][number] / 100 for row in defined if row["category"] in PAPER
+        ]
+        cells.append(_mean(known) if len(known) == len(defined) else "")
+    cells += [_mean([row[name] for row in rows]) for name in _COLUMNS.values()]
+    return _line([title, *cells])
 
-    known = [PAPER[row["category"]] for row in rows if row["category"] in PAPER]
-    cells = [mean([row[name] for row in rows]) for name in ("image_auroc", "pixel_auroc")]
-    paper = [mean([numbers[i] / 100 for numbers in known]) for i in (0, 1)]
-    rest = [mean([row[name] for row in rows]) for name in _COLUMNS.values()]
-    return _line([f"**{title} ({len(rows)})**", cells[0], paper[0], cells[1], paper[1], *rest])
+
+def _mean(values: Sequence[float]) -> str:
+    defined = [value for value in values if not math.isnan(value)]
+    return percent(statistics.fmean(defined)) if defined else ""
+
+
+def _reasons(rows: Sequence[Row]) -> list[str]:
+    lines = [
+        f"- {' '.join(filter(None, (row['category'], row.get('defect_type'))))}: "
+        f"{', '.join(names)}: {why}"
+        for row in rows
+        for why, names in reasons(row).items()
+    ]
+    return ["", "Not defined, and left out of averages:", "", *lines] if lines else []
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _percent(share: float) -> str:
-    return "" if math.isnan(share) else f"{100 * share:.2f}".rstrip("0").rstrip(".")
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"

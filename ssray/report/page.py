@@ -21,12 +21,13 @@ from PIL import Image
 from ssray.data.decode import resize
 from ssray.report import heatmap
 from ssray.report.charts import FRAME, Histogram, Roc
+from ssray.report.figures import reasons
 from ssray.report.gallery import DEFECT, GOOD, UNKNOWN, Floats, GalleryImage, Labels
 
 PICTURE_SIDE = 448
 """Longer side of the pictures on the page, in pixels; larger images are shrunk to it."""
 
-_FIGURES = {
+_TITLES = {
     "image_auroc": ("Image AUROC", "over images"),
     "image_ap": ("Image AP", "mean precision over recall"),
     "image_f1max": ("Image F1-max", "at the best threshold"),
@@ -91,8 +92,8 @@ def render_page(
     return template("page.html.j2").render(
         title=title,
         sections=[_Section.of(report) for report in reports],
-        mean_image=_Mean.of([report.metrics["image_auroc"] for report in reports]),
-        mean_pixel=_Mean.of([report.metrics["pixel_auroc"] for report in reports]),
+        mean_image=_Mean.of([r.metrics["image_auroc"] for r in reports], _NO_IMAGE_AUROC),
+        mean_pixel=_Mean.of([r.metrics["pixel_auroc"] for r in reports], _NO_PIXEL_AUROC),
         generated=generated,
         ssray_version=ssray_version,
         frame=FRAME,
@@ -145,7 +146,7 @@ class _TypeRow:
 
 @dataclass(frozen=True)
 class _Metric:
-    """An AUROC as text, or the reason why there is none."""
+    """A figure as text, or the reason why there is none."""
 
     text: str
     share: float
@@ -165,10 +166,10 @@ class _Mean:
     count: int
 
     @classmethod
-    def of(cls, values: list[float]) -> _Mean:
+    def of(cls, values: list[float], reason: str) -> _Mean:
         defined = [value for value in values if not math.isnan(value)]
         mean = math.fsum(defined) / len(defined) if defined else math.nan
-        return cls(_Metric.of(mean, _NO_IMAGE_AUROC), len(defined))
+        return cls(_Metric.of(mean, reason), len(defined))
 
 
 @dataclass(frozen=True)
@@ -239,15 +240,18 @@ class _Section:
 
 
 def _figure_rows(metrics: Mapping[str, Any]) -> Iterator[_FigureRow]:
-    """A row for each figure that is defined, with its interval if it has one."""
-    for name, (title, meaning) in _FIGURES.items():
-        if math.isnan(metrics.get(name, math.nan)):
-            continue
+    """A row a figure, with its interval or the reason why it is not defined; none if none is."""
+    known = {name: metrics[name] for name in _TITLES if name in metrics}
+    if all(math.isnan(value) for value in known.values()):
+        return
+    why = {name: reason for reason, names in reasons(metrics).items() for name in names}
+    for name, value in known.items():
+        title, meaning = _TITLES[name]
+        low, high = metrics.get(f"{name}_low", math.nan), metrics.get(f"{name}_high", math.nan)
         interval = ""
-        if f"{name}_low" in metrics:
-            ends = (_Metric.of(metrics[f"{name}_{end}"], "").text for end in ("low", "high"))
-            interval = " to ".join(ends)
-        yield _FigureRow(title, meaning, _Metric.of(metrics[name], "").text, interval)
+        if low < high:
+            interval = f"{_Metric.of(low, '').text} to {_Metric.of(high, '').text}"
+        yield _FigureRow(title, why.get(name, meaning), _Metric.of(value, "").text, interval)
 
 
 def _type_rows(

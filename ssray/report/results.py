@@ -35,16 +35,19 @@ class Results:
     def of(self, category: str) -> pa.Table:
         return self.scores.filter(pc.equal(self.scores["category"], category))
 
-    def pixel_counts(self, category: str) -> dict[str, PixelCounts]:
-        """Of each type of images; read and merged anew, one category's are enough in memory."""
-        of_category = (pc.field("category") == category) & pc.field("pixel_counts").is_valid()
-        counts: dict[str, PixelCounts] = {}
+    def pixel_counts(self, category: str, split_type: str) -> PixelCounts:
+        """Of one type of images, merged from all parts."""
+        chosen = (
+            (pc.field("category") == category)
+            & (pc.field("split_type") == split_type)
+            & pc.field("pixel_counts").is_valid()
+        )
+        counts = PixelCounts()
         for batch in _dataset(self.parts).to_batches(
-            columns=["split_type", "pixel_counts"], filter=of_category, batch_size=16
+            columns=["pixel_counts"], filter=chosen, batch_size=16
         ):
-            for row in batch.to_pylist():
-                of_type = counts.setdefault(row["split_type"] or "", PixelCounts())
-                of_type.merge(PixelCounts.from_bytes(row["pixel_counts"]))
+            for part in batch["pixel_counts"].to_pylist():
+                counts.merge(PixelCounts.from_bytes(part))
         return counts
 
     def heatmaps(self, uris: list[str]) -> dict[str, bytes]:

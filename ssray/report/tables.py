@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ssray.data.storage import Location
+from ssray.metrics.images import MEASURES
+from ssray.metrics.pixels import PIXEL_METRICS
 
 SCORES = pa.schema(
     [
@@ -30,30 +32,6 @@ SCORED_PARTS = pa.schema(
 ``pixel_counts``: merged over the batch and kept in the first row of each category and type in
 it."""
 
-IMAGE_METRICS = (
-    "image_auroc",
-    "image_ap",
-    "image_f1max",
-    "image_tpr_at_fpr_1",
-    "image_tpr_at_fpr_01",
-    "image_tnr_at_tpr_100",
-)
-"""Each with the ends of its 95 % interval, ``NAME_low`` and ``NAME_high``."""
-PIXEL_METRICS = (
-    "pixel_auroc",
-    "pixel_ap",
-    "pixel_f1max",
-    "pixel_f1max_threshold",
-    "aupro_30",
-    "aupro_05",
-    "aupimo",
-)
-_FIGURES = [
-    *(f"{name}{end}" for name in IMAGE_METRICS for end in ("", "_low", "_high")),
-    "image_f1max_threshold",
-    *PIXEL_METRICS,
-]
-
 METRICS = pa.schema(
     [
         pa.field("category", pa.string(), nullable=False),
@@ -64,7 +42,13 @@ METRICS = pa.schema(
         pa.field("n_regions", pa.int64(), nullable=False),
         pa.field("n_pixels_good", pa.int64(), nullable=False),
         pa.field("n_pixels_defect", pa.int64(), nullable=False),
-        *(pa.field(name, pa.float64(), nullable=False) for name in _FIGURES),
+        *(
+            pa.field(f"{name}{end}", pa.float64(), nullable=False)
+            for name in MEASURES
+            for end in ("", "_low", "_high")
+        ),
+        pa.field("image_f1max_threshold", pa.float64(), nullable=False),
+        *(pa.field(name, pa.float64(), nullable=False) for name in PIXEL_METRICS),
         pa.field("undefined", pa.string(), nullable=False),
     ]
 )
