@@ -381,10 +381,9 @@ def test_a_rate_just_reached_counts() -> None:
     for count, rate in ((100, 0.01), (1000, 0.001)):
         good = np.zeros(4, int)
         good[[0, 2]] = count - 1, 1
-        assert ranking.recall_at(good, np.array([0, 1, 1, 1]), rate) == pytest.approx(1)
-        assert ranking.recall_at(2 * good, np.array([0, 1, 1, 1]), 0.9 * rate) == pytest.approx(
-            1 / 3
-        )
+        defect = np.array([0, 1, 1, 1])
+        assert ranking.recall_at(good, defect, rate) == pytest.approx(1)
+        assert ranking.recall_at(good, defect, 0.9 * rate) == pytest.approx(1 / 3)
 
 
 def test_aupimo_of_ties_is_the_integral_of_the_line() -> None:

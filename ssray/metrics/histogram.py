@@ -77,6 +77,11 @@ class Histogram:
             columns[zeros] = 0
         return columns
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the counts and of what finds their places."""
+        return self.counts.nbytes + self._places.nbytes
+
     def merge(self, other: Histogram) -> None:
         """Adds the counts of ``other``, which stays as it is."""
         self._hold(other._shift, other._pages)
@@ -180,7 +185,8 @@ class Histogram:
 
 
 def _distinct(rising: Ints) -> Ints:
-    return rising[np.diff(rising, prepend=-1) != 0]
+    distinct: Ints = rising[np.diff(rising, prepend=-1) != 0]
+    return distinct
 
 
 def _narrow(numbers: Ints) -> npt.NDArray[Any]:

@@ -102,6 +102,11 @@ class PixelCounts:
         """How many defective pixels have been counted."""
         return int(self._histogram.counts[_DEFECT].sum())
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the state."""
+        return self._histogram.nbytes
+
     def metrics(self) -> Metrics:
         """``PIXEL_METRICS``.
 

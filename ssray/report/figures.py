@@ -42,11 +42,11 @@ TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
 _HEAD = """
 # Metrics
 
-In percent, with the 95 % bootstrap interval over the test images for the image AUROC, where it has a
-width. "Paper" is what Bauer, Nakajima and Müller report for the category of MVTec AD of that name;
-its averages are over the same categories as ours beside them. Maps are compared at the resolution of the masks: the
-map is resampled to it bilinearly, the mask never. `metrics.parquet` has every figure,
-`metrics_by_type.parquet` the same for each defect type against all good images.
+In percent, with the 95 % bootstrap interval over the test images for the image AUROC, where it
+has a width. "Paper" is what Bauer, Nakajima and Müller report for the category of MVTec AD of that
+name; its averages are over the same categories as ours beside them. Maps are compared at the
+resolution of the masks: the map is resampled to it bilinearly, the mask never. `metrics.parquet`
+has every figure, `metrics_by_type.parquet` the same for each defect type against all good images.
 """
 _COLUMNS = {
     "image AP": "image_ap",
@@ -203,10 +203,9 @@ def _average_line(title: str, rows: Sequence[Row]) -> str:
     for number, name in enumerate(("image_auroc", "pixel_auroc")):
         defined = [row for row in rows if not math.isnan(row[name])]
         cells.append(_mean([row[name] for row in defined]))
-        known = [
-            PAPER[row["category"]][number] / 100 for row in defined if row["category"] in PAPER
-        ]
-        cells.append(_mean(known) if len(known) == len(defined) else "")
+        known = [PAPER[row["category"]] for row in defined if row["category"] in PAPER]
+        complete = len(known) == len(defined)
+        cells.append(_mean([paper[number] / 100 for paper in known]) if complete else "")
     cells += [_mean([row[name] for row in rows]) for name in _COLUMNS.values()]
     return _line([title, *cells])
 
