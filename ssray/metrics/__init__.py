@@ -1,1 +1,1 @@
-"""Exact detection and localisation metrics from small, mergeable counts."""
+"""Detection and localisation metrics from small, mergeable counts."""
