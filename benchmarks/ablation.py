@@ -137,11 +137,24 @@ VARIANTS = [
         "elastic and occlusion",
         (ALONE, "corruption.mix.elastic=1", "corruption.mix.occlusion=1"),
     ),
+    Variant(
+        "further",
+        "elastic and pattern",
+        (ALONE, "corruption.mix.elastic=1", "corruption.mix.pattern=1"),
+    ),
+    Variant(
+        "further",
+        "elastic, occlusion and pattern",
+        (
+            ALONE,
+            *(f"corruption.mix.{kind}=1" for kind in ("elastic", "occlusion", "pattern")),
+        ),
+    ),
     Variant("further", "nothing turned", ("corruption.rotated=0",)),
     Variant(
         "further",
-        "a third turned by up to 180 degrees",
-        ("corruption.rotated=0.33", "corruption.rotation=[5,180]"),
+        "three in ten turned by up to 180 degrees",
+        ("corruption.rotated=0.3", "corruption.rotation=[5,180]"),
     ),
     Variant("further", "disks only", ('corruption.patches.shapes=["disk"]',)),
     Variant(

@@ -116,7 +116,7 @@ def calibrate(
     )
     selection = Selection(basis="recipe", defects=0, image_auroc=None, pixel_auroc=None)
     if settings.kernel is None or settings.image_score is None:
-        found = _synthetic_defects(networks, references, settings, precision, seed)
+        found = _synthetic_defects(networks, references, recipe, precision, seed)
         defects, truth = found or (clean[:0], clean[:0, :1].bool())
         settings, selection = select_anomaly_map(clean, defects, truth, settings)
     maker = MapMaker.fitted(settings, clean)
@@ -136,8 +136,8 @@ def select_anomaly_map(
 ) -> tuple[AnomalyMap, Selection]:
     """Fills in the kernel and the image score where ``settings`` leave them open.
 
-    The kernel is the one with the best pixel AUROC within images with a synthetic defect, the
-    image score the one that then tells these images best from clean ones. Of equals the first
+    The kernel is the one with the best pixel AUROC over clean images and images with a synthetic
+    defect, the image score the one that then tells these best from those. Of equals the first
     wins, smaller kernels before larger. Difference, repeats and the average map's power are not
     chosen here: synthetic defects are too unlike real ones to decide between those.
 
@@ -154,17 +154,19 @@ def select_anomaly_map(
     kernels = [settings.kernel] if settings.kernel else [_odd(share * side) for share in shares]
     if settings.image_score:
         reductions = ((settings.image_score, settings.top_fraction),)
+    references = torch.cat([clean, defects])
+    truth = torch.cat([truth.new_zeros((len(clean), 1, *truth.shape[2:])), truth])
     truths = truth[..., ::stride, ::stride].flatten(1).cpu().numpy()
     best: tuple[float, MapMaker] | None = None
     for kernel in kernels:
         maker = MapMaker.fitted(settings.model_copy(update={"kernel": kernel}), clean)
-        maps = maker(defects)[..., ::stride, ::stride]
+        maps = maker(references)[..., ::stride, ::stride]
         pixel = pixel_auroc(maps.flatten(1).cpu().numpy(), truths)
         if best is None or pixel > best[0]:
             best = pixel, maker
     assert best is not None
     pixel, maker = best
-    maps = maker(torch.cat([clean, defects]))
+    maps = maker(references)
     image, reduction, top_fraction = -math.inf, *reductions[0]
     for candidate in reductions:
         found = image_auroc(labels, image_scores(maps, *candidate).cpu().numpy())
@@ -182,11 +184,14 @@ def select_anomaly_map(
 def _synthetic_defects(
     networks: Sequence[nn.Module],
     references: Tensor,
-    settings: AnomalyMap,
+    recipe: Recipe,
     precision: torch.dtype,
     seed: int,
 ) -> tuple[Tensor, Tensor] | None:
-    """Difference maps and ground truth; None if no defect is perceptible."""
+    """Difference maps and ground truth; None if no defect is perceptible.
+
+    The defects are of the sizes that the network was taught to repair.
+    """
     device = next(networks[0].parameters()).device
     generator = torch.Generator().manual_seed(seed)
     source = torch.arange(SYNTHETIC_DEFECTS) % len(references)
@@ -194,9 +199,9 @@ def _synthetic_defects(
     source = source[torch.randperm(SYNTHETIC_DEFECTS, generator=generator)]
     maps, truths = [], []
     for batch in image_batches(references[source], _BATCH, device):
-        defective, truth = add_defects(batch, generator)
+        defective, truth = add_defects(batch, generator, recipe.corruption.patches.radius)
         if len(defective):
-            maps.append(differences(networks, defective, settings.difference, precision))
+            maps.append(differences(networks, defective, recipe.anomaly_map.difference, precision))
             truths.append(truth)
     return (torch.cat(maps), torch.cat(truths)) if maps else None
 

@@ -17,7 +17,7 @@ from ssray.method.noise import signs, smooth_noise, uniform
 from ssray.method.shapes import patch_masks
 
 RADIUS = (0.02, 0.15)
-"""Radius of the defects as a share of the image's shorter side."""
+"""Radius of the defects where nothing better is known."""
 
 OUTLINE = 0.02
 """Level of a defect's fading border that counts as ground truth: annotators draw around it."""
@@ -26,19 +26,22 @@ PERCEPTIBLE = 0.02
 """Least mean change inside a defect, on the [0, 1] scale; fainter ones are no ground truth."""
 
 
-def add_defects(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def add_defects(
+    images: Tensor, generator: torch.Generator, radius: tuple[float, float] = RADIUS
+) -> tuple[Tensor, Tensor]:
     """One defect an image, the kinds taking turns over the batch.
 
     Args:
         images: (B, C, H, W) float32 in [0, 1], defect-free.
         generator: on the CPU.
+        radius: smallest and largest, as shares of the image's shorter side (log-uniform).
 
     Returns:
         Images with a perceptible defect, (D, C, H, W) with D <= B, and their ground truth,
         (D, 1, H, W) bool.
     """
     batch, _, height, width = images.shape
-    shape = Patches(count=1, radius=RADIUS, fade=0.25, outline=0.5)
+    shape = Patches(count=1, radius=radius, fade=0.25, outline=0.5)
     mask = patch_masks(batch, height, width, shape, min(height, width), generator, images.device)
     turn = torch.arange(batch, device=images.device) % len(KINDS)
     defective = images.clone()
