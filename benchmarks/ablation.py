@@ -341,7 +341,8 @@ def close_to_baseline(runs: list[Run]) -> list[Run]:
 
 def table(done: dict[str, dict[str, Any]]) -> str:
     """``docs/ablation.md``."""
-    lines = [HEAD.strip(), "", "## Trained variants", ""]
+    commits = ", ".join(f"`{name}`" for name in sorted({row["commit"] for row in done.values()}))
+    lines = [HEAD.strip(), f"- Commits of the runs: {commits}.", "", "## Trained variants", ""]
     for category in BASES:
         lines += [f"### {category}", "", _budget(category), ""]
         lines += [
