@@ -12,6 +12,7 @@ import pytest
 from ssray.data.storage import Location
 from ssray.metrics.images import image_metrics
 from ssray.metrics.pixels import PixelCounts
+from ssray.recipes import paper
 from ssray.report.figures import PAPER, TEXTURES, Figures, percent
 from ssray.report.results import collect
 from ssray.report.tables import METRICS, METRICS_BY_TYPE, SCORED_PARTS, write_table
@@ -139,6 +140,12 @@ def test_a_name_cannot_break_the_table(figures: Figures) -> None:
     rows = [row | {"category": "a|b"} for row in figures.categories.to_pylist()]
     changed = replace(figures, categories=pa.Table.from_pylist(rows[:1], schema=METRICS))
     assert len(cells(changed, "a&#124;b")) == len(cells(figures, "grid"))
+
+
+def test_the_recipes_promise_what_the_tables_show() -> None:
+    for category, (image, pixel) in PAPER.items():
+        described = " ".join((paper.MVTEC_AD[category].__doc__ or "").split())
+        assert f"The paper reports {image:g} / {pixel:g}." in described
 
 
 def test_the_papers_averages() -> None:
