@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -16,11 +17,13 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ssray import artifact
+from ssray.cluster.score import prepare_images, score_rows
 from ssray.config import Compute, Recipe
 from ssray.data.decode import read_image, read_mask
 from ssray.data.index import index_dataset, index_images
 from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError, TrainingError
+from ssray.metrics.pixels import PixelCounts
 from ssray.recipes import RecipeRequest
 from ssray.report.heatmap import png_to_levels
 from ssray.scoring import Scorer, resize_map
@@ -196,6 +199,55 @@ def test_maps_of_one_name_are_refused_before_any_work(store: Location, tmp_path:
     with pytest.raises(DataError, match=r"000.* would share .*weave/good/000.npy"):
         evaluate(manifest, store, artifact.published(store), FLOAT32, place, place / "maps")
     assert not place.exists()
+
+
+@pytest.fixture
+def cut(demo_root: Path, tmp_path: Path) -> pa.Table:
+    """A manifest of three defective images whose masks are larger than they are; one is empty."""
+    for name, side in (("000", 100), ("001", 100), ("002", 80)):
+        for folder, suffix in (("test", ""), ("ground_truth", "_mask")):
+            source = next((demo_root / "grain" / folder).glob(f"*[!d]/{name}{suffix}.png"))
+            target = tmp_path / "data/grain" / folder / "cut" / f"{name}{suffix}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with Image.open(source) as image:
+                if suffix:
+                    image = image.resize((side, 90), Image.Resampling.NEAREST)
+                if suffix and name == "002":
+                    image = Image.new("L", (side, 90))
+                image.save(target)
+    return index_dataset(Location.parse(tmp_path / "data"), ["grain"])
+
+
+def test_maps_are_resampled_to_masks_of_another_size_and_empty_ones_are_errors(
+    cut: pa.Table, store: Location, tmp_path: Path
+) -> None:
+    model = artifact.load(store, "grain", artifact.published_version(store, "grain"))
+    scorer = Scorer(model, torch.device("cpu"), torch.float32)
+    prepared = prepare_images(cut, {"grain": model.input_shape}).to_pylist()
+    rows = score_rows(scorer, prepared, Location.parse(tmp_path / "maps"))
+    assert [row["error"] for row in rows] == [None, None, "mask_empty"]
+    kept = sorted((tmp_path / "maps/grain/cut").iterdir())
+    assert [np.load(path).shape for path in kept] == [(90, 100)] * 2
+    counts = PixelCounts.from_bytes(rows[0]["pixel_counts"])
+    masks = [read_mask(row["mask_uri"]) for row in cut.to_pylist()[:2]]
+    assert counts.defective_pixels == sum(mask.sum() for mask in masks)
+    assert counts.good_pixels + counts.defective_pixels == 2 * 90 * 100
+
+
+def test_a_map_that_is_not_finite_costs_its_image_and_no_other(
+    cut: pa.Table, store: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = artifact.load(store, "grain", artifact.published_version(store, "grain"))
+    scorer = Scorer(model, torch.device("cpu"), torch.float32)
+    prepared = prepare_images(cut, {"grain": model.input_shape}).to_pylist()[:2]
+    scored = scorer(np.zeros((2, *model.input_shape, 3), np.uint8))
+    scored.maps[0, 3, 3] = np.nan
+    monkeypatch.setattr(Scorer, "__call__", lambda self, images: scored)
+    broken, sound = score_rows(scorer, prepared)
+    assert (broken["error"], broken.get("score")) == ("not_finite", None)
+    assert sound["score"] == pytest.approx(scored.scores[1])
+    counts = PixelCounts.from_bytes(broken["pixel_counts"])  # the batch's first row carries them
+    assert (counts.images, counts.good_pixels + counts.defective_pixels) == (1, 90 * 100)
 
 
 def figures(table: Path, **wanted: str) -> list[dict[str, Any]]:
