@@ -46,7 +46,7 @@ def test_what_is_stored_is_not_run_again_and_close_ones_get_a_second_seed(
     def row(run: object, image: float) -> str:
         return json.dumps(
             {"key": run.key, "category": run.category, "seed": 0, "image_auroc": image,
-             "pixel_auroc": image, "chosen": AnomalyMap(kernel=5, image_score="max").model_dump()}
+             "pixel_auroc": image, "commit": "abc1234", "chosen": AnomalyMap(kernel=5, image_score="max").model_dump()}
         )  # fmt: skip
 
     chosen = [run for run in runs if run.variant.name in ("baseline", far, near)]
@@ -60,6 +60,7 @@ def test_what_is_stored_is_not_run_again_and_close_ones_get_a_second_seed(
     page = ablation.table(ablation.stored())
     assert "| width 32 | 90.5 | 90.5 | 1 | squared, k 5, n 2, max |" in page
     assert "width 8" in page
+    assert "Commits of the runs: `abc1234`." in page
 
 
 def test_maps_are_judged_at_the_size_of_the_masks(ablation: ModuleType) -> None:

@@ -16,8 +16,9 @@ def texture() -> Recipe:
 def object_() -> Recipe:
     """Parts that lie where the camera expects them: width 16 at 128 px, whole images throughout.
 
-    A part may be missing, broken or misplaced as well as deformed, so patches also get foreign
-    content, some images are turned, and patches may cover half of the image.
+    A part may be missing, broken, stained or misplaced as well as deformed, so patches also get
+    foreign content, opaque or not, some images are turned, and patches may reach over the whole
+    image.
 
     ``ssray train --data ROOT --category transistor --models STORE --max-minutes 15``
     """
@@ -27,7 +28,7 @@ def object_() -> Recipe:
         network=Network(blend="pixel"),
         corruption=Corruption(
             patches=Patches(radius=(0.024, 0.5)),
-            mix=Mix(elastic=1, occlusion=1),
+            mix=Mix(elastic=1, occlusion=1, pattern=1),
             displacement=(0.008, 0.05),
             smoothness=(0.024, 0.08),
             rotated=0.3,
