@@ -46,7 +46,8 @@ def test_what_is_stored_is_not_run_again_and_close_ones_get_a_second_seed(
     def row(run: object, image: float) -> str:
         return json.dumps(
             {"key": run.key, "category": run.category, "seed": 0, "image_auroc": image,
-             "pixel_auroc": image, "commit": "abc1234", "chosen": AnomalyMap(kernel=5, image_score="max").model_dump()}
+             "pixel_auroc": image, "commit": "abc1234",
+             "chosen": AnomalyMap(kernel=5, image_score="max").model_dump()}
         )  # fmt: skip
 
     chosen = [run for run in runs if run.variant.name in ("baseline", far, near)]
