@@ -204,17 +204,16 @@ def test_maps_of_one_name_are_refused_before_any_work(store: Location, tmp_path:
 @pytest.fixture
 def cut(demo_root: Path, tmp_path: Path) -> pa.Table:
     """A manifest of three defective images whose masks are larger than they are; one is empty."""
-    for name, side in (("000", 100), ("001", 100), ("002", 80)):
-        for folder, suffix in (("test", ""), ("ground_truth", "_mask")):
-            source = next((demo_root / "grain" / folder).glob(f"*[!d]/{name}{suffix}.png"))
-            target = tmp_path / "data/grain" / folder / "cut" / f"{name}{suffix}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with Image.open(source) as image:
-                if suffix:
-                    image = image.resize((side, 90), Image.Resampling.NEAREST)
-                if suffix and name == "002":
-                    image = Image.new("L", (side, 90))
-                image.save(target)
+    source, target = demo_root / "grain", tmp_path / "data/grain"
+    for folder in ("test", "ground_truth"):
+        (target / folder / "cut").mkdir(parents=True)
+    for number, mask in enumerate(sorted((source / "ground_truth").rglob("*.png"))[:3]):
+        image = source / "test" / mask.parent.name / mask.name.replace("_mask", "")
+        shutil.copy(image, target / f"test/cut/{number}.png")
+        large = Image.new("L", (100, 90))
+        if number < 2:
+            large = Image.open(mask).resize(large.size, Image.Resampling.NEAREST)
+        large.save(target / f"ground_truth/cut/{number}_mask.png")
     return index_dataset(Location.parse(tmp_path / "data"), ["grain"])
 
 
