@@ -176,12 +176,12 @@ class Histogram:
     def _insert(self, counts: Ints, keys: Ints) -> None:
         """Adds columns of counts to those of their keys, zeros first; the keys rise."""
         self.counts[:, 0] += counts[:, 0]
-        occupied = 1 + np.flatnonzero(counts[:, 1:].any(axis=0))
-        if not len(occupied):
-            return
-        columns = self._columns(keys[occupied])
-        starts = np.flatnonzero(np.diff(columns, prepend=-1))
-        self.counts[:, columns[starts]] += np.add.reduceat(counts[:, occupied], starts, axis=1)
+        for row, added in zip(self.counts, counts, strict=True):
+            occupied = 1 + np.flatnonzero(added[1:])
+            if len(occupied):
+                columns = self._columns(keys[occupied])
+                starts = np.flatnonzero(np.diff(columns, prepend=-1))
+                row[columns[starts]] += np.add.reduceat(added[occupied], starts)
 
 
 def _distinct(rising: Ints) -> Ints:
