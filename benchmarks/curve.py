@@ -9,7 +9,6 @@ calibrating and measuring them comes after the training, so that its minutes are
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import safetensors.torch
 import torch
-from labelled import TestSet, judge
+from labelled import TestSet, category_parser, judge
 from torch import nn
 
 from ssray import artifact
@@ -39,9 +38,7 @@ MINUTES = (1, 2, 4, 7, 10, 15, 20, 30, 40, 50, 60)
 
 def main() -> None:
     """Trains once, then prints a row a snapshot."""
-    parser = argparse.ArgumentParser(description="AUROC against training minutes.")
-    for name in ("data", "category", "models"):
-        parser.add_argument(f"--{name}", required=True)
+    parser = category_parser("AUROC against training minutes.")
     parser.add_argument("--recipe", default="compact")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--max-minutes", type=float, default=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,14 @@ from ssray.metrics.pixels import PixelCounts
 from ssray.scoring import resize_map
 
 BATCH = 8
+
+
+def category_parser(description: str) -> argparse.ArgumentParser:
+    """What every benchmark of one category is told."""
+    parser = argparse.ArgumentParser(description=description)
+    for name in ("data", "category", "models"):
+        parser.add_argument(f"--{name}", required=True)
+    return parser
 
 
 @dataclass(frozen=True)

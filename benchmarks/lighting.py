@@ -9,11 +9,9 @@ as it is, and after a gain and an offset that bring the reconstruction nearest t
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import torch
-from labelled import BATCH, TestSet
+from labelled import BATCH, TestSet, category_parser
 from torch import Tensor
 
 from ssray import artifact
@@ -38,10 +36,7 @@ CHANGES = {
 
 def main() -> None:
     """Prints a row a change."""
-    parser = argparse.ArgumentParser(description="Does drifting light read as a defect?")
-    for name in ("data", "category", "models"):
-        parser.add_argument(f"--{name}", required=True)
-    options = parser.parse_args()
+    options = category_parser("Does drifting light read as a defect?").parse_args()
     store = Location.parse(options.models)
     version = artifact.published_version(store, options.category)
     model = artifact.load(store, options.category, version)

@@ -9,7 +9,6 @@ working out the figures.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from labelled import category_parser
 
 from ssray.cluster.inspection import PARTS
 from ssray.cluster.runtime import ray_session
@@ -34,10 +34,7 @@ from ssray.report.results import collect
 
 def main() -> None:
     """Prints seconds and the share."""
-    parser = argparse.ArgumentParser(description="How much of an evaluation its metrics take.")
-    for name in ("data", "category", "models"):
-        parser.add_argument(f"--{name}", required=True)
-    options = parser.parse_args()
+    options = category_parser("How much of an evaluation its metrics take.").parse_args()
     root = Location.parse(options.data)
     store = Location.parse(options.models)
     with tempfile.TemporaryDirectory() as folder:

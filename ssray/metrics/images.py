@@ -49,8 +49,7 @@ def image_metrics(
     Raises:
         ValueError: if a score is infinite or NaN.
     """
-    values, members = _by_value(labels, scores)
-    good, defect = (np.bincount(each, minlength=len(values)) for each in members)
+    values, members, (good, defect) = _by_value(labels, scores)
     why = None
     if not len(members[0]):
         why = "no good image"
@@ -83,9 +82,8 @@ def image_auroc(labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating
     Raises:
         ValueError: if a score is infinite or NaN.
     """
-    values, members = _by_value(labels, scores)
-    good, defect = (np.bincount(each, minlength=len(values)) for each in members)
-    return float(ranking.auroc(good, defect))
+    _, _, counts = _by_value(labels, scores)
+    return float(ranking.auroc(*counts))
 
 
 def roc_points(
@@ -103,12 +101,13 @@ def roc_points(
 
 def _by_value(
     labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]
-) -> tuple[npt.NDArray[np.floating], list[Ints]]:
-    """Distinct scores, rising, and which of them each good and each defective image has."""
+) -> tuple[npt.NDArray[np.floating], list[Ints], list[Ints]]:
+    """Distinct scores, rising; which one each good and each defective image has; their counts."""
     if not np.isfinite(scores).all():
         raise ValueError(f"{int((~np.isfinite(scores)).sum())} image scores are not finite")
     values, columns = np.unique(scores, return_inverse=True)
-    return values, [columns[labels == 0], columns[labels == 1]]
+    members = [columns[labels == 0], columns[labels == 1]]
+    return values, members, [np.bincount(each, minlength=len(values)) for each in members]
 
 
 def _samples(members: list[Ints], values: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
