@@ -227,7 +227,8 @@ def test_maps_are_resampled_to_masks_of_another_size_and_empty_ones_are_errors(
     assert [row["error"] for row in rows] == [None, None, "mask_empty"]
     kept = sorted((tmp_path / "maps/grain/cut").iterdir())
     assert [np.load(path).shape for path in kept] == [(90, 100)] * 2
-    counts = PixelCounts.from_bytes(rows[0]["pixel_counts"])
+    counts = PixelCounts()
+    counts.merge_bytes(rows[0]["pixel_counts"])
     masks = [read_mask(row["mask_uri"]) for row in cut.to_pylist()[:2]]
     assert counts.defective_pixels == sum(mask.sum() for mask in masks)
     assert counts.good_pixels + counts.defective_pixels == 2 * 90 * 100
@@ -245,7 +246,8 @@ def test_a_map_that_is_not_finite_costs_its_image_and_no_other(
     broken, sound = score_rows(scorer, prepared)
     assert (broken["error"], broken.get("score")) == ("not_finite", None)
     assert sound["score"] == pytest.approx(scored.scores[1])
-    counts = PixelCounts.from_bytes(broken["pixel_counts"])  # the batch's first row carries them
+    counts = PixelCounts()
+    counts.merge_bytes(broken["pixel_counts"])  # the batch's first row carries them
     assert (counts.images, counts.good_pixels + counts.defective_pixels) == (1, 90 * 100)
 
 

@@ -13,6 +13,7 @@ values of all magnitudes, a bin is a thousandth of its value wide.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,14 @@ class Histogram:
         self._hold(other._shift, other._pages)
         self._insert(other.ordered(), other._keys())
 
+    def merge_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Adds the counts of the histogram whose ``to_arrays`` these are."""
+        shift, pages = int(arrays["shift"]), arrays["pages"]
+        self._hold(shift, pages)
+        for number, row in enumerate(self.counts):
+            columns = np.cumsum(arrays[f"steps{number}"], dtype=np.int64)
+            self._add(row, _keys(columns, pages, shift), arrays[f"counts{number}"])
+
     def ordered(self) -> Ints:
         """(rows, V) counts by rising value, zeros first."""
         pages = self.counts[:, 1:].reshape(len(self.counts), PAGES, PAGE)
@@ -106,7 +115,7 @@ class Histogram:
         return (self._keys() << _UNUSED_BITS).view(np.float64)
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What is occupied, in the narrowest types; ``from_arrays`` reads it."""
+        """What is occupied, in the narrowest types; ``merge_arrays`` reads it."""
         arrays: dict[str, npt.NDArray[Any]] = {
             "shift": np.array(self._shift),
             "pages": np.sort(self._pages),
@@ -116,15 +125,6 @@ class Histogram:
             arrays[f"steps{number}"] = _narrow(np.diff(columns, prepend=0))
             arrays[f"counts{number}"] = _narrow(row[columns])
         return arrays
-
-    @classmethod
-    def from_arrays(cls, arrays: Any, rows: int) -> Histogram:
-        histogram = cls(rows)
-        histogram._hold(int(arrays["shift"]), arrays["pages"])
-        for number, row in enumerate(histogram.counts):
-            columns = np.cumsum(arrays[f"steps{number}"], dtype=np.int64)
-            row[columns] = arrays[f"counts{number}"]
-        return histogram
 
     @property
     def _first_page(self) -> int:
@@ -151,8 +151,8 @@ class Histogram:
 
     def _keys(self) -> Ints:
         """The lowest key of each column of ``ordered``."""
-        bins = np.sort(self._pages)[:, None] * PAGE + np.arange(PAGE)
-        return np.append(0, bins.ravel() << self._shift)
+        columns = np.arange(1 + len(self._pages) * PAGE)
+        return _keys(columns, np.sort(self._pages), self._shift)
 
     def _hold(self, shift: int, pages: Ints) -> None:
         """Makes room for further pages, numbered as they are where ``shift`` bits are dropped."""
@@ -174,14 +174,29 @@ class Histogram:
         self._insert(before, keys)
 
     def _insert(self, counts: Ints, keys: Ints) -> None:
-        """Adds columns of counts to those of their keys, zeros first; the keys rise."""
-        self.counts[:, 0] += counts[:, 0]
+        """Adds columns of counts to those of their keys, which rise."""
         for row, added in zip(self.counts, counts, strict=True):
-            occupied = 1 + np.flatnonzero(added[1:])
-            if len(occupied):
-                columns = self._columns(keys[occupied])
-                starts = np.flatnonzero(np.diff(columns, prepend=-1))
-                row[columns[starts]] += np.add.reduceat(added[occupied], starts)
+            occupied = np.flatnonzero(added)
+            self._add(row, keys[occupied], added[occupied])
+
+    def _add(self, row: Ints, keys: Ints, counts: npt.NDArray[np.integer]) -> None:
+        """Adds counts to the columns of their keys, which rise and whose pages are held."""
+        if len(keys) and keys[0] == 0:
+            row[0] += counts[0]
+            keys, counts = keys[1:], counts[1:]
+        if len(keys):
+            columns = self._columns(keys)
+            starts = np.flatnonzero(np.diff(columns, prepend=-1))
+            row[columns[starts]] += np.add.reduceat(counts, starts, dtype=np.int64)
+
+
+def _keys(columns: Ints, pages: Ints, shift: int) -> Ints:
+    """The lowest keys of columns of ``ordered``, given its pages in rising order."""
+    bins = columns - 1
+    page = np.append(pages, 0)[bins >> _PAGE_BITS]
+    keys: Ints = ((page << _PAGE_BITS) + (bins & (PAGE - 1))) << shift
+    keys[columns == 0] = 0
+    return keys
 
 
 def _distinct(rising: Ints) -> Ints:

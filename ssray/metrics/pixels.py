@@ -138,19 +138,19 @@ class PixelCounts:
         return metrics
 
     def to_bytes(self) -> bytes:
-        """The occupied bins; ``from_bytes`` reads them."""
+        """The occupied bins; ``merge_bytes`` reads them."""
         buffer = io.BytesIO()
         arrays = self._histogram.to_arrays()
         np.savez(buffer, seen=np.array([self.regions, self.images]), **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
 
-    @classmethod
-    def from_bytes(cls, content: bytes) -> PixelCounts:
-        counts = cls()
+    def merge_bytes(self, content: bytes) -> None:
+        """Adds what ``to_bytes`` gave for another's counts."""
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            counts._histogram = Histogram.from_arrays(stored, rows=5)
-            counts.regions, counts.images = (int(seen) for seen in stored["seen"])
-        return counts
+            self._histogram.merge_arrays(stored)
+            regions, images = (int(seen) for seen in stored["seen"])
+        self.regions += regions
+        self.images += images
 
 
 def pixel_auroc(maps: Values, masks: Mask) -> float:

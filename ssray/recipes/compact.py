@@ -8,9 +8,15 @@ from ssray.config import AnomalyMap, Corruption, Mix, Network, Patches, Recipe, 
 def texture() -> Recipe:
     """Surfaces, where places do not matter: width 16 at 256 px, crops that grow.
 
+    Half of the patches are distorted, the others filled with a foreign pattern.
+
     ``ssray train --data ROOT --category grid --models STORE --max-minutes 15``
     """
-    return Recipe(name="compact-texture", network=Network(blend="pixel"))
+    return Recipe(
+        name="compact-texture",
+        network=Network(blend="pixel"),
+        corruption=Corruption(mix=Mix(elastic=1, pattern=1)),
+    )
 
 
 def object_() -> Recipe:

@@ -47,7 +47,7 @@ class Results:
             columns=["pixel_counts"], filter=chosen, batch_size=16
         ):
             for part in batch["pixel_counts"].to_pylist():
-                counts.merge(PixelCounts.from_bytes(part))
+                counts.merge_bytes(part)
         return counts
 
     def heatmaps(self, uris: list[str]) -> dict[str, bytes]:
