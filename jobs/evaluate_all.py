@@ -19,7 +19,7 @@ from ssray.options import (
     out_option,
     run,
 )
-from ssray.terminal import console, metrics_summary
+from ssray.terminal import show_evaluation
 
 
 @click.command(help=__doc__)
@@ -34,15 +34,16 @@ def main(
 ) -> None:
     from ssray.cluster.workflow import evaluate_categories
 
-    metrics = evaluate_categories(
+    place = Location.parse(out)
+    metrics, scores = evaluate_categories(
         Location.parse(root),
         only,
         Location.parse(store),
         compute_from(compute),
-        Location.parse(out),
+        place,
         Location.parse(maps) if maps else None,
     )
-    console.print(metrics_summary(metrics))
+    show_evaluation(metrics, scores, place)
 
 
 if __name__ == "__main__":

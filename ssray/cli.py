@@ -30,7 +30,7 @@ from ssray.options import (
 )
 from ssray.recipes import RecipeRequest
 from ssray.report.diagnosis import paragraph
-from ssray.terminal import console, metrics_summary
+from ssray.terminal import console, show_evaluation, show_unscored
 
 DEMO_MINUTES = 0.67
 
@@ -52,17 +52,16 @@ def demo(out: str, seed: int) -> None:
     from ssray.cluster.runtime import ray_session
     from ssray.cluster.workflow import evaluate_categories, train_categories
 
-    place = Path(out)
-    names = write_demo_data(place / "data", seed=seed)
-    root, store = Location.parse(place / "data"), Location.parse(place / "models")
+    names = write_demo_data(Path(out) / "data", seed=seed)
+    place = Location.parse(out)
+    root, store = place / "data", place / "models"
     compute = compute_from({"max_minutes": DEMO_MINUTES, "seed": seed})
     with ray_session():
         failed = train_categories(root, names, RecipeRequest("demo"), compute, store)
         if failed:
             raise TrainingError(f"no model for {', '.join(failed)}; the reasons are above.")
-        metrics = evaluate_categories(root, names, store, compute, Location.parse(place))
-    console.print(metrics_summary(metrics))
-    console.print(f"Report: {place / 'report.html'}")
+        metrics, scores = evaluate_categories(root, names, store, compute, place)
+    show_evaluation(metrics, scores, place)
 
 
 @cli.command("demo-data")
@@ -114,7 +113,7 @@ def evaluate(
     from ssray.cluster.workflow import evaluate_categories
 
     place = Location.parse(out)
-    metrics = evaluate_categories(
+    metrics, scores = evaluate_categories(
         Location.parse(root),
         list(only),
         Location.parse(store),
@@ -122,9 +121,7 @@ def evaluate(
         place,
         Location.parse(maps) if maps else None,
     )
-    console.print(metrics_summary(metrics))
-    console.print(f"Figures: {place / 'metrics.md'}")
-    console.print(f"Report: {place / 'report.html'}")
+    show_evaluation(metrics, scores, place)
 
 
 @cli.command()
@@ -148,8 +145,8 @@ def score(images: str, store: str, category: str, out: str, **compute: Any) -> N
     manifest = index_images(Location.parse(images), category)
     with ray_session():
         scores = score_images(manifest, models, versions, compute_from(compute), place)
-    errors = len(scores) - scores["error"].null_count
-    console.print(f"{len(scores)} images, {errors} with an error: {place / 'scores.parquet'}")
+    show_unscored(scores)
+    console.print(f"{len(scores)} images: {place / 'scores.parquet'}")
     console.print(f"Report: {place / 'report.html'}")
 
 

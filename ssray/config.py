@@ -271,7 +271,9 @@ class Compute(_Frozen):
         description="auto: training times both on this processor and takes the faster, scoring "
         "takes what the model was trained in",
     )
-    workers: int = Field(1, ge=1, description="training processes (DDP)")
+    workers: int = Field(
+        1, ge=1, description="worker processes: of a training (DDP), or that score"
+    )
     cpus_per_worker: int | None = Field(
         None, ge=1, description="cores of each worker; default: this machine's, shared out"
     )

@@ -10,15 +10,18 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from ssray.data.storage import Location
 from ssray.training import Epoch
 
 LINE_SECONDS = 10.0
 """Where there is no terminal, long loops print a line this often."""
 
+_UNSCORED_SHOWN = 5
 _SHOWN = {"image AUROC": "image_auroc", "pixel AUROC": "pixel_auroc", "AU-PRO 0.3": "aupro_30"}
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -82,8 +85,26 @@ def counting(description: str, total: int) -> Iterator[Callable[[int], None]]:
         yield update
 
 
-def metrics_summary(metrics: pa.Table) -> Table:
-    """The ``METRICS`` table for a terminal."""
+def show_evaluation(metrics: pa.Table, scores: pa.Table, out: Location) -> None:
+    """Prints the most important figures, what could not be scored, and where the rest is."""
+    console.print(_summary(metrics))
+    show_unscored(scores)
+    console.print(f"Figures: {out / 'metrics.md'}")
+    console.print(f"Report: {out / 'report.html'}")
+
+
+def show_unscored(scores: pa.Table) -> None:
+    """Prints which images of a ``SCORES`` table have no score, and why; nothing if all have."""
+    failed = scores.filter(pc.is_valid(scores["error"])).to_pylist()
+    if failed:
+        console.print(f"{len(failed)} of {len(scores)} images could not be scored:")
+    for row in failed[:_UNSCORED_SHOWN]:
+        console.print(f"  {row['uri']}: {row['error']}")
+    if len(failed) > _UNSCORED_SHOWN:
+        console.print(f"  and {len(failed) - _UNSCORED_SHOWN} more, in scores.parquet")
+
+
+def _summary(metrics: pa.Table) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("category")
     for column in ("good", "defect", "errors", *_SHOWN):

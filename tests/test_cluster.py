@@ -22,7 +22,7 @@ from ssray.config import Compute, Recipe
 from ssray.data.decode import read_image, read_mask
 from ssray.data.index import index_dataset, index_images
 from ssray.data.storage import Location
-from ssray.errors import ConfigError, DataError, TrainingError
+from ssray.errors import ConfigError, DataError, ScoringError, TrainingError
 from ssray.metrics.pixels import PixelCounts
 from ssray.recipes import RecipeRequest
 from ssray.report.heatmap import png_to_levels
@@ -287,6 +287,21 @@ def test_report_and_heatmaps_are_written(evaluated: Path) -> None:
     parts = pq.read_table(evaluated / "scored_parts").to_pylist()
     heatmap = next(row["heatmap"] for row in parts if row["heatmap"])
     assert png_to_levels(heatmap).shape == (64, 64)
+
+
+def test_a_map_that_cannot_be_written_ends_the_run_with_the_reason(
+    store: Location, demo_root: Path, tmp_path: Path
+) -> None:
+    from ssray.cluster.workflow import evaluate_categories
+
+    root, out = Location.parse(demo_root), Location.parse(tmp_path / "out")
+    taken = tmp_path / "maps/grain"
+    taken.parent.mkdir()
+    taken.write_text("a file where a folder should be")
+    with pytest.raises(ScoringError, match=r"scoring failed: .*Error: .*maps/grain"):
+        evaluate_categories(root, ["grain"], store, FLOAT32, out, Location.parse(taken.parent))
+    with pytest.raises(DataError, match=r"maps/grain: can't be created. Expected a folder"):
+        evaluate_categories(root, ["grain"], store, FLOAT32, out, Location.parse(taken))
 
 
 def test_evaluating_again_replaces_the_result(

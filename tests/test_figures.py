@@ -106,6 +106,10 @@ def test_what_is_undefined_is_named_and_left_out_of_averages(figures: Figures) -
     assert cells(figures, "**all (3)**")[1] == "87.5"
 
 
+def test_images_without_a_score_are_counted_beside_the_table(figures: Figures) -> None:
+    assert "could not be scored, named in `scores.parquet`: grid 2." in figures.markdown()
+
+
 def test_averages_stand_beside_the_papers_over_the_same_categories(figures: Figures) -> None:
     grid, transistor = figures.categories.to_pylist()[::2]
     low = percent(grid["image_auroc_low"])

@@ -12,6 +12,7 @@ _DEFAULTS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 def quiet_local_ray() -> None:
@@ -22,5 +23,11 @@ def quiet_local_ray() -> None:
     """
     if os.environ.get("RAY_ADDRESS"):
         return
-    for name, value in _DEFAULTS.items():
+    chosen = _DEFAULTS if wants_ray_logs() else _DEFAULTS | _QUIET
+    for name, value in chosen.items():
         os.environ.setdefault(name, value)
+
+
+def wants_ray_logs() -> bool:
+    """Whether the user asked to see what Ray and its workers say (``SSRAY_RAY_LOGS=1``)."""
+    return bool(os.environ.get("SSRAY_RAY_LOGS"))

@@ -28,7 +28,7 @@ def evaluate(
     compute: Compute,
     out: Location,
     maps: Location | None = None,
-) -> pa.Table:
+) -> tuple[pa.Table, pa.Table]:
     """Scores a manifest's test images and writes ``metrics.parquet``, ``metrics_by_type.parquet``,
     ``metrics.md``, ``scores.parquet``, ``report.html`` and the heatmap pictures shown in it.
 
@@ -42,14 +42,16 @@ def evaluate(
         maps: keeps every anomaly map as ``score_manifest`` says.
 
     Returns:
-        The ``METRICS`` table.
+        The ``METRICS`` and the ``SCORES`` table.
 
     Raises:
-        DataError: if the maps of two images would be kept under one name.
+        DataError: if the maps of two images would be kept under one name, or a folder can't be
+            created.
     """
     test = manifest.filter(pc.equal(manifest["split"], "test"))
     if maps is not None:
         _refuse_shared_places(test, maps)
+        maps.make_folder()
     models = _load(store, versions)
     results = _scored(test, store, versions, compute, out, maps)
     figures = Figures.of(results)
@@ -60,7 +62,7 @@ def evaluate(
         row["uri"]: row["mask_uri"] for row in test.to_pylist() if row["mask_uri"] is not None
     }
     write_report(results, figures, models, out, "Evaluation", mask_uris)
-    return figures.categories
+    return figures.categories, results.scores
 
 
 def score(
@@ -104,6 +106,7 @@ def _scored(
     parts = out / PARTS
     if parts.exists():
         parts.filesystem.delete_dir(parts.path)
+    parts.make_folder()
     score_manifest(manifest, store, versions, compute, parts, maps)
     results = collect(parts)
     write_table(results.scores, out / "scores.parquet")

@@ -6,14 +6,18 @@ import contextlib
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
 
 import ray
 
+from ssray.cluster.environment import wants_ray_logs
 from ssray.config import Compute
 from ssray.errors import ConfigError
 
 LOCAL_OBJECT_STORE_BYTES = 512 * 1024**2
+_RAISED = re.compile(r"(?!ray\.)[\w.]+(Error|Exception)\b")
+"""The line of a traceback that names an error other than Ray's wrappers."""
 
 
 @contextlib.contextmanager
@@ -30,8 +34,9 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    if not wants_ray_logs():
+        for name in ("ray.data", "ray.train"):  # their errors are raised as well
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith("http"):
         raise ConfigError(
@@ -50,7 +55,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
             include_dashboard=False,
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
             logging_level=logging.ERROR,
-            log_to_driver=bool(os.environ.get("SSRAY_RAY_LOGS")),
+            log_to_driver=wants_ray_logs(),
         )
     try:
         yield
@@ -107,6 +112,7 @@ def check_capacity(workers: int, cpus: float, gpus: float) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """What a foreign error says in its last line, below the workers' tracebacks."""
+    """What a foreign error says below the workers' tracebacks, without what Ray says about it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{lines[-1]} (SSRAY_RAY_LOGS=1 shows more)"
+    raised = [line for line in lines if _RAISED.match(line)]
+    return f"{(raised or lines)[-1]} (SSRAY_RAY_LOGS=1 shows more)"

@@ -73,22 +73,25 @@ def score_manifest(
         store: the model store, readable from every worker.
         versions: the model version to use for each category of the manifest.
         compute: ``workers`` actors with ``cpus_per_worker`` threads each, on the device named.
-        out: a folder that receives Parquet files of ``SCORED_PARTS`` rows, in no fixed order.
-        maps: a folder that receives each anomaly map as ``map_place`` says, (H, W) float32 at the
-            resolution of the mask, or of the image where there is none.
+        out: an existing folder that receives Parquet files of ``SCORED_PARTS`` rows, in no fixed
+            order.
+        maps: an existing folder that receives each anomaly map as ``map_place`` says, (H, W)
+            float32 at the resolution of the mask, or of the image where there is none.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = sys.stderr.isatty()
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    ordered = manifest.sort_by([("category", "ascending"), ("uri", "ascending")])
+    blocks = [ordered.slice(i, DECODE_BATCH) for i in range(0, len(ordered), DECODE_BATCH)]
+    actors = min(compute.workers, len(blocks))
+    compute = compute.model_copy(update={"workers": actors})
     use_gpu = wants_gpu(compute)
     shapes = {
         category: load_facts(store, category, version).input_shape
         for category, version in versions.items()
     }
     threads = threads_per_worker(compute, use_gpu)
-    check_capacity(compute.workers, 0, compute.gpus_per_worker if use_gpu else 0)
-    ordered = manifest.sort_by([("category", "ascending"), ("uri", "ascending")])
-    blocks = [ordered.slice(i, DECODE_BATCH) for i in range(0, len(ordered), DECODE_BATCH)]
+    check_capacity(actors, 0, compute.gpus_per_worker if use_gpu else 0)
     dataset = (
         ray.data.from_arrow(blocks)
         .map_batches(
@@ -102,9 +105,9 @@ def score_manifest(
             ScoringActor,
             batch_format="pyarrow",
             batch_size=SCORE_BATCH,
-            num_cpus=_ALL_SCORING_CPUS / compute.workers,
+            num_cpus=_ALL_SCORING_CPUS / actors,
             num_gpus=compute.gpus_per_worker if use_gpu else None,
-            compute=ray.data.ActorPoolStrategy(size=compute.workers),
+            compute=ray.data.ActorPoolStrategy(size=actors),
             fn_constructor_kwargs={
                 "store": store,
                 "versions": dict(versions),
@@ -115,7 +118,6 @@ def score_manifest(
             },
         )
     )
-    out.filesystem.create_dir(out.path, recursive=True)
     try:
         dataset.write_parquet(
             out.path,

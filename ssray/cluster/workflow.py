@@ -92,7 +92,7 @@ def evaluate_categories(
     compute: Compute,
     out: Location,
     maps: Location | None = None,
-) -> pa.Table:
+) -> tuple[pa.Table, pa.Table]:
     """Evaluates published models on the labelled test images of a data set.
 
     Args:
@@ -100,7 +100,7 @@ def evaluate_categories(
         maps: keeps every anomaly map, ``CATEGORY/TYPE/NAME.npy``.
 
     Returns:
-        The ``METRICS`` table.
+        The ``METRICS`` and the ``SCORES`` table.
 
     Raises:
         ArtifactError: if a category asked for has no model, or none has.

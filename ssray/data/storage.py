@@ -59,6 +59,19 @@ class Location:
     def uri(self) -> str:
         return str(self)
 
+    def make_folder(self) -> None:
+        """Creates the folder and those above it.
+
+        Raises:
+            DataError: if something else has its name or it can't be created.
+        """
+        try:
+            self.filesystem.create_dir(self.path, recursive=True)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{self}: can't be created. Expected a folder to write to. ({error})"
+            ) from None
+
     def exists(self) -> bool:
         info: fs.FileInfo = self.filesystem.get_file_info(self.path)
         return bool(info.type != fs.FileType.NotFound)

@@ -8,7 +8,7 @@ from ssray.config import AnomalyMap, Corruption, Mix, Network, Patches, Recipe, 
 def texture() -> Recipe:
     """Surfaces, where places do not matter: width 16 at 256 px, crops that grow.
 
-    Half of the patches are distorted, the others filled with a foreign pattern.
+    Half of the images get deformed patches, the others a foreign pattern.
 
     ``ssray train --data ROOT --category grid --models STORE --max-minutes 15``
     """

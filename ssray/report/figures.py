@@ -113,6 +113,10 @@ class Figures:
         """Both tables beside the paper's numbers, with averages."""
         categories, types = self.categories.to_pylist(), self.types.to_pylist()
         lines = [_HEAD.strip(), "", *_category_lines(categories), *_reasons(categories)]
+        unscored = [f"{row['category']} {row['n_error']}" for row in categories if row["n_error"]]
+        if unscored:
+            named = ", ".join(unscored)
+            lines += ["", f"Images that could not be scored, named in `scores.parquet`: {named}."]
         if types:
             lines += ["", "## By defect type", "", "Each against all good images of its category."]
             lines += ["", _line(["category", "defect type", "images", *_TYPE_COLUMNS])]
