@@ -19,7 +19,7 @@ import torch
 from labelled import TestSet, category_parser, judge
 from torch import nn
 
-from ssray import artifact
+from ssray import artifact, model_store
 from ssray.artifact import new_version
 from ssray.building import build_model, split_held_out
 from ssray.calibration import calibrate
@@ -52,6 +52,7 @@ def main() -> None:
     threads = os.cpu_count() or 1
     compute = Compute(max_minutes=options.max_minutes, seed=options.seed)
     version = new_version()
+    before = model_store.published(Location.parse(options.models)).get(options.category)
     place = Path(options.models) / options.category / version
     place.mkdir(parents=True)
     epochs: list[Epoch] = []
@@ -68,7 +69,9 @@ def main() -> None:
     model = build_model(
         uris, options.category, version, recipe, compute, CPU, threads=threads, on_epoch=keep
     )
-    artifact.save(model, Location.parse(options.models))
+    store = Location.parse(options.models)
+    artifact.save(model, store)
+    model_store.publish(store, options.category, version, before)
     loaded = load_images(uris, recipe.image_size, threads)
     training, held_out = split_held_out(
         torch.from_numpy(loaded.images), recipe.schedule.holdout, options.seed

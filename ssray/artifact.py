@@ -1,16 +1,15 @@
 """A model as files: weights, recipe, calibration, origin, and a manifest with checksums.
 
-Layout of a store::
+Layout of a version::
 
     STORE/CATEGORY/VERSION/weights.safetensors  recipe.json  calibration.json  training.json
                            manifest.json        epochs.jsonl
-    STORE/CATEGORY/published.json
 
 The second network of an ensemble adds ``weights-1.safetensors``, an average map
 ``average_map.safetensors``.
 
 ``manifest.json`` is written last, so its presence means the version is complete.
-Nothing is pickled. A version is never changed; ``published.json`` names the one in use.
+Nothing is pickled. A version is never changed; ``ssray.model_store`` tells which one is in use.
 ``epochs.jsonl`` is the epoch log; it grows while training runs and is there even when the
 run does not finish.
 """
@@ -27,7 +26,6 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
-from pyarrow import fs
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -42,7 +40,6 @@ from ssray.method.autoencoder import Autoencoder
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-PUBLISHED = "published.json"
 EPOCH_LOG = "epochs.jsonl"
 AVERAGE_MAP = "average_map.safetensors"
 _TENSOR = "average_map"
@@ -121,13 +118,13 @@ def new_version() -> str:
 
 
 def save(artifact: ModelArtifact, store: Location) -> None:
-    """Writes a complete version and publishes it.
+    """Writes a complete version.
 
     Raises:
         ArtifactError: if the version exists already.
     """
     place = store / artifact.category / artifact.version
-    if (place / MANIFEST).exists():
+    if is_complete(place):
         raise ArtifactError(f"{place}: exists already; versions are never overwritten.")
     files = {
         **{
@@ -149,8 +146,6 @@ def save(artifact: ModelArtifact, store: Location) -> None:
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
     (place / MANIFEST).write(json.dumps(manifest, indent=2).encode())
-    pointer = json.dumps({"version": artifact.version}).encode()
-    (store / artifact.category / PUBLISHED).write(pointer)
 
 
 def load(store: Location, category: str, version: str) -> ModelArtifact:
@@ -182,6 +177,11 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
         raise ArtifactError(f"{place}: not a model this ssray can read. ({error})") from None
 
 
+def is_complete(place: Location) -> bool:
+    """Whether a version's folder holds all of it."""
+    return (place / MANIFEST).exists()
+
+
 def load_facts(store: Location, category: str, version: str) -> TrainingFacts:
     """Reads a version's origin without its weights; raises as ``load``."""
     place = store / category / version
@@ -191,31 +191,6 @@ def load_facts(store: Location, category: str, version: str) -> TrainingFacts:
         )
     except ValidationError as error:
         raise ArtifactError(f"{place}: not a model this ssray can read. ({error})") from None
-
-
-def published_version(store: Location, category: str) -> str:
-    """The version in use.
-
-    Raises:
-        ArtifactError: if the category has none.
-    """
-    pointer = store / category / PUBLISHED
-    if not pointer.exists():
-        known = ", ".join(sorted(published(store))) or "none"
-        raise ArtifactError(
-            f"{store}: no published model for '{category}'. Models here: {known}. "
-            f"Train one with: ssray train --category {category} --models {store} --data ROOT"
-        )
-    return _pointed(pointer)
-
-
-def published(store: Location) -> dict[str, str]:
-    """The published version of every category in the store; empty if there is no store."""
-    return {
-        info.base_name: _pointed(store.at(info) / PUBLISHED)
-        for info in store.children()
-        if info.type == fs.FileType.Directory and (store.at(info) / PUBLISHED).exists()
-    }
 
 
 class EpochLog:
@@ -239,7 +214,7 @@ def _weights_file(number: int) -> str:
 
 
 def _manifest(place: Location) -> dict[str, Any]:
-    if not (place / MANIFEST).exists():
+    if not is_complete(place):
         raise ArtifactError(f"{place}: no complete model here ({MANIFEST} is missing).")
     manifest = _read_json(place / MANIFEST)
     if manifest.get("format_version") != FORMAT_VERSION:
@@ -261,13 +236,6 @@ def _verified(place: Location, name: str, manifest: dict[str, Any]) -> bytes:
             "short. Restore it or train again."
         )
     return content
-
-
-def _pointed(pointer: Location) -> str:
-    version = _read_json(pointer).get("version")
-    if not isinstance(version, str):
-        raise ArtifactError(f"{pointer}: names no version. Train again, or restore it.")
-    return version
 
 
 def _json(model: BaseModel) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from ssray.data.storage import Location
+from ssray.model_store import StoredVersion
 from ssray.training import Epoch
 
 LINE_SECONDS = 10.0
@@ -83,6 +84,27 @@ def counting(description: str, total: int) -> Iterator[Callable[[int], None]]:
                 console.print(f"{description}: {done} of {total}")
 
         yield update
+
+
+def versions_table(rows: Sequence[tuple[str, StoredVersion]]) -> Table:
+    """Versions of models with their categories, for a terminal."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("category", "version", "state", "images", "minutes", "validation loss"):
+        table.add_column(column)
+    for category, stored in rows:
+        state = stored.problem or ("in use" if stored.published else "complete")
+        facts = stored.facts
+        known = (
+            (
+                str(facts.training_images),
+                f"{facts.seconds / 60:.1f}",
+                f"{facts.validation_loss:.5f}",
+            )
+            if facts
+            else ()
+        )
+        table.add_row(category, stored.version, state, *known)
+    return table
 
 
 def show_evaluation(metrics: pa.Table, scores: pa.Table, out: Location) -> None:

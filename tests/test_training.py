@@ -417,8 +417,7 @@ def test_a_built_model_knows_its_origin(model: ModelArtifact) -> None:
 def test_a_stored_model_scores_the_same(model: ModelArtifact, tmp_path: Path) -> None:
     store = Location.parse(tmp_path / "store")
     artifact.save(model, store)
-    assert artifact.published(store) == {"stripes": "v1"}
-    loaded = artifact.load(store, "stripes", artifact.published_version(store, "stripes"))
+    loaded = artifact.load(store, "stripes", "v1")
     assert loaded.recipe == model.recipe
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     before, after = (Scorer(m, CPU, torch.float32)(images) for m in (model, loaded))
@@ -460,8 +459,6 @@ def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path
     (place / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no complete model"):
         artifact.load(store, "stripes", "v1")
-    with pytest.raises(ArtifactError, match=r"no published model for 'nut'.*here: stripes"):
-        artifact.published_version(store, "nut")
 
 
 def test_the_epoch_log_grows_line_by_line(tmp_path: Path) -> None:

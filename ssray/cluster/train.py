@@ -21,6 +21,7 @@ from ssray.config import Compute, Recipe
 from ssray.data.storage import Location
 from ssray.device import resolve_device
 from ssray.errors import DataError, ImageError, SsrayError, TrainingError
+from ssray.model_store import publish, published
 from ssray.training import Epoch
 
 _POLL_SECONDS = 0.2
@@ -38,6 +39,7 @@ class _Job:
     use_gpu: bool
     threads: int
     store: Location
+    instead_of: str | None
     progress: Queue
 
 
@@ -66,6 +68,7 @@ def train_category(
     Raises:
         ConfigError: if this machine can't hold the workers asked for.
         DataError, TrainingError: as ``build_model``.
+        ConflictError: if someone else published the category meanwhile; the version is kept.
     """
     use_gpu = wants_gpu(compute)
     threads = threads_per_worker(compute, use_gpu)
@@ -84,6 +87,7 @@ def train_category(
         use_gpu=use_gpu,
         threads=threads,
         store=store,
+        instead_of=published(store).get(category),
         progress=progress,
     )
     trainer = TorchTrainer(
@@ -134,6 +138,7 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
     )
     if rank == 0:
         save(artifact, job.store)
+        publish(job.store, job.category, job.version, job.instead_of)
 
 
 @contextlib.contextmanager

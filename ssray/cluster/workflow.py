@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ssray.artifact import published
 from ssray.cluster.inspection import evaluate
 from ssray.cluster.runtime import ray_session
 from ssray.cluster.train import train_category
@@ -20,6 +19,7 @@ from ssray.data.loading import load_images, spread
 from ssray.data.storage import Location
 from ssray.errors import ArtifactError, DataError, SsrayError
 from ssray.method.inference import to_network
+from ssray.model_store import published
 from ssray.recipes import RecipeRequest
 from ssray.terminal import TrainingDisplay, console
 
