@@ -86,7 +86,7 @@ def _client(environment: _Environment) -> Any:
     retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
     return boto3.session.Session().client(
         "s3",
-        config=botocore.config.Config(retries=retries),  # type: ignore[arg-type]
+        config=botocore.config.Config(retries=retries),
     )
 
 
