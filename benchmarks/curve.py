@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -57,7 +58,8 @@ def main() -> None:
     place.mkdir(parents=True)
     epochs: list[Epoch] = []
 
-    def keep(epoch: Epoch, network: nn.Module) -> None:
+    def keep(history: Sequence[Epoch], network: nn.Module) -> None:
+        epoch = history[-1]
         print(json.dumps(vars(epoch)), flush=True)
         due = [minute for minute in MINUTES if 60 * minute <= epoch.seconds]
         if len(due) > len(epochs) or epoch.budget_spent == 1:
@@ -69,6 +71,7 @@ def main() -> None:
     model = build_model(
         uris, options.category, version, recipe, compute, CPU, threads=threads, on_epoch=keep
     )
+    assert model is not None  # this is rank 0
     store = Location.parse(options.models)
     artifact.save(model, store)
     model_store.publish(store, options.category, version, before)

@@ -1,4 +1,6 @@
-"""Train a model for every category of a data set.
+"""Train a model for every category of a data set, as many at once as the cluster holds.
+
+Run again, it skips what is complete and goes on with what was interrupted.
 
 ray job submit --working-dir . -- python jobs/train_all.py --data ROOT --models STORE
 """
@@ -20,6 +22,7 @@ from ssray.options import (
     run,
 )
 from ssray.recipes import RecipeRequest
+from ssray.terminal import console
 
 
 @click.command(help=__doc__)
@@ -36,6 +39,8 @@ def main(
     failed = train_categories(
         Location.parse(root), only, recipe, compute_from(compute), Location.parse(store)
     )
+    for category, error in failed.items():
+        console.print(f"Failed {category}: {error}")
     sys.exit(1 if failed else 0)
 
 

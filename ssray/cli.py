@@ -91,13 +91,13 @@ def demo_data(out: str, count: int, images: int, seed: int) -> None:
 @compute_options(*TRAINING)
 def train(root: str, category: str, recipe: RecipeRequest, store: str, **compute: Any) -> None:
     """Train one category on its defect-free images and publish the model."""
-    from ssray.cluster.workflow import train_category_from
+    from ssray.cluster.workflow import train_categories
 
-    place = Location.parse(store)
-    version = train_category_from(
-        Location.parse(root), category, recipe, compute_from(compute), place
+    failed = train_categories(
+        Location.parse(root), [category], recipe, compute_from(compute), Location.parse(store)
     )
-    console.print(f"Published {category} {version} in {place}")
+    for error in failed.values():
+        raise error
 
 
 @cli.command()

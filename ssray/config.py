@@ -283,6 +283,15 @@ class Compute(_Frozen):
     max_minutes: float | None = Field(
         None, gt=0, description="time budget the learning rate anneals to, if it ends first"
     )
+    checkpoint_minutes: float = Field(
+        2, ge=0, description="minutes between checkpoints, from which a killed training goes on"
+    )
+    restarts: int = Field(
+        3, ge=0, description="how often a training goes on after it lost a worker"
+    )
+    min_workers: int | None = Field(
+        None, ge=1, description="go on with as few workers as this if others stay lost"
+    )
     seed: int = Field(0, ge=0, description="fixes initial weights, hold-out and corruption")
 
 

@@ -23,7 +23,14 @@ from ssray.recipes import RecipeRequest
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SCORING = ("workers", "cpus_per_worker", "gpus_per_worker", "device", "precision")
-TRAINING = (*SCORING, "max_minutes", "seed")
+TRAINING = (
+    *SCORING,
+    "max_minutes",
+    "checkpoint_minutes",
+    "restarts",
+    "min_workers",
+    "seed",
+)
 
 data_option = click.option(
     "--data", "root", required=True, metavar="ROOT", help="Folder or URI above the categories."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -55,8 +54,9 @@ def test_training_publishes_a_model_and_its_log(store: Location) -> None:
     assert sorted(versions) == ["grain", "weave"]
     model = artifact.load(store, "weave", versions["weave"])
     assert model.facts.images_seen >= 24
-    log = (store / "weave" / versions["weave"] / "epochs.jsonl").read().decode().splitlines()
-    assert json.loads(log[-1])["budget_spent"] == 1.0
+    log = pq.read_table(f"{store}/weave/{versions['weave']}/epochs.parquet").to_pylist()
+    assert log[-1]["budget_spent"] == 1.0
+    assert log == model.history
 
 
 def test_one_worker_on_ray_is_the_plain_loop(
@@ -77,7 +77,7 @@ def test_two_workers_agree_on_one_model(demo_root: Path, tiny: Recipe, tmp_path:
     from ssray.cluster.train import train_category
 
     place, epochs = Location.parse(tmp_path), list[Epoch]()
-    version = train_category(
+    trained = train_category(
         training_uris(demo_root),
         "weave",
         tiny,
@@ -85,7 +85,7 @@ def test_two_workers_agree_on_one_model(demo_root: Path, tiny: Recipe, tmp_path:
         place,
         on_epoch=epochs.append,
     )
-    model = artifact.load(place, "weave", version)
+    model = artifact.load(place, "weave", trained.version)
     assert model.facts.workers == 2
     assert epochs[-1].images_seen >= 24
     assert epochs[-1].validation_loss == model.facts.validation_loss

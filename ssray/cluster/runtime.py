@@ -84,6 +84,26 @@ def threads_per_worker(compute: Compute, use_gpu: bool) -> int:
     return max(1, min(cpus) // math.ceil(compute.workers / len(cpus)))
 
 
+def shared_out(compute: Compute, trainings: int) -> tuple[Compute, int]:
+    """How many trainings run at once, and the ``Compute`` with each one's share of the CPUs.
+
+    As many as there are, with fewer threads each, rather than one after another: training on one
+    core wastes no time on waiting for another.
+    """
+    available = ray.cluster_resources()
+    workers = compute.workers
+    cpus = int(available.get("CPU", 1))
+    most = cpus // (workers * (compute.cpus_per_worker or 1))
+    if wants_gpu(compute):
+        most = min(most, int(available.get("GPU", 0) / (workers * compute.gpus_per_worker)))
+    at_once = max(1, min(trainings, most))
+    if compute.cpus_per_worker or at_once == 1:
+        return compute, at_once
+    smallest = min(int(n["Resources"].get("CPU", 0)) or cpus for n in ray.nodes() if n["Alive"])
+    threads = max(1, min(cpus // (at_once * workers), smallest))
+    return compute.model_copy(update={"cpus_per_worker": threads}), at_once
+
+
 def check_capacity(workers: int, cpus: float, gpus: float) -> None:
     """Refuses what a private Ray can't hold: it does not grow, so the work would wait for ever.
 

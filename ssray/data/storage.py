@@ -126,6 +126,11 @@ class Location:
             stream.write(content)
         self.filesystem.move(partial, self.path)
 
+    def delete(self) -> None:
+        """Removes a folder and all below it; nothing if there is none."""
+        if self.is_dir():
+            self.filesystem.delete_dir(self.path)
+
     def read_tagged(self) -> Tagged | None:
         """The file with what ``write_if`` asks for; None if there is none."""
         if self._in_s3:
