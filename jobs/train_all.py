@@ -30,14 +30,25 @@ from ssray.terminal import console
 @models_option
 @categories_option
 @recipe_options
+@click.option(
+    "--at-once",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many categories to train at once; default: as many as the resources hold now.",
+)
 @compute_options(*TRAINING)
 def main(
-    root: str, store: str, only: tuple[str, ...], recipe: RecipeRequest, **compute: Any
+    root: str,
+    store: str,
+    only: tuple[str, ...],
+    recipe: RecipeRequest,
+    at_once: int | None,
+    **compute: Any,
 ) -> None:
     from ssray.cluster.workflow import train_categories
 
     failed = train_categories(
-        Location.parse(root), only, recipe, compute_from(compute), Location.parse(store)
+        Location.parse(root), only, recipe, compute_from(compute), Location.parse(store), at_once
     )
     for category, error in failed.items():
         console.print(f"Failed {category}: {error}")

@@ -169,7 +169,7 @@ def test_train_all_publishes_every_category(
     models = published(Location.parse(store))
     assert set(models) == {"weave", "grain"}
     for category, version in models.items():
-        assert f"Published {category} {version}" in job.stdout
+        assert f"{category}  published {version}" in job.stdout
         assert load(Location.parse(store), category, version).input_shape == (64, 64)
 
 

@@ -30,7 +30,12 @@ SAMPLE_SIDE = 128
 
 
 def train_categories(
-    root: Location, only: Sequence[str], recipe: RecipeRequest, compute: Compute, store: Location
+    root: Location,
+    only: Sequence[str],
+    recipe: RecipeRequest,
+    compute: Compute,
+    store: Location,
+    at_once: int | None = None,
 ) -> dict[str, Exception]:
     """Trains categories of a data set on one Ray, as many at once as it holds.
 
@@ -42,6 +47,7 @@ def train_categories(
         recipe: what was asked for; resolved for each category.
         compute: of each training; ``max_minutes`` and ``workers`` count for each.
         store: where the models go.
+        at_once: how many to train at once; default: as many as Ray's resources hold now.
 
     Returns:
         The error of each category that failed.
@@ -52,7 +58,7 @@ def train_categories(
     names = list(dict.fromkeys(only)) or categories(root)
     failed: dict[str, Exception] = {}
     with ray_session(), TrainingBoard(names) as board:
-        share, at_once = shared_out(compute, len(names))
+        share, at_once = shared_out(compute, len(names), at_once)
         pool = ThreadPoolExecutor(at_once)
         try:
             futures = {
