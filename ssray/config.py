@@ -206,7 +206,10 @@ class Schedule(_Frozen):
         "that drifting light does not read as a defect",
     )
     holdout: float = Field(
-        0.05, gt=0, lt=1, description="share of the training images held out for validation"
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the training images held out for validation and thresholds",
     )
 
     @model_validator(mode="after")
@@ -246,6 +249,14 @@ class AnomalyMap(_Frozen):
         return self
 
 
+class Decision(_Frozen):
+    """When an image is flagged."""
+
+    false_alarm_rate: float = Field(
+        0.05, gt=0, lt=1, description="share of the defect-free images that may be flagged"
+    )
+
+
 class Recipe(_Frozen):
     """Everything that decides a model. Stored inside its artifact."""
 
@@ -260,6 +271,7 @@ class Recipe(_Frozen):
     objective: Objective = Objective()
     schedule: Schedule = Schedule()
     anomaly_map: AnomalyMap = AnomalyMap()
+    decision: Decision = Decision()
 
 
 class Compute(_Frozen):

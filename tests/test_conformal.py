@@ -1,0 +1,47 @@
+"""False-alarm rates that are promised, and kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssray.conformal import least_rate, p_values, threshold
+
+SCORES = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=60).map(np.array)
+RATES = st.integers(1, 99).map(lambda percent: percent / 100)
+
+
+@given(calibration=SCORES, rate=RATES, score=st.integers(0, 13).map(float))
+def test_what_is_above_the_threshold_has_a_p_value_within_the_rate(
+    calibration: np.ndarray, rate: float, score: float
+) -> None:
+    [p_value] = p_values(np.array([score]), calibration)
+    supported = rate >= least_rate(len(calibration)) - 1e-9
+    flagged = score > threshold(calibration, rate)
+    if supported and flagged:
+        assert p_value <= rate + 1e-9
+    # Ties at the threshold may be let through although their p-value would do, never the reverse.
+    if supported and not flagged and (calibration == score).sum() == 0:
+        assert p_value > rate - 1e-9
+
+
+@pytest.mark.parametrize("count", [19, 40, 99])
+@pytest.mark.parametrize("draw", ["normal", "exponential", "standard_cauchy"])
+def test_the_rate_of_false_alarms_is_kept(count: int, draw: str) -> None:
+    """Over calibration sets and new images, for any distribution of the scores."""
+    rng = np.random.default_rng(0)
+    sample = getattr(rng, draw)
+    alarms, trials = 0, 4000
+    for _ in range(trials):
+        calibration = sample(size=count)
+        alarms += int(sample(size=1)[0] > threshold(calibration, 0.05))
+    assert 0.6 * 0.05 < alarms / trials < 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
+
+
+def test_too_few_images_support_no_low_rate() -> None:
+    calibration = np.arange(13.0)
+    assert least_rate(13) == pytest.approx(1 / 14)
+    assert threshold(calibration, 0.05) == 12.0
+    assert p_values(np.array([100.0]), calibration)[0] == least_rate(13)
