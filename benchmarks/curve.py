@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
 import safetensors.torch
 import torch
 from labelled import TestSet, category_parser, judge
-from torch import nn
 
 from ssray import artifact, model_store
 from ssray.artifact import new_version
-from ssray.building import build_model, split_held_out
+from ssray.building import Progress, build_model, split_held_out
 from ssray.calibration import calibrate
 from ssray.cluster.workflow import sample_images
 from ssray.config import Compute
@@ -58,8 +56,8 @@ def main() -> None:
     place.mkdir(parents=True)
     epochs: list[Epoch] = []
 
-    def keep(history: Sequence[Epoch], network: nn.Module) -> None:
-        epoch = history[-1]
+    def keep(progress: Progress) -> None:
+        epoch, network = progress.history[-1], progress.network
         print(json.dumps(vars(epoch)), flush=True)
         due = [minute for minute in MINUTES if 60 * minute <= epoch.seconds]
         if len(due) > len(epochs) or epoch.budget_spent == 1:

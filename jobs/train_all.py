@@ -6,6 +6,7 @@ ray job submit --working-dir . -- python jobs/train_all.py --data ROOT --models 
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from ssray.options import (
     compute_from,
     compute_options,
     data_option,
+    events_option,
     models_option,
     recipe_options,
     run,
@@ -36,6 +38,7 @@ from ssray.terminal import console
     metavar="N",
     help="How many categories to train at once; default: as many as the resources hold now.",
 )
+@events_option
 @compute_options(*TRAINING)
 def main(
     root: str,
@@ -43,12 +46,19 @@ def main(
     only: tuple[str, ...],
     recipe: RecipeRequest,
     at_once: int | None,
+    events: Path | None,
     **compute: Any,
 ) -> None:
     from ssray.cluster.workflow import train_categories
 
     failed = train_categories(
-        Location.parse(root), only, recipe, compute_from(compute), Location.parse(store), at_once
+        Location.parse(root),
+        only,
+        recipe,
+        compute_from(compute),
+        Location.parse(store),
+        at_once,
+        events,
     )
     for category, error in failed.items():
         console.print(f"Failed {category}: {error}")

@@ -10,6 +10,7 @@ The second network of an ensemble adds ``weights-1.safetensors``, an average map
 
 ``manifest.json`` is written last, so its presence means the version is complete.
 Nothing is pickled. A version is never changed; ``ssray.model_store`` tells which one is in use.
+``sheets/PERCENT.png`` shows reconstructions at that share of the training's budget.
 ``epochs.parquet`` is the epoch log; it grows while training runs and is there even when the
 run does not finish.
 """

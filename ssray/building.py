@@ -50,6 +50,23 @@ _NAMES: dict[torch.dtype, Literal["float32", "bfloat16"]] = {
 _PACKAGES = ("numpy", "pillow", "pyarrow", "ray", "safetensors", "scipy", "torch")
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has got.
+
+    Attributes:
+        history: the epoch log; its last row is new.
+        network: the averaged network as it is now.
+        held_out: (M, H, W, 3) uint8 images it is not trained on.
+        precision: of its forward pass.
+    """
+
+    history: Sequence[Epoch]
+    network: nn.Module
+    held_out: Tensor
+    precision: torch.dtype
+
+
 def build_model(
     uris: Sequence[str],
     category: str,
@@ -61,7 +78,7 @@ def build_model(
     threads: int,
     data_fingerprint: str = "",
     checkpoints: CheckpointFile | None = None,
-    on_epoch: Callable[[Sequence[Epoch], nn.Module], None] = lambda history, network: None,
+    on_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> ModelArtifact | None:
     """Trains one category's model.
 
@@ -75,7 +92,7 @@ def build_model(
         threads: CPU threads of this process.
         data_fingerprint: of the images, for the record.
         checkpoints: where a checkpoint to resume from may be and new ones go.
-        on_epoch: receives the epoch log with each new row, and the averaged network as it is then.
+        on_epoch: called with each new row of the epoch log.
 
     Returns:
         The model; None in processes other than rank 0's.
@@ -110,7 +127,7 @@ def build_model(
 
         def add_row(epoch: Epoch, network: nn.Module, whole: InWhole = in_whole) -> None:
             history.append(whole(epoch))
-            on_epoch(history, network)
+            on_epoch(Progress(history, network, held_out, precision))
 
         def keep(checkpoint: Checkpoint, finished: _Before = finished) -> None:
             if checkpoints and team.rank == 0:

@@ -22,6 +22,7 @@ from ssray.options import (
     compute_from,
     compute_options,
     data_option,
+    events_option,
     maps_option,
     models_option,
     out_option,
@@ -88,13 +89,26 @@ def demo_data(out: str, count: int, images: int, seed: int) -> None:
 @click.option("--category", required=True, metavar="C", help="Category to train.")
 @recipe_options
 @models_option
+@events_option
 @compute_options(*TRAINING)
-def train(root: str, category: str, recipe: RecipeRequest, store: str, **compute: Any) -> None:
+def train(
+    root: str,
+    category: str,
+    recipe: RecipeRequest,
+    store: str,
+    events: Path | None,
+    **compute: Any,
+) -> None:
     """Train one category on its defect-free images and publish the model."""
     from ssray.cluster.workflow import train_categories
 
     failed = train_categories(
-        Location.parse(root), [category], recipe, compute_from(compute), Location.parse(store)
+        Location.parse(root),
+        [category],
+        recipe,
+        compute_from(compute),
+        Location.parse(store),
+        events=events,
     )
     for error in failed.values():
         raise error

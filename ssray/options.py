@@ -9,6 +9,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
@@ -49,6 +50,15 @@ maps_option = click.option(
     metavar="DIR",
     help="Also keep every anomaly map, as CATEGORY/TYPE/NAME.npy: float32, at the resolution of "
     "the mask.",
+)
+
+
+events_option = click.option(
+    "--tensorboard",
+    "events",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Also write TensorBoard events into this local folder.",
 )
 
 

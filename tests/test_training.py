@@ -221,7 +221,7 @@ def test_every_objective_builds_a_model(
         Compute(),
         CPU,
         threads=1,
-        on_epoch=lambda history, _: epochs.append(history[-1]),
+        on_epoch=lambda progress: epochs.append(progress.history[-1]),
     )
     assert len(built.weights) == (2 if kind == "ensemble" else 1)
     assert epochs[-1].budget_spent == 1.0

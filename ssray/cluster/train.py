@@ -13,10 +13,9 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
-from torch import nn
 
 from ssray.artifact import is_complete, new_version, save, write_epoch_log
-from ssray.building import build_model, training_key
+from ssray.building import Progress, build_model, training_key
 from ssray.checkpoint import CheckpointFile
 from ssray.cluster.runtime import check_capacity, one_line, threads_per_worker, wants_gpu
 from ssray.config import Compute, Recipe
@@ -25,10 +24,13 @@ from ssray.data.storage import Location
 from ssray.device import resolve_device
 from ssray.errors import ConflictError, DataError, ImageError, SsrayError, TrainingError
 from ssray.model_store import publish, published, versions
+from ssray.report.sheets import reconstruction_sheet
 from ssray.training import Epoch
 
 TRAININGS = ".training"
 """Folder of a store for what trainings under way need."""
+SHEETS = 10
+"""How many reconstruction sheets a training leaves, besides the first."""
 _POLL_SECONDS = 0.2
 
 
@@ -201,11 +203,20 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
     job = config["job"]
     rank = ray.train.get_context().get_world_rank()
 
-    def on_epoch(history: Sequence[Epoch], network: nn.Module) -> None:
+    def on_epoch(progress: Progress) -> None:
         if rank == 0:
-            rows = [dataclasses.asdict(epoch) for epoch in history]
+            rows = [dataclasses.asdict(epoch) for epoch in progress.history]
             write_epoch_log(job.store, job.category, job.version, rows)
-            job.progress.put(history[-1])
+            if _sheet_due(progress.history):
+                sheet = reconstruction_sheet(
+                    progress.network,
+                    progress.held_out,
+                    job.recipe.anomaly_map.difference,
+                    progress.precision,
+                )
+                name = f"{round(100 * progress.history[-1].budget_spent):03}.png"
+                (job.store / job.category / job.version / "sheets" / name).write(sheet)
+            job.progress.put(progress.history[-1])
 
     device = ray.train.torch.get_device() if job.use_gpu else resolve_device("cpu")
     if not is_complete(job.store / job.category / job.version):
@@ -225,6 +236,12 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
             save(model, job.store)
     if rank == 0:
         publish(job.store, job.category, job.version, job.instead_of)
+
+
+def _sheet_due(history: Sequence[Epoch]) -> bool:
+    """Whether the last row begins another of the ``SHEETS`` parts of the budget, or ends it."""
+    parts = [int(SHEETS * epoch.budget_spent) for epoch in history[-2:]]
+    return len(parts) == 1 or parts[0] < parts[1]
 
 
 @contextlib.contextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,7 +23,9 @@ from ssray.errors import ArtifactError, DataError
 from ssray.method.inference import to_network
 from ssray.model_store import published
 from ssray.recipes import RecipeRequest
+from ssray.report.events import event_log
 from ssray.terminal import TrainingBoard
+from ssray.training import Epoch
 
 SAMPLE = 32
 SAMPLE_SIDE = 128
@@ -36,6 +38,7 @@ def train_categories(
     compute: Compute,
     store: Location,
     at_once: int | None = None,
+    events: Path | None = None,
 ) -> dict[str, Exception]:
     """Trains categories of a data set on one Ray, as many at once as it holds.
 
@@ -48,6 +51,7 @@ def train_categories(
         compute: of each training; ``max_minutes`` and ``workers`` count for each.
         store: where the models go.
         at_once: how many to train at once; default: as many as Ray's resources hold now.
+        events: a local folder for TensorBoard events, one folder in it for each category.
 
     Returns:
         The error of each category that failed.
@@ -62,7 +66,9 @@ def train_categories(
         pool = ThreadPoolExecutor(at_once)
         try:
             futures = {
-                pool.submit(_train_category_from, root, name, recipe, share, store, board): name
+                pool.submit(
+                    _train_category_from, root, name, recipe, share, store, board, events
+                ): name
                 for name in names
             }
             for future in as_completed(futures):
@@ -84,6 +90,7 @@ def _train_category_from(
     compute: Compute,
     store: Location,
     board: TrainingBoard,
+    events: Path | None,
 ) -> str:
     """Trains one category of a data set; returns how it ended, in a few words."""
     board.state(category, "reading images")
@@ -97,15 +104,21 @@ def _train_category_from(
     if compute.max_minutes:
         budget += f" or {compute.max_minutes:g} minutes"
     board.state(category, f"{len(training)} images, recipe {chosen.name}, ends after {budget}")
-    trained = train_category(
-        uris,
-        category,
-        chosen,
-        compute,
-        store,
-        on_epoch=functools.partial(board.update, category),
-        on_restart=lambda reason: board.state(category, f"goes on after: {reason}"),
-    )
+    with event_log(events and events / category) as log:
+
+        def on_epoch(epoch: Epoch) -> None:
+            board.update(category, epoch)
+            log(epoch)
+
+        trained = train_category(
+            uris,
+            category,
+            chosen,
+            compute,
+            store,
+            on_epoch=on_epoch,
+            on_restart=lambda reason: board.state(category, f"goes on after: {reason}"),
+        )
     if trained.new:
         return f"published {trained.version}"
     if trained.published:

@@ -95,7 +95,7 @@ def decision_metrics(labels: npt.NDArray[np.integer], flagged: npt.NDArray[np.bo
     for name, value in zip(DECISIONS, (share, low, high), strict=False):
         metrics.put(name, value, None if len(good) else "no good image")
     found = float(defect.mean()) if len(defect) else math.nan
-    metrics.put("defects_flagged", found, None if len(defect) else "no defective image")
+    metrics.put("defects_flagged", found, None if len(defect) else "no image with a defect")
     return metrics
 
 
