@@ -142,6 +142,7 @@ def build_model(
             seed=compute.seed,
             max_minutes=compute.max_minutes and compute.max_minutes / len(parts),
             textures=textures,
+            compiled=compute.compile,
             resume=stored,
             checkpoint_minutes=compute.checkpoint_minutes if checkpoints else math.inf,
             on_epoch=add_row,

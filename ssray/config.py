@@ -283,6 +283,9 @@ class Compute(_Frozen):
         description="auto: training times both on this processor and takes the faster, scoring "
         "takes what the model was trained in",
     )
+    compile: bool = Field(
+        False, description="train a compiled network (torch.compile): minutes to start, then faster"
+    )
     workers: int = Field(
         1, ge=1, description="worker processes: of a training (DDP), or that score"
     )

@@ -26,6 +26,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 SCORING = ("workers", "cpus_per_worker", "gpus_per_worker", "device", "precision")
 TRAINING = (
     *SCORING,
+    "compile",
     "max_minutes",
     "checkpoint_minutes",
     "restarts",
@@ -121,8 +122,9 @@ def settings_help(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
+    flag = f"--{name.replace('_', '-')}"
     return click.option(
-        f"--{name.replace('_', '-')}",
+        f"{flag}/--no-{flag.removeprefix('--')}" if field.annotation is bool else flag,
         name,
         type=_click_type(field.annotation),
         default=field.default,

@@ -86,6 +86,7 @@ def fit(
     seed: int = 0,
     max_minutes: float | None = None,
     textures: Tensor | None = None,
+    compiled: bool = False,
     resume: Checkpoint | None = None,
     checkpoint_minutes: float = math.inf,
     on_epoch: Callable[[Epoch, nn.Module], None] = lambda epoch, network: None,
@@ -103,6 +104,7 @@ def fit(
         seed: fixes initial weights and, with the rank, what this process draws.
         max_minutes: time budget; None leaves ``schedule.images`` alone to end the run.
         textures: (T, H', W', 3) uint8 foreign content for the corruption, any device.
+        compiled: run the network through ``torch.compile``, once for each crop size.
         resume: goes on from there. On the CPU, with a budget in images, the same threads and the
             same number of processes, the weights end as they would have without the stop.
         checkpoint_minutes: how often ``on_checkpoint`` is called.
@@ -117,6 +119,8 @@ def fit(
     if recipe.objective.kind == "ensemble":
         raise ValueError("fit trains one network; ssray.building.ensemble_parts splits an ensemble")
     run = _Run(training, held_out, recipe, device, precision, seed, max_minutes, textures)
+    if compiled:
+        run.compile()
     if resume:
         run.restore(resume)
     checkpointed = time.monotonic()
@@ -181,6 +185,10 @@ class _Run:
         self._seen = self._seen_before_row = self._spent = 0.0
         self._seconds_before = 0.0
         self._started = self._row_started = time.monotonic()
+
+    def compile(self) -> None:
+        """Compiles the network that is trained; the average stays as it is."""
+        self._model.compile(dynamic=False)
 
     def step(self, checkpoint_due: bool) -> tuple[bool, bool]:
         """One step of the optimizer.
