@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator
 
 import ray
@@ -53,18 +54,33 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         except ConnectionError as error:
             raise ConfigError(f"RAY_ADDRESS={address}: no Ray answers there. ({error})") from None
     else:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-            logging_level=logging.ERROR,
-            log_to_driver=wants_ray_logs(),
-        )
+        with contextlib.nullcontext() if wants_ray_logs() else _silent_core():
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
+                logging_level=logging.ERROR,
+                log_to_driver=wants_ray_logs(),
+            )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent_core() -> Iterator[None]:
+    """Keeps Ray's core from announcing its log level; what goes wrong is raised."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def wants_gpu(compute: Compute) -> bool:
