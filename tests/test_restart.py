@@ -209,3 +209,26 @@ def test_a_killed_driver_is_continued_by_the_same_command(
     third = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert third.returncode == 0
     assert f"up to date: {model.version}" in third.stdout
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_no_more_than_a_checkpoint(
+    demo_root: Path, recipe: Recipe, whole: ModelArtifact, tmp_path: Path
+) -> None:
+    file, store = tmp_path / "recipe.json", tmp_path / "store"
+    file.write_text(recipe.model_dump_json())
+    images = demo_root / CATEGORY / "train/good"
+    program = [sys.executable, str(ROOT / "tests/lose_a_node.py")]
+    done = subprocess.run(
+        [*program, str(images), str(store), str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nodes alive: 2\nrestarts: 1\n" in done.stdout
+    place = Location.parse(store)
+    model = artifact.load(place, CATEGORY, published_version(place, CATEGORY))
+    assert model.facts.resumed == 1
+    assert_same(model, whole)
