@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import ssray
 from ssray.artifact import ModelArtifact, TrainingFacts
-from ssray.calibration import calibrate
+from ssray.calibration import calibrate, cross_fitted
 from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe
 from ssray.data.index import index_images
@@ -40,6 +40,7 @@ InWhole = Callable[[Epoch], Epoch]
 
 MIN_IMAGES = 4
 MIN_HELD_OUT = 2
+_ROUNDING = 1e-9
 MOST_TEXTURES = 256
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _DTYPES = list(_PRECISIONS.values())
@@ -115,27 +116,31 @@ def build_model(
         resolve_precision(compute.precision, device, recipe.network), team
     )
     parts = ensemble_parts(recipe)
+    splits = [(training, held_out), *_folds(torch.cat([training, held_out]), recipe.decision.folds)]
+    fits = [(part, *split) for split in splits for part in parts]
     networks = [network.to(device) for network in before.networks]
     history = [*before.history]
-    for number, part in enumerate(parts[len(networks) :], start=len(networks)):
+    for number, (part, seen, unseen) in list(enumerate(fits))[len(networks) :]:
         finished = _Before(_NAMES[precision], networks, tuple(history), before.resumed)
         in_whole = functools.partial(
-            _in_whole, before=history[-1] if history else None, number=number, parts=len(parts)
+            _in_whole, before=history[-1] if history else None, number=number, parts=len(fits)
         )
         if stored:
             history.extend(in_whole(Epoch(**row)) for row in stored.facts["history"])
 
-        def add_row(epoch: Epoch, network: nn.Module, whole: InWhole = in_whole) -> None:
+        def add_row(
+            epoch: Epoch, network: nn.Module, whole: InWhole = in_whole, unseen: Tensor = unseen
+        ) -> None:
             history.append(whole(epoch))
-            on_epoch(Progress(history, network, held_out, precision))
+            on_epoch(Progress(history, network, unseen, precision))
 
         def keep(checkpoint: Checkpoint, finished: _Before = finished) -> None:
             if checkpoints and team.rank == 0:
                 checkpoints.write(finished.added_to(checkpoint))
 
         fitted = fit(
-            training,
-            held_out,
+            seen,
+            unseen,
             part,
             device=device,
             precision=precision,
@@ -152,9 +157,11 @@ def build_model(
         networks = [*networks, fitted.model]
     if team.rank:
         return None
-    calibration, average_map = calibrate(
-        networks, held_out, training, recipe, precision, compute.seed
-    )
+    model, *others = (networks[i : i + len(parts)] for i in range(0, len(fits), len(parts)))
+    calibration, average_map = calibrate(model, held_out, training, recipe, precision, compute.seed)
+    if others:
+        left_out = [unseen for _, unseen in splits[1:]]
+        calibration = cross_fitted(calibration, list(zip(others, left_out, strict=True)), precision)
     facts = TrainingFacts(
         data_fingerprint=data_fingerprint,
         training_key=training_key(recipe, compute, data_fingerprint),
@@ -164,7 +171,7 @@ def build_model(
         input_shape=(training.shape[1], training.shape[2]),
         images_seen=history[-1].images_seen,
         seconds=history[-1].seconds,
-        validation_loss=_validation_loss(history),
+        validation_loss=_validation_loss(history, len(fits)),
         max_minutes=compute.max_minutes,
         resumed=before.resumed,
         device=str(device),
@@ -183,7 +190,7 @@ def build_model(
         recipe=recipe,
         calibration=calibration,
         facts=facts,
-        weights=tuple(_on_cpu(network) for network in networks),
+        weights=tuple(_on_cpu(network) for network in model),
         average_map=average_map,
         history=[dataclasses.asdict(row) for row in history],
     )
@@ -243,9 +250,27 @@ class _Before:
         return cls(facts["precision"], networks, history, facts["resumed"] + 1)
 
 
-def _validation_loss(history: Sequence[Epoch]) -> float:
+def _validation_loss(history: Sequence[Epoch], networks: int) -> float:
     """At the end of the first network's training: objective (1)'s, where there is one."""
-    return [row for row in history if row.objective == history[0].objective][-1].validation_loss
+    first = [row for row in history if row.budget_spent <= (1 + _ROUNDING) / networks]
+    return first[-1].validation_loss
+
+
+def _folds(images: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Cuts the images into parts, each once left out: the rest, and the part.
+
+    Raises:
+        TrainingError: if there are fewer than two images a fold.
+    """
+    if count and len(images) < MIN_HELD_OUT * count:
+        raise TrainingError(
+            f"{len(images)} usable training images; {count} calibration folds need at least "
+            f"{MIN_HELD_OUT * count}."
+        )
+    numbers = torch.arange(len(images))
+    return [
+        (images[numbers % count != fold], images[numbers % count == fold]) for fold in range(count)
+    ]
 
 
 def _package_versions() -> dict[str, str]:

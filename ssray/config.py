@@ -11,7 +11,14 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ssray.errors import ConfigError
 
@@ -255,6 +262,19 @@ class Decision(_Frozen):
     false_alarm_rate: float = Field(
         0.05, gt=0, lt=1, description="share of the defect-free images that may be flagged"
     )
+    folds: int = Field(
+        0,
+        ge=0,
+        description="train as many more models, each without its part of the images, so that every "
+        "image gives a score it was not trained for; 0 leaves it at the held-out ones",
+    )
+
+    @field_validator("folds")
+    @classmethod
+    def _one_fold_is_none(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("expected 0, or at least 2")
+        return folds
 
 
 class Recipe(_Frozen):

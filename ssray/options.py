@@ -81,8 +81,34 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="KEY=VALUE",
         help="Change one setting of the recipe; repeatable.",
     )
+    @click.option(
+        "--false-alarm-rate",
+        "rate",
+        type=float,
+        metavar="SHARE",
+        help="Share of the defect-free images that may be flagged; --set decision.false_alarm_rate.",
+    )
+    @click.option(
+        "--calibration-folds",
+        "folds",
+        type=int,
+        metavar="K",
+        help="Train K more models so that every image counts for the threshold, at K times the "
+        "cost; --set decision.folds.",
+    )
     @functools.wraps(command)
-    def with_recipe(*, recipe: str, settings: tuple[str, ...], **others: Any) -> Any:
+    def with_recipe(
+        *,
+        recipe: str,
+        settings: tuple[str, ...],
+        rate: float | None,
+        folds: int | None,
+        **others: Any,
+    ) -> Any:
+        if rate is not None:
+            settings += (f"decision.false_alarm_rate={rate}",)
+        if folds is not None:
+            settings += (f"decision.folds={folds}",)
         return command(recipe=RecipeRequest(recipe, settings), **others)
 
     return with_recipe
