@@ -86,7 +86,8 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "rate",
         type=float,
         metavar="SHARE",
-        help="Share of the defect-free images that may be flagged; --set decision.false_alarm_rate.",
+        help="Share of the defect-free images that may be flagged, for --set "
+        "decision.false_alarm_rate=SHARE.",
     )
     @click.option(
         "--calibration-folds",
@@ -94,7 +95,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=int,
         metavar="K",
         help="Train K more models so that every image counts for the threshold, at K times the "
-        "cost; --set decision.folds.",
+        "cost; for --set decision.folds=K.",
     )
     @functools.wraps(command)
     def with_recipe(
