@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
-from ssray.data.storage import Location
+from ssray.data.archives import read_file
 from ssray.errors import DataError
 
 THREADS = 16
@@ -29,7 +29,7 @@ def fingerprint(uris: Sequence[str]) -> str:
 
 def _line(uri: str) -> bytes:
     try:
-        content = Location.parse(uri).read()
+        content = read_file(uri)
     except OSError as error:
         raise DataError(f"{uri}: can't be read. ({error})") from None
     return f"{PurePosixPath(uri).name} {hashlib.sha256(content).hexdigest()}\n".encode()
