@@ -190,7 +190,7 @@ class Schedule(_Frozen):
         "same area, and at least two a worker",
     )
     crops: tuple[float, ...] = Field(
-        (0.25, 0.5, 1.0),
+        (0.5, 1.0),
         min_length=1,
         description="crop sides as shares of the image's, smallest first, each for an equal share "
         "of the budget; 1 is the whole image",

@@ -66,7 +66,7 @@ def test_one_worker_on_ray_is_the_plain_loop(
 
     model = artifact.load(store, "weave", model_store.published_version(store, "weave"))
     plain = build_model(
-        training_uris(demo_root), "weave", "v", tiny, FLOAT32, torch.device("cpu"), threads=2
+        training_uris(demo_root), "weave", "v", tiny, FLOAT32, torch.device("cpu"), threads=1
     )
     [weights], [found] = plain.weights, model.weights
     for name, weight in weights.items():
