@@ -110,9 +110,9 @@ def test_from_data_to_scores(tmp_path: Path) -> None:
         "--recipe", "demo", *settings,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
-    assert "weave  100 %  loss" in trained.stdout
+    assert "weave  100 %  epoch" in trained.stdout
     listed = ssray("models", "list", "--models", store)
-    assert listed.stdout.startswith("weave  20")
+    assert listed.stdout.splitlines()[1].split()[0::2][:2] == ["weave", "in"]
     evaluated = ssray("evaluate", "--data", data, "--models", store, "--out", tmp_path / "e")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "Traceback" not in evaluated.stderr
