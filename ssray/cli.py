@@ -34,7 +34,7 @@ from ssray.recipes import RecipeRequest
 from ssray.report.diagnosis import paragraph
 from ssray.terminal import console, show_evaluation, show_unscored
 
-DEMO_MINUTES = 0.67
+DEMO_MINUTES = 1.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
