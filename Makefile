@@ -4,7 +4,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help venv demo test check bench ablation docs clean
+.PHONY: help venv demo test check bench gpu-check ablation docs clean
 
 help:
 	@echo "make demo   generate data, train, evaluate; ends with a report to open"
@@ -12,6 +12,7 @@ help:
 	@echo "make check  format, lint, types, import contracts, documentation"
 	@echo "make bench  slow tests and timings"
 	@echo "make ablation DATA=ROOT   what each part of the method contributes; hours, resumable"
+	@echo "make gpu-check   compare training and scoring on a GPU with the CPU"
 	@echo "make docs   build the documentation into site/"
 
 venv: $(STAMP)
@@ -39,6 +40,9 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m pytest -m slow -s
+
+gpu-check: $(STAMP)
+	$(PY) benchmarks/gpu_check.py
 
 ablation: $(STAMP)
 	$(PY) benchmarks/ablation.py --data "$(DATA)"

@@ -74,12 +74,24 @@ BASES: dict[str, Callable[[], Recipe]] = {
 }
 """The categories, and the recipe that is changed for each."""
 BUDGETS = {
-    "grid": ["image_size=128", "schedule.images=4000", "corruption.mix.pattern=0"],
-    "transistor": ["image_size=128", "schedule.images=10000", "corruption.mix.pattern=0"],
+    "grid": [
+        "image_size=128",
+        "schedule.images=4000",
+        "schedule.crops=[0.25,0.5,1]",
+        "schedule.holdout=0.05",
+        "corruption.mix.pattern=0",
+    ],
+    "transistor": [
+        "image_size=128",
+        "schedule.images=10000",
+        "schedule.holdout=0.05",
+        "corruption.mix.pattern=0",
+    ],
 }
 """Makes a run a few minutes long. At 128 px a network gets further in them than at 256 px, where
 the seeds differed by 0.15 in image AUROC after 1,600 images; objects take longer than textures.
-The defaults have ``pattern`` as well, which this table and runs of 15 minutes favoured."""
+The defaults have ``pattern`` as well and no crops below half the side, which this table and runs of
+15 minutes favoured."""
 SEEDS = (0, 1)
 SMOOTHINGS = ((0, 1), (1, 11), (2, 5), (2, 11), (2, 21), (3, 31))
 POWERS = (0.0, 1.0, 4.0)
@@ -133,6 +145,7 @@ VARIANTS = [
     ),
     Variant("training", "full size only", ("schedule.crops=[1]",)),
     Variant("training", "growing crops", ("schedule.crops=[0.25,0.5,1]",)),
+    Variant("training", "crops from half the side", ("schedule.crops=[0.5,1]",)),
     Variant(
         "further",
         "elastic and occlusion",
@@ -184,7 +197,7 @@ class Run:
     @property
     def key(self) -> str:
         """The same for equal recipes, whatever the variant is called."""
-        decisive = self.recipe.model_dump_json(exclude={"name"})
+        decisive = self.recipe.model_dump_json(exclude={"name", "decision"})
         digest = hashlib.sha256(decisive.encode()).hexdigest()[:16]
         return f"{self.category}-{self.seed}-{digest}"
 

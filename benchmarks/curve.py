@@ -17,11 +17,10 @@ import pyarrow.compute as pc
 import safetensors.torch
 import torch
 from labelled import TestSet, category_parser, judge
-from torch import nn
 
-from ssray import artifact
+from ssray import artifact, model_store
 from ssray.artifact import new_version
-from ssray.building import build_model, split_held_out
+from ssray.building import Progress, build_model, split_held_out
 from ssray.calibration import calibrate
 from ssray.cluster.workflow import sample_images
 from ssray.config import Compute
@@ -52,11 +51,13 @@ def main() -> None:
     threads = os.cpu_count() or 1
     compute = Compute(max_minutes=options.max_minutes, seed=options.seed)
     version = new_version()
+    before = model_store.published(Location.parse(options.models)).get(options.category)
     place = Path(options.models) / options.category / version
     place.mkdir(parents=True)
     epochs: list[Epoch] = []
 
-    def keep(epoch: Epoch, network: nn.Module) -> None:
+    def keep(progress: Progress) -> None:
+        epoch, network = progress.history[-1], progress.network
         print(json.dumps(vars(epoch)), flush=True)
         due = [minute for minute in MINUTES if 60 * minute <= epoch.seconds]
         if len(due) > len(epochs) or epoch.budget_spent == 1:
@@ -68,7 +69,10 @@ def main() -> None:
     model = build_model(
         uris, options.category, version, recipe, compute, CPU, threads=threads, on_epoch=keep
     )
-    artifact.save(model, Location.parse(options.models))
+    assert model is not None  # this is rank 0
+    store = Location.parse(options.models)
+    artifact.save(model, store)
+    model_store.publish(store, options.category, version, before)
     loaded = load_images(uris, recipe.image_size, threads)
     training, held_out = split_held_out(
         torch.from_numpy(loaded.images), recipe.schedule.holdout, options.seed

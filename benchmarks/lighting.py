@@ -14,7 +14,7 @@ import torch
 from labelled import BATCH, TestSet, category_parser
 from torch import Tensor
 
-from ssray import artifact
+from ssray import artifact, model_store
 from ssray.artifact import ModelArtifact
 from ssray.data.index import index_dataset
 from ssray.data.storage import Location
@@ -38,7 +38,7 @@ def main() -> None:
     """Prints a row a change."""
     options = category_parser("Does drifting light read as a defect?").parse_args()
     store = Location.parse(options.models)
-    version = artifact.published_version(store, options.category)
+    version = model_store.published_version(store, options.category)
     model = artifact.load(store, options.category, version)
     manifest = index_dataset(Location.parse(options.data), [options.category])
     test_set = TestSet.read(manifest, model.recipe.image_size)

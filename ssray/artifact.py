@@ -1,33 +1,35 @@
 """A model as files: weights, recipe, calibration, origin, and a manifest with checksums.
 
-Layout of a store::
+Layout of a version::
 
     STORE/CATEGORY/VERSION/weights.safetensors  recipe.json  calibration.json  training.json
-                           manifest.json        epochs.jsonl
-    STORE/CATEGORY/published.json
+                           manifest.json        epochs.parquet
 
 The second network of an ensemble adds ``weights-1.safetensors``, an average map
 ``average_map.safetensors``.
 
 ``manifest.json`` is written last, so its presence means the version is complete.
-Nothing is pickled. A version is never changed; ``published.json`` names the one in use.
-``epochs.jsonl`` is the epoch log; it grows while training runs and is there even when the
+Nothing is pickled. A version is never changed; ``ssray.model_store`` tells which one is in use.
+``sheets/PERCENT.png`` shows reconstructions at that share of the training's budget.
+``epochs.parquet`` is the epoch log; it grows while training runs and is there even when the
 run does not finish.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import safetensors.torch
 import torch
-from pyarrow import fs
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -40,18 +42,36 @@ from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE = (2, FORMAT_VERSION)
 MANIFEST = "manifest.json"
-PUBLISHED = "published.json"
-EPOCH_LOG = "epochs.jsonl"
+EPOCH_LOG = "epochs.parquet"
 AVERAGE_MAP = "average_map.safetensors"
 _TENSOR = "average_map"
 
 
 class TrainingFacts(BaseModel):
-    """What a model was trained on and with, for people and for reports."""
+    """What a model was trained on and with: for people, for reports, and to repeat it.
+
+    The same images, recipe, ``seed``, ``precision``, ``workers`` and ``threads`` give the same
+    weights on the same kind of CPU, if the budget was in images.
+
+    Attributes:
+        data_fingerprint: of the training images, held-out ones included.
+        training_key: the same for the same images, recipe, seed and budget.
+        max_minutes: the time budget, if there was one.
+        resumed: how often the run went on from a checkpoint.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_fingerprint: str = ""
+    training_key: str = ""
+    max_minutes: float | None = None
+    resumed: int = 0
+    threads: int = 0
+    packages: dict[str, str] = {}
+    hardware: dict[str, str] = {}
 
     training_images: int
     held_out_images: int
@@ -74,6 +94,7 @@ class ModelArtifact:
 
     Attributes:
         weights: state dict of each network, CPU tensors; more than one for an ensemble.
+        history: the rows of the epoch log.
         average_map: (K, H, W) float32 on the CPU, where the calibration makes use of one.
     """
 
@@ -84,6 +105,7 @@ class ModelArtifact:
     facts: TrainingFacts
     weights: tuple[dict[str, Tensor], ...]
     average_map: Tensor | None = None
+    history: Sequence[Mapping[str, Any]] = ()
 
     @property
     def input_shape(self) -> tuple[int, int]:
@@ -121,13 +143,13 @@ def new_version() -> str:
 
 
 def save(artifact: ModelArtifact, store: Location) -> None:
-    """Writes a complete version and publishes it.
+    """Writes a complete version.
 
     Raises:
         ArtifactError: if the version exists already.
     """
     place = store / artifact.category / artifact.version
-    if (place / MANIFEST).exists():
+    if is_complete(place):
         raise ArtifactError(f"{place}: exists already; versions are never overwritten.")
     files = {
         **{
@@ -137,6 +159,7 @@ def save(artifact: ModelArtifact, store: Location) -> None:
         "recipe.json": _json(artifact.recipe),
         "calibration.json": _json(artifact.calibration),
         "training.json": _json(artifact.facts),
+        EPOCH_LOG: _epoch_log(artifact.history),
     }
     if artifact.average_map is not None:
         files[AVERAGE_MAP] = safetensors.torch.save({_TENSOR: artifact.average_map})
@@ -149,8 +172,6 @@ def save(artifact: ModelArtifact, store: Location) -> None:
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
     (place / MANIFEST).write(json.dumps(manifest, indent=2).encode())
-    pointer = json.dumps({"version": artifact.version}).encode()
-    (store / artifact.category / PUBLISHED).write(pointer)
 
 
 def load(store: Location, category: str, version: str) -> ModelArtifact:
@@ -174,12 +195,20 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
                 for name in map(_weights_file, range(len(files)))
                 if name in files
             ),
+            history=pq.read_table(io.BytesIO(files[EPOCH_LOG])).to_pylist()
+            if EPOCH_LOG in files
+            else (),
             average_map=safetensors.torch.load(files[AVERAGE_MAP])[_TENSOR]
             if AVERAGE_MAP in files
             else None,
         )
-    except (KeyError, ValidationError, SafetensorError) as error:
+    except (KeyError, ValidationError, SafetensorError, pa.ArrowException) as error:
         raise ArtifactError(f"{place}: not a model this ssray can read. ({error})") from None
+
+
+def is_complete(place: Location) -> bool:
+    """Whether a version's folder holds all of it."""
+    return (place / MANIFEST).exists()
 
 
 def load_facts(store: Location, category: str, version: str) -> TrainingFacts:
@@ -193,45 +222,21 @@ def load_facts(store: Location, category: str, version: str) -> TrainingFacts:
         raise ArtifactError(f"{place}: not a model this ssray can read. ({error})") from None
 
 
-def published_version(store: Location, category: str) -> str:
-    """The version in use.
-
-    Raises:
-        ArtifactError: if the category has none.
-    """
-    pointer = store / category / PUBLISHED
-    if not pointer.exists():
-        known = ", ".join(sorted(published(store))) or "none"
-        raise ArtifactError(
-            f"{store}: no published model for '{category}'. Models here: {known}. "
-            f"Train one with: ssray train --category {category} --models {store} --data ROOT"
-        )
-    return _pointed(pointer)
-
-
-def published(store: Location) -> dict[str, str]:
-    """The published version of every category in the store; empty if there is no store."""
-    return {
-        info.base_name: _pointed(store.at(info) / PUBLISHED)
-        for info in store.children()
-        if info.type == fs.FileType.Directory and (store.at(info) / PUBLISHED).exists()
-    }
-
-
-class EpochLog:
-    """The epoch log of a version, one JSON object a line.
+def write_epoch_log(
+    store: Location, category: str, version: str, history: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes the epoch log of a version that is not complete yet, one row a mapping.
 
     The whole file is written anew with each row, as object stores know no appending; a
     long run has a few hundred short rows.
     """
+    (store / category / version / EPOCH_LOG).write(_epoch_log(history))
 
-    def __init__(self, store: Location, category: str, version: str) -> None:
-        self.place = store / category / version / EPOCH_LOG
-        self._lines: list[str] = []
 
-    def append(self, row: Mapping[str, float | str]) -> None:
-        self._lines.append(json.dumps(row))
-        self.place.write(("\n".join(self._lines) + "\n").encode())
+def _epoch_log(history: Sequence[Mapping[str, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in history]), buffer)
+    return buffer.getvalue()
 
 
 def _weights_file(number: int) -> str:
@@ -239,13 +244,13 @@ def _weights_file(number: int) -> str:
 
 
 def _manifest(place: Location) -> dict[str, Any]:
-    if not (place / MANIFEST).exists():
+    if not is_complete(place):
         raise ArtifactError(f"{place}: no complete model here ({MANIFEST} is missing).")
     manifest = _read_json(place / MANIFEST)
-    if manifest.get("format_version") != FORMAT_VERSION:
+    if manifest.get("format_version") not in READABLE:
         raise ArtifactError(
             f"{place}: format version {manifest.get('format_version')}, this ssray reads "
-            f"{FORMAT_VERSION}. Upgrade ssray or train again."
+            f"{' and '.join(map(str, READABLE))}. Upgrade ssray or train again."
         )
     return manifest
 
@@ -261,13 +266,6 @@ def _verified(place: Location, name: str, manifest: dict[str, Any]) -> bytes:
             "short. Restore it or train again."
         )
     return content
-
-
-def _pointed(pointer: Location) -> str:
-    version = _read_json(pointer).get("version")
-    if not isinstance(version, str):
-        raise ArtifactError(f"{pointer}: names no version. Train again, or restore it.")
-    return version
 
 
 def _json(model: BaseModel) -> bytes:

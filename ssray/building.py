@@ -1,35 +1,71 @@
 """From a category's images to a complete model artifact: load, hold out, fit, calibrate.
 
 One process's share of it; where ``torch.distributed`` is initialised every process calls
-``build_model`` with the same arguments. All end with the same weights; batch statistics are each
-process's own, and rank 0's artifact is the one to keep.
+``build_model`` with the same arguments; rank 0 calibrates the network they all end with and
+returns the artifact.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 import ssray
 from ssray.artifact import ModelArtifact, TrainingFacts
-from ssray.calibration import calibrate
+from ssray.calibration import calibrate, cross_fitted
+from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe
 from ssray.data.index import index_images
 from ssray.data.loading import load_images, spread
 from ssray.data.storage import Location
-from ssray.device import resolve_precision
+from ssray.device import describe_hardware, resolve_precision
 from ssray.errors import TrainingError
+from ssray.method.autoencoder import Autoencoder
+from ssray.team import Team
 from ssray.training import Epoch, fit
+
+InWhole = Callable[[Epoch], Epoch]
 
 MIN_IMAGES = 4
 MIN_HELD_OUT = 2
+_ROUNDING = 1e-9
 MOST_TEXTURES = 256
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = list(_PRECISIONS.values())
+_NAMES: dict[torch.dtype, Literal["float32", "bfloat16"]] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+}
+_PACKAGES = ("numpy", "pillow", "pyarrow", "ray", "safetensors", "scipy", "torch")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has got.
+
+    Attributes:
+        history: the epoch log; its last row is new.
+        network: the averaged network as it is now.
+        held_out: (M, H, W, 3) uint8 images it is not trained on.
+        precision: of its forward pass.
+    """
+
+    history: Sequence[Epoch]
+    network: nn.Module
+    held_out: Tensor
+    precision: torch.dtype
 
 
 def build_model(
@@ -41,8 +77,10 @@ def build_model(
     device: torch.device,
     *,
     threads: int,
-    on_epoch: Callable[[Epoch, nn.Module], None] = lambda epoch, network: None,
-) -> ModelArtifact:
+    data_fingerprint: str = "",
+    checkpoints: CheckpointFile | None = None,
+    on_epoch: Callable[[Progress], None] = lambda progress: None,
+) -> ModelArtifact | None:
     """Trains one category's model.
 
     Args:
@@ -50,61 +88,101 @@ def build_model(
         category: whose model it is.
         version: name of the new version.
         recipe: what to train.
-        compute: precision, seed, worker count and time budget.
+        compute: precision, seed, worker count, time budget and how often to checkpoint.
         device: where this process trains.
         threads: CPU threads of this process.
-        on_epoch: receives each row of the epoch log, and the averaged network as it is then.
+        data_fingerprint: of the images, for the record.
+        checkpoints: where a checkpoint to resume from may be and new ones go.
+        on_epoch: called with each new row of the epoch log.
+
+    Returns:
+        The model; None in processes other than rank 0's.
 
     Raises:
+        ArtifactError: if the checkpoint can't be used.
         DataError: if no image can be decoded.
         TrainingError: if fewer than 4 can.
     """
+    team = Team.current()
     loaded = load_images(uris, recipe.image_size, threads)
     textures = load_textures(recipe, threads)
     training, held_out = split_held_out(
         torch.from_numpy(loaded.images), recipe.schedule.holdout, compute.seed
     )
     torch.set_num_threads(threads)
-    precision = _agreed(resolve_precision(compute.precision, device, recipe.network))
+    stored = checkpoints.read() if checkpoints else None
+    before = _Before.read(stored, recipe) if stored else _Before()
+    precision = _PRECISIONS.get(before.precision) or _agreed(
+        resolve_precision(compute.precision, device, recipe.network), team
+    )
     parts = ensemble_parts(recipe)
-    networks, history = list[nn.Module](), list[Epoch]()
-    for number, part in enumerate(parts):
+    splits = [(training, held_out), *_folds(torch.cat([training, held_out]), recipe.decision.folds)]
+    fits = [(part, *split) for split in splits for part in parts]
+    networks = [network.to(device) for network in before.networks]
+    history = [*before.history]
+    for number, (part, seen, unseen) in list(enumerate(fits))[len(networks) :]:
+        finished = _Before(_NAMES[precision], networks, tuple(history), before.resumed)
         in_whole = functools.partial(
-            _in_whole, before=history[-1] if history else None, number=number, parts=len(parts)
+            _in_whole, before=history[-1] if history else None, number=number, parts=len(fits)
         )
+        if stored:
+            history.extend(in_whole(Epoch(**row)) for row in stored.facts["history"])
+
+        def add_row(
+            epoch: Epoch, network: nn.Module, whole: InWhole = in_whole, unseen: Tensor = unseen
+        ) -> None:
+            history.append(whole(epoch))
+            on_epoch(Progress(history, network, unseen, precision))
+
+        def keep(checkpoint: Checkpoint, finished: _Before = finished) -> None:
+            if checkpoints and team.rank == 0:
+                checkpoints.write(finished.added_to(checkpoint))
+
         fitted = fit(
-            training,
-            held_out,
+            seen,
+            unseen,
             part,
             device=device,
             precision=precision,
             seed=compute.seed,
             max_minutes=compute.max_minutes and compute.max_minutes / len(parts),
             textures=textures,
-            on_epoch=lambda epoch, network, whole=in_whole: on_epoch(  # type: ignore[misc]
-                whole(epoch), network
-            ),
+            compiled=compute.compile,
+            resume=stored,
+            checkpoint_minutes=compute.checkpoint_minutes if checkpoints else math.inf,
+            on_epoch=add_row,
+            on_checkpoint=keep,
         )
-        networks.append(fitted.model)
-        history.append(in_whole(fitted.history[-1]))
-    calibration, average_map = calibrate(
-        networks, held_out, training, recipe, precision, compute.seed
-    )
-    last = history[-1]
+        stored = None
+        networks = [*networks, fitted.model]
+    if team.rank:
+        return None
+    model, *others = (networks[i : i + len(parts)] for i in range(0, len(fits), len(parts)))
+    calibration, average_map = calibrate(model, held_out, training, recipe, precision, compute.seed)
+    if others:
+        left_out = [unseen for _, unseen in splits[1:]]
+        calibration = cross_fitted(calibration, list(zip(others, left_out, strict=True)), precision)
     facts = TrainingFacts(
+        data_fingerprint=data_fingerprint,
+        training_key=training_key(recipe, compute, data_fingerprint),
         training_images=len(training),
         held_out_images=len(held_out),
         skipped_images=len(loaded.skipped),
         input_shape=(training.shape[1], training.shape[2]),
-        images_seen=last.images_seen,
-        seconds=last.seconds,
-        validation_loss=history[0].validation_loss,
+        images_seen=history[-1].images_seen,
+        seconds=history[-1].seconds,
+        validation_loss=_validation_loss(history, len(fits)),
+        max_minutes=compute.max_minutes,
+        resumed=before.resumed,
         device=str(device),
-        precision="bfloat16" if precision == torch.bfloat16 else "float32",
-        workers=compute.workers,
+        precision=_NAMES[precision],
+        workers=team.size,
+        threads=threads,
         seed=compute.seed,
         ssray_version=ssray.__version__,
         torch_version=torch.__version__,
+        packages=_package_versions(),
+        hardware=describe_hardware(device),
     )
     return ModelArtifact(
         category=category,
@@ -112,9 +190,92 @@ def build_model(
         recipe=recipe,
         calibration=calibration,
         facts=facts,
-        weights=tuple(_on_cpu(network) for network in networks),
+        weights=tuple(_on_cpu(network) for network in model),
         average_map=average_map,
+        history=[dataclasses.asdict(row) for row in history],
     )
+
+
+def training_key(recipe: Recipe, compute: Compute, data_fingerprint: str) -> str:
+    """The same for trainings that are to give the same model, wherever and however they run."""
+    decisive = {
+        "recipe": recipe.model_dump(mode="json", exclude={"name"}),
+        "seed": compute.seed,
+        "max_minutes": compute.max_minutes,
+        "data": data_fingerprint,
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What was done before the network in training: the ensemble's others, and the decisions.
+
+    Attributes:
+        precision: of all networks; empty where it is still to be chosen.
+        networks: those that are finished.
+        history: their rows of the epoch log.
+        resumed: how often the run went on from a checkpoint.
+    """
+
+    precision: str = ""
+    networks: Sequence[nn.Module] = ()
+    history: Sequence[Epoch] = ()
+    resumed: int = 0
+
+    def added_to(self, checkpoint: Checkpoint) -> Checkpoint:
+        tensors = {
+            f"finished.{number}.{name}": tensor
+            for number, network in enumerate(self.networks)
+            for name, tensor in network.state_dict().items()
+        }
+        facts = {
+            "precision": self.precision,
+            "finished": len(self.networks),
+            "finished_history": [dataclasses.asdict(row) for row in self.history],
+            "resumed": self.resumed,
+        }
+        return Checkpoint(checkpoint.tensors | tensors, checkpoint.facts | facts)
+
+    @classmethod
+    def read(cls, checkpoint: Checkpoint, recipe: Recipe) -> _Before:
+        networks = []
+        for number in range(checkpoint.facts["finished"]):
+            network = Autoencoder(recipe.network)
+            network.load_state_dict(checkpoint.below(f"finished.{number}"))
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            networks.append(network.eval())
+        facts = checkpoint.facts
+        history = [Epoch(**row) for row in facts["finished_history"]]
+        return cls(facts["precision"], networks, history, facts["resumed"] + 1)
+
+
+def _validation_loss(history: Sequence[Epoch], networks: int) -> float:
+    """At the end of the first network's training: objective (1)'s, where there is one."""
+    first = [row for row in history if row.budget_spent <= (1 + _ROUNDING) / networks]
+    return first[-1].validation_loss
+
+
+def _folds(images: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Cuts the images into parts, each once left out: the rest, and the part.
+
+    Raises:
+        TrainingError: if there are fewer than two images a fold.
+    """
+    if count and len(images) < MIN_HELD_OUT * count:
+        raise TrainingError(
+            f"{len(images)} usable training images; {count} calibration folds need at least "
+            f"{MIN_HELD_OUT * count}."
+        )
+    numbers = torch.arange(len(images))
+    return [
+        (images[numbers % count != fold], images[numbers % count == fold]) for fold in range(count)
+    ]
+
+
+def _package_versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | found
 
 
 def ensemble_parts(recipe: Recipe) -> list[Recipe]:
@@ -186,10 +347,7 @@ def split_held_out(images: Tensor, share: float, seed: int) -> tuple[Tensor, Ten
     return images[order[held:]], images[order[:held]]
 
 
-def _agreed(precision: torch.dtype) -> torch.dtype:
+def _agreed(precision: torch.dtype, team: Team) -> torch.dtype:
     """Rank 0's choice for all: two workers that time themselves may disagree."""
-    if not dist.is_initialized():
-        return precision
-    choice: list[torch.dtype] = [precision]
-    dist.broadcast_object_list(choice, src=0)
-    return choice[0]
+    [chosen] = team.first(_DTYPES.index(precision))
+    return _DTYPES[int(chosen)]

@@ -1,7 +1,8 @@
 """What a trained network needs before it can judge, from defect-free images alone.
 
 The smoothing of the map and the reduction to an image score need no retraining, so they
-are chosen here, on synthetic defects; the pixel threshold is what no reference image exceeds.
+are chosen here, on synthetic defects; the pixel threshold is what no reference image exceeds, and
+the scores of the held-out images tell how unusual a score is.
 
 The reference images are the held-out ones. Where these are few, training images join them:
 the choice among settings suffers less from images the network has seen than from two
@@ -15,10 +16,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from ssray import conformal
 from ssray.config import AnomalyMap, ImageScore, Recipe
 from ssray.method.anomaly_map import MapMaker, image_scores
 from ssray.method.inference import differences, image_batches
@@ -69,6 +72,8 @@ class Calibration(BaseModel):
             image typically reaches at its worst place.
         reference_images: how many there were.
         held_out_references: how many of them the network was not trained on.
+        image_scores: of all images the network was not trained on, rising.
+        false_alarm_rate: that the recipe asked for.
         selection: where ``anomaly_map`` came from.
     """
 
@@ -79,7 +84,27 @@ class Calibration(BaseModel):
     pixel_threshold: float = Field(gt=0, allow_inf_nan=False)
     reference_images: int
     held_out_references: int
+    image_scores: tuple[float, ...] = ()
+    false_alarm_rate: float = 0.05
     selection: Selection
+
+    @property
+    def image_threshold(self) -> float:
+        """An image with a score above this is flagged; NaN for models that have no scores."""
+        if not self.image_scores:
+            return math.nan
+        return conformal.threshold(np.array(self.image_scores), self.false_alarm_rate)
+
+    @property
+    def supported_rate(self) -> float:
+        """The false-alarm rate that holds: the one asked for, unless images are too few for it."""
+        return max(self.false_alarm_rate, conformal.least_rate(len(self.image_scores)))
+
+    def p_values(self, scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """As ``ssray.conformal``; NaN for models that have no scores."""
+        if not self.image_scores:
+            return np.full(len(scores), np.nan)
+        return conformal.p_values(scores, np.array(self.image_scores))
 
 
 def calibrate(
@@ -104,8 +129,9 @@ def calibrate(
     Returns:
         The calibration, and the average map, (K, H, W) float32, where its power is above 0.
     """
-    held_out = held_out[:MOST_REFERENCES]
-    references = torch.cat([held_out, training[: max(0, LEAST_REFERENCES - len(held_out))]])
+    references = torch.cat(
+        [held_out[:MOST_REFERENCES], training[: max(0, LEAST_REFERENCES - len(held_out))]]
+    )
     device = next(networks[0].parameters()).device
     settings = recipe.anomaly_map
     clean = torch.cat(
@@ -125,10 +151,53 @@ def calibrate(
         scale=tuple(maker.scale.tolist()),
         pixel_threshold=float(maker(clean).max().clamp_min(torch.finfo(torch.float32).tiny)),
         reference_images=len(references),
-        held_out_references=len(held_out),
+        held_out_references=min(len(held_out), MOST_REFERENCES),
+        image_scores=tuple(sorted(_scores(networks, maker, held_out, precision))),
+        false_alarm_rate=recipe.decision.false_alarm_rate,
         selection=selection,
     )
     return calibration, None if maker.average is None else maker.average.cpu()
+
+
+def cross_fitted(
+    calibration: Calibration,
+    folds: Sequence[tuple[Sequence[nn.Module], Tensor]],
+    precision: torch.dtype,
+) -> Calibration:
+    """Takes the image scores from models that were each trained without the images they score.
+
+    The maps of each fold's networks are brought to the common scale by its own images. Scores of
+    several models are no longer exchangeable with those of the one in use in the strict sense, so
+    the false-alarm rate holds approximately.
+
+    Args:
+        calibration: of the model in use.
+        folds: networks, and the (M, H, W, 3) uint8 images they were not trained on.
+        precision: of the forward pass.
+    """
+    settings, found = calibration.anomaly_map, list[float]()
+    for networks, images in folds:
+        device = next(networks[0].parameters()).device
+        clean = [
+            differences(networks, batch, settings.difference, precision)
+            for batch in image_batches(images, _BATCH, device)
+        ]
+        maker = MapMaker.fitted(settings, torch.cat(clean))
+        found += _scores(networks, maker, images, precision)
+    return calibration.model_copy(update={"image_scores": tuple(sorted(found))})
+
+
+def _scores(
+    networks: Sequence[nn.Module], maker: MapMaker, images: Tensor, precision: torch.dtype
+) -> list[float]:
+    """Image scores of (N, H, W, 3) uint8 images."""
+    device = next(networks[0].parameters()).device
+    scores = [
+        maker.scores(maker(differences(networks, batch, maker.settings.difference, precision)))
+        for batch in image_batches(images, _BATCH, device)
+    ]
+    found: list[float] = torch.cat(scores).tolist()
+    return found
 
 
 def select_anomaly_map(

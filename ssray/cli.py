@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 import ssray
-from ssray import artifact, diagnosis
+from ssray import diagnosis, model_store
 from ssray.config import Recipe
 from ssray.data.demo import write_demo_data
 from ssray.data.index import index_images
 from ssray.data.storage import Location
-from ssray.errors import ConfigError, SsrayError, TrainingError
+from ssray.errors import ConfigError, TrainingError
+from ssray.model_commands import models
 from ssray.options import (
     SCORING,
     TRAINING,
@@ -21,6 +22,7 @@ from ssray.options import (
     compute_from,
     compute_options,
     data_option,
+    events_option,
     maps_option,
     models_option,
     out_option,
@@ -32,7 +34,7 @@ from ssray.recipes import RecipeRequest
 from ssray.report.diagnosis import paragraph
 from ssray.terminal import console, show_evaluation, show_unscored
 
-DEMO_MINUTES = 0.67
+DEMO_MINUTES = 1.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -87,16 +89,29 @@ def demo_data(out: str, count: int, images: int, seed: int) -> None:
 @click.option("--category", required=True, metavar="C", help="Category to train.")
 @recipe_options
 @models_option
+@events_option
 @compute_options(*TRAINING)
-def train(root: str, category: str, recipe: RecipeRequest, store: str, **compute: Any) -> None:
+def train(
+    root: str,
+    category: str,
+    recipe: RecipeRequest,
+    store: str,
+    events: Path | None,
+    **compute: Any,
+) -> None:
     """Train one category on its defect-free images and publish the model."""
-    from ssray.cluster.workflow import train_category_from
+    from ssray.cluster.workflow import train_categories
 
-    place = Location.parse(store)
-    version = train_category_from(
-        Location.parse(root), category, recipe, compute_from(compute), place
+    failed = train_categories(
+        Location.parse(root),
+        [category],
+        recipe,
+        compute_from(compute),
+        Location.parse(store),
+        events=events,
     )
-    console.print(f"Published {category} {version} in {place}")
+    for error in failed.values():
+        raise error
 
 
 @cli.command()
@@ -141,7 +156,7 @@ def score(images: str, store: str, category: str, out: str, **compute: Any) -> N
             f"--out {out} lies inside --images {images}, so that the next run would score its "
             "own pictures. Choose a folder outside."
         )
-    versions = {category: artifact.published_version(models, category)}
+    versions = {category: model_store.published_version(models, category)}
     manifest = index_images(Location.parse(images), category)
     with ray_session():
         scores = score_images(manifest, models, versions, compute_from(compute), place)
@@ -177,25 +192,7 @@ def diagnose(root: str, category: str, store: str, out: str, images: int, **comp
     console.print(f"Page: {place / 'diagnosis.html'}")
 
 
-@cli.group()
-def models() -> None:
-    """Look into a model store."""
-
-
-@models.command("list")
-@models_option
-def list_models(store: str) -> None:
-    """List the published model of every category."""
-    place = Location.parse(store)
-    found = artifact.published(place)
-    if not found:
-        raise SsrayError(f"{place}: no models here. Train one with 'ssray train'.")
-    for category, version in found.items():
-        facts = artifact.load_facts(place, category, version)
-        console.print(
-            f"{category}  {version}  {facts.training_images} images  "
-            f"{facts.seconds / 60:.1f} min  validation loss {facts.validation_loss:.5f}"
-        )
+cli.add_command(models)
 
 
 def main() -> None:

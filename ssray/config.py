@@ -11,7 +11,14 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ssray.errors import ConfigError
 
@@ -183,7 +190,7 @@ class Schedule(_Frozen):
         "same area, and at least two a worker",
     )
     crops: tuple[float, ...] = Field(
-        (0.25, 0.5, 1.0),
+        (0.5, 1.0),
         min_length=1,
         description="crop sides as shares of the image's, smallest first, each for an equal share "
         "of the budget; 1 is the whole image",
@@ -206,7 +213,10 @@ class Schedule(_Frozen):
         "that drifting light does not read as a defect",
     )
     holdout: float = Field(
-        0.05, gt=0, lt=1, description="share of the training images held out for validation"
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the training images held out for validation and thresholds",
     )
 
     @model_validator(mode="after")
@@ -246,6 +256,27 @@ class AnomalyMap(_Frozen):
         return self
 
 
+class Decision(_Frozen):
+    """When an image is flagged."""
+
+    false_alarm_rate: float = Field(
+        0.05, gt=0, lt=1, description="share of the defect-free images that may be flagged"
+    )
+    folds: int = Field(
+        0,
+        ge=0,
+        description="train as many more models, each without its part of the images, so that every "
+        "image gives a score it was not trained for; 0 leaves it at the held-out ones",
+    )
+
+    @field_validator("folds")
+    @classmethod
+    def _one_fold_is_none(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("expected 0, or at least 2")
+        return folds
+
+
 class Recipe(_Frozen):
     """Everything that decides a model. Stored inside its artifact."""
 
@@ -260,6 +291,7 @@ class Recipe(_Frozen):
     objective: Objective = Objective()
     schedule: Schedule = Schedule()
     anomaly_map: AnomalyMap = AnomalyMap()
+    decision: Decision = Decision()
 
 
 class Compute(_Frozen):
@@ -270,6 +302,9 @@ class Compute(_Frozen):
         "auto",
         description="auto: training times both on this processor and takes the faster, scoring "
         "takes what the model was trained in",
+    )
+    compile: bool = Field(
+        False, description="train a compiled network (torch.compile): minutes to start, then faster"
     )
     workers: int = Field(
         1, ge=1, description="worker processes: of a training (DDP), or that score"
@@ -282,6 +317,15 @@ class Compute(_Frozen):
     )
     max_minutes: float | None = Field(
         None, gt=0, description="time budget the learning rate anneals to, if it ends first"
+    )
+    checkpoint_minutes: float = Field(
+        2, ge=0, description="minutes between checkpoints, from which a killed training goes on"
+    )
+    restarts: int = Field(
+        3, ge=0, description="how often a training goes on after it lost a worker"
+    )
+    min_workers: int | None = Field(
+        None, ge=1, description="go on with as few workers as this if others stay lost"
     )
     seed: int = Field(0, ge=0, description="fixes initial weights, hold-out and corruption")
 

@@ -32,6 +32,10 @@ class ImageError(DataError):
         return type(self), (self.code, str(self))
 
 
+class ConflictError(SsrayError):
+    """Someone else changed a file between reading and writing it."""
+
+
 class ArtifactError(SsrayError):
     """A stored model is missing, incomplete or does not match its checksums."""
 

@@ -9,6 +9,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
@@ -23,7 +24,15 @@ from ssray.recipes import RecipeRequest
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SCORING = ("workers", "cpus_per_worker", "gpus_per_worker", "device", "precision")
-TRAINING = (*SCORING, "max_minutes", "seed")
+TRAINING = (
+    *SCORING,
+    "compile",
+    "max_minutes",
+    "checkpoint_minutes",
+    "restarts",
+    "min_workers",
+    "seed",
+)
 
 data_option = click.option(
     "--data", "root", required=True, metavar="ROOT", help="Folder or URI above the categories."
@@ -45,6 +54,15 @@ maps_option = click.option(
 )
 
 
+events_option = click.option(
+    "--tensorboard",
+    "events",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Also write TensorBoard events into this local folder.",
+)
+
+
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds ``--recipe`` and ``--set``; the command receives one ``RecipeRequest``."""
 
@@ -63,8 +81,35 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="KEY=VALUE",
         help="Change one setting of the recipe; repeatable.",
     )
+    @click.option(
+        "--false-alarm-rate",
+        "rate",
+        type=float,
+        metavar="SHARE",
+        help="Share of the defect-free images that may be flagged, for --set "
+        "decision.false_alarm_rate=SHARE.",
+    )
+    @click.option(
+        "--calibration-folds",
+        "folds",
+        type=int,
+        metavar="K",
+        help="Train K more models so that every image counts for the threshold, at K times the "
+        "cost; for --set decision.folds=K.",
+    )
     @functools.wraps(command)
-    def with_recipe(*, recipe: str, settings: tuple[str, ...], **others: Any) -> Any:
+    def with_recipe(
+        *,
+        recipe: str,
+        settings: tuple[str, ...],
+        rate: float | None,
+        folds: int | None,
+        **others: Any,
+    ) -> Any:
+        if rate is not None:
+            settings += (f"decision.false_alarm_rate={rate}",)
+        if folds is not None:
+            settings += (f"decision.folds={folds}",)
         return command(recipe=RecipeRequest(recipe, settings), **others)
 
     return with_recipe
@@ -104,8 +149,9 @@ def settings_help(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _option(name: str, field: FieldInfo) -> Callable[[Command], Command]:
+    flag = f"--{name.replace('_', '-')}"
     return click.option(
-        f"--{name.replace('_', '-')}",
+        f"{flag}/--no-{flag.removeprefix('--')}" if field.annotation is bool else flag,
         name,
         type=_click_type(field.annotation),
         default=field.default,

@@ -49,6 +49,9 @@ class EarlyStopping:
 
     What is best is decided by ``separation``; looking at fixed shares of the budget, not at
     fixed times, lets a budget in images end alike on every machine.
+
+    Attributes:
+        weights: the best so far; empty before there are any.
     """
 
     def __init__(
@@ -62,22 +65,33 @@ class EarlyStopping:
         self._checks = 0
         self._best = -math.inf
         self._best_at = 0.0
-        self._weights: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
 
     def after(self, spent: float, model: nn.Module) -> bool:
         """Looks, if it is time to; whether training should stop."""
         if not self._watching or int(spent * CHECKS) <= self._checks:
             return False
         self._checks = int(spent * CHECKS)
-        found = self._team.first(separation(model, self._held_out, self._precision))
+        [found] = self._team.first(separation(model, self._held_out, self._precision))
         if math.isnan(found):
             return False
         if found > self._best:
             self._best, self._best_at = found, spent
-            self._weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+            self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
         return spent - self._best_at >= self._patience
 
     def restore(self, model: nn.Module) -> None:
         """Puts the best weights back."""
-        if self._weights:
-            model.load_state_dict(self._weights)
+        if self.weights:
+            model.load_state_dict(self.weights)
+
+    @property
+    def progress(self) -> tuple[int, float | None, float]:
+        """With ``weights``, what ``resume`` needs to go on."""
+        return self._checks, None if math.isinf(self._best) else self._best, self._best_at
+
+    def resume(self, progress: tuple[int, float | None, float], weights: dict[str, Tensor]) -> None:
+        """Goes on from an earlier object's ``progress`` and ``weights``."""
+        self._checks, best, self._best_at = progress
+        self._best = -math.inf if best is None else best
+        self.weights = weights

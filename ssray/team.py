@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,27 +23,44 @@ class Team:
             return cls(rank=0, size=1)
         return cls(rank=dist.get_rank(), size=dist.get_world_size())
 
-    def agree(self, spent: float, row_due: bool) -> tuple[float, bool]:
-        """Rank 0's clock decides for all, so that every process takes the same steps."""
-        spent, due = self._from_first(spent, float(row_due))
-        return spent, bool(due)
-
-    def first(self, value: float) -> float:
-        """Rank 0's value for all: batch statistics, and so measurements, are each rank's own."""
-        [value] = self._from_first(value)
-        return value
-
-    def mean(self, value: Tensor) -> float:
-        if self.size > 1:
-            dist.all_reduce(value)
-        return float(value) / self.size
-
-    def _from_first(self, *values: float) -> list[float]:
+    def first(self, *values: float) -> list[float]:
+        """Rank 0's values for all, so that every process takes the same decisions."""
         if self.size == 1:
             return list(values)
-        message = torch.tensor(values, dtype=torch.float64)
-        if dist.get_backend() == "nccl":
-            message = message.cuda()
+        message = self._message(values)
         dist.broadcast(message, src=0)
         numbers: list[float] = message.tolist()
         return numbers
+
+    def total(self, *values: float) -> list[float]:
+        """Sums over all processes."""
+        if self.size == 1:
+            return list(values)
+        message = self._message(values)
+        dist.all_reduce(message)
+        numbers: list[float] = message.tolist()
+        return numbers
+
+    @torch.no_grad()
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Puts the mean over all processes into float tensors of one type, in one exchange."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """The tensor of every process, by rank; all have the same shape."""
+        if self.size == 1:
+            return [tensor]
+        tensor = tensor.cuda() if dist.get_backend() == "nccl" else tensor
+        gathered = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(gathered, tensor)
+        return [each.cpu() for each in gathered]
+
+    def _message(self, values: Sequence[float]) -> Tensor:
+        message = torch.tensor(values, dtype=torch.float64)
+        return message.cuda() if dist.get_backend() == "nccl" else message

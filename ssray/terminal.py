@@ -3,48 +3,62 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.live import Live
+from rich.progress import Progress
 from rich.table import Table
 
 from ssray.data.storage import Location
+from ssray.model_store import StoredVersion
 from ssray.training import Epoch
 
 LINE_SECONDS = 10.0
 """Where there is no terminal, long loops print a line this often."""
 
+_STATE_WIDTH = 60
 _UNSCORED_SHOWN = 5
 _SHOWN = {"image AUROC": "image_auroc", "pixel AUROC": "pixel_auroc", "AU-PRO 0.3": "aupro_30"}
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
-class TrainingDisplay:
-    """Shows the epochs of one training; a context manager."""
+@dataclass
+class _Row:
+    """A category on the board."""
 
-    def __init__(self, category: str) -> None:
-        self._category = category
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("{task.fields[state]}"),
+    state: str = "waiting"
+    epoch: Epoch | None = None
+
+
+class TrainingBoard:
+    """Shows how the trainings of several categories stand; a context manager, safe for threads.
+
+    On a terminal it is one live table; elsewhere each change is a line.
+    """
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        self._rows = {category: _Row() for category in categories}
+        self._lock = threading.Lock()
+        self._live = Live(
+            get_renderable=self._table,
             console=console,
-            disable=not console.is_terminal,
+            refresh_per_second=2,
+            auto_refresh=console.is_terminal,
         )
-        self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        self._progress.start()
-        self._task = self._progress.add_task(self._category, total=1.0, state="starting workers")
+        if console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
@@ -53,19 +67,52 @@ class TrainingDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if console.is_terminal:
+            self._live.stop()
 
-    def update(self, epoch: Epoch) -> None:
-        state = (
-            f"loss {epoch.train_loss:.5f}  validation {epoch.validation_loss:.5f}  "
-            f"{epoch.images_per_second:.1f} images/s  crop "
-            f"{epoch.crop_columns} x {epoch.crop_rows} px  "
-            f"{_clock(epoch.seconds_left)} left"
-        )
-        assert self._task is not None
-        self._progress.update(self._task, completed=epoch.budget_spent, state=state)
+    def state(self, category: str, state: str) -> None:
+        """A category has reached a new state, which a few words name."""
+        with self._lock:
+            self._rows[category].state = state
         if not console.is_terminal:
-            console.print(f"{self._category}  {100 * epoch.budget_spent:3.0f} %  {state}")
+            console.print(f"{category}  {state}")
+
+    def update(self, category: str, epoch: Epoch) -> None:
+        """A category's training has got further."""
+        with self._lock:
+            self._rows[category] = _Row("training", epoch)
+        if not console.is_terminal:
+            console.print(
+                f"{category}  {100 * epoch.budget_spent:3.0f} %  epoch {epoch.epoch:.1f}  "
+                f"loss {epoch.train_loss:.5f}  validation {epoch.validation_loss:.5f}  "
+                f"{epoch.images_per_second:.1f} images/s  "
+                f"crop {epoch.crop_columns} x {epoch.crop_rows} px  "
+                f"{_clock(epoch.seconds_left)} left"
+            )
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("category")
+        table.add_column("state", max_width=_STATE_WIDTH, no_wrap=True, overflow="ellipsis")
+        for column in ("done", "epoch", "loss", "validation", "images/s", "left"):
+            table.add_column(column, justify="right")
+        with self._lock:
+            rows = [(category, row.state, row.epoch) for category, row in self._rows.items()]
+        for category, state, epoch in rows:
+            figures = (
+                (
+                    f"{100 * epoch.budget_spent:.0f} %",
+                    f"{epoch.epoch:.1f}",
+                    f"{epoch.train_loss:.5f}",
+                    f"{epoch.validation_loss:.5f}",
+                    f"{epoch.images_per_second:.1f}",
+                    _clock(epoch.seconds_left),
+                )
+                if epoch
+                else ()
+            )
+            table.add_row(category, state, *figures)
+        return table
 
 
 @contextmanager
@@ -83,6 +130,27 @@ def counting(description: str, total: int) -> Iterator[Callable[[int], None]]:
                 console.print(f"{description}: {done} of {total}")
 
         yield update
+
+
+def versions_table(rows: Sequence[tuple[str, StoredVersion]]) -> Table:
+    """Versions of models with their categories, for a terminal."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("category", "version", "state", "images", "minutes", "validation loss"):
+        table.add_column(column)
+    for category, stored in rows:
+        state = stored.problem or ("in use" if stored.published else "complete")
+        facts = stored.facts
+        known = (
+            (
+                str(facts.training_images),
+                f"{facts.seconds / 60:.1f}",
+                f"{facts.validation_loss:.5f}",
+            )
+            if facts
+            else ()
+        )
+        table.add_row(category, stored.version, state, *known)
+    return table
 
 
 def show_evaluation(metrics: pa.Table, scores: pa.Table, out: Location) -> None:

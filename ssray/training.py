@@ -12,16 +12,20 @@ cost about equal time whatever the crop.
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ssray.averaging import WeightAverage
+from ssray.checkpoint import Checkpoint
 from ssray.config import Objective, Recipe
 from ssray.errors import TrainingError
 from ssray.method.augmentation import draw_crops, random_light
@@ -82,21 +86,31 @@ def fit(
     seed: int = 0,
     max_minutes: float | None = None,
     textures: Tensor | None = None,
+    compiled: bool = False,
+    resume: Checkpoint | None = None,
+    checkpoint_minutes: float = math.inf,
     on_epoch: Callable[[Epoch, nn.Module], None] = lambda epoch, network: None,
+    on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
 ) -> Fitted:
     """Trains one autoencoder.
 
     Args:
-        training: (N, H, W, 3) uint8 defect-free images, any device.
-        held_out: (M, H, W, 3) uint8 images for the validation loss.
+        training: (N, H, W, 3) uint8 defect-free images, any device; with several processes each
+            may bring its own.
+        held_out: (M, H, W, 3) uint8 images for the validation loss, the same in every process.
         recipe: what to train; its objective is (1) or (4), no ensemble.
         device: where to train. The training images are moved there as uint8.
         precision: float32, or bfloat16 for autocast with float32 weights.
-        seed: fixes initial weights and, with the rank, what this worker draws.
+        seed: fixes initial weights and, with the rank, what this process draws.
         max_minutes: time budget; None leaves ``schedule.images`` alone to end the run.
         textures: (T, H', W', 3) uint8 foreign content for the corruption, any device.
+        compiled: run the network through ``torch.compile``, once for each crop size.
+        resume: goes on from there. On the CPU, with a budget in images, the same threads and the
+            same number of processes, the weights end as they would have without the stop.
+        checkpoint_minutes: how often ``on_checkpoint`` is called.
         on_epoch: called on every process with each row of the epoch log and the averaged
             network as it is then.
+        on_checkpoint: called on every process with the state to resume from.
 
     Raises:
         ValueError: if the objective is an ensemble.
@@ -104,87 +118,216 @@ def fit(
     """
     if recipe.objective.kind == "ensemble":
         raise ValueError("fit trains one network; ssray.building.ensemble_parts splits an ensemble")
-    schedule = recipe.schedule
-    team = Team.current()
-    torch.manual_seed(seed)  # initial weights are drawn from torch's global generator
-    model = Autoencoder(recipe.network)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = _Average(model, schedule.averaging)
-    network: nn.Module = DistributedDataParallel(model) if team.size > 1 else model
-    optimizer = torch.optim.Adam(network.parameters(), lr=schedule.learning_rate)
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + team.rank)
-    training = training.to(device)
-    textures = None if textures is None else textures.to(device)
-    stopping = EarlyStopping(recipe.objective, held_out, precision, team)
+    run = _Run(training, held_out, recipe, device, precision, seed, max_minutes, textures)
+    if compiled:
+        run.compile()
+    if resume:
+        run.restore(resume)
+    checkpointed = time.monotonic()
+    while not run.finished:
+        due = time.monotonic() - checkpointed >= 60 * checkpoint_minutes
+        row_due, due = run.step(due)
+        if row_due:
+            on_epoch(run.add_row(), run.average.model)
+        if due:
+            checkpointed = time.monotonic()
+            on_checkpoint(run.checkpoint())
+    return Fitted(model=run.average.model.eval(), history=run.history)
 
-    history: list[Epoch] = []
-    loss_sum = torch.zeros((), device=device)
-    image_shape = training.shape[1], training.shape[2]
-    steps = 0
-    seen = row_seen = spent = 0.0
-    started = row_time = time.monotonic()
-    network.train()
-    stopped = False
-    while not stopped and spent < 1.0:
-        crop = crop_shape(spent, schedule, image_shape)
-        batch = batch_size(crop, image_shape, schedule, team.size)
-        rate = learning_rate(spent, schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
 
-        images = draw_crops(training, batch, crop, schedule.augmentation, generator)
-        if schedule.photometric:
-            images = random_light(images, schedule.photometric, generator)
-        corrupted = corrupt(images, recipe.corruption, min(image_shape), generator, textures)
-        with autocast(device, precision):
-            reconstruction = network(corrupted.images)
-        loss = objective(reconstruction, corrupted, recipe.objective)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        average.update(model)
+class _Run:
+    """A training under way: all that changes from step to step.
 
-        loss_sum += loss.detach()
-        steps += 1
-        seen += team.size * batch * crop[0] * crop[1] / math.prod(image_shape)
-        now = time.monotonic()
-        clock = (now - started) / (60 * max_minutes) if max_minutes else 0.0
-        spent, row_due = team.agree(
-            max(seen / schedule.images, clock), now - row_time >= SECONDS_BETWEEN_ROWS
+    Where several processes train together each normalises by the statistics of its own part of
+    the batch, as SyncBatchNorm knows no CPU and waits in every layer. The running statistics that
+    the trained network will use are averaged over the processes after each step, so that all of
+    them hold one and the same network at any time.
+    """
+
+    def __init__(
+        self,
+        training: Tensor,
+        held_out: Tensor,
+        recipe: Recipe,
+        device: torch.device,
+        precision: torch.dtype,
+        seed: int,
+        max_minutes: float | None,
+        textures: Tensor | None,
+    ) -> None:
+        self.history: list[Epoch] = []
+        self.finished = False
+        self._recipe, self._device, self._precision = recipe, device, precision
+        self._seed, self._max_minutes = seed, max_minutes
+        self._team = Team.current()
+        [images] = self._team.total(len(training))
+        self._images_in_all = int(images)
+        self._training, self._held_out = training.to(device), held_out
+        self._textures = None if textures is None else textures.to(device)
+
+        torch.manual_seed(seed)  # initial weights are drawn from torch's global generator
+        self._model = Autoencoder(recipe.network)
+        self._model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = WeightAverage(self._model, recipe.schedule.averaging)
+        self._network: nn.Module = self._model
+        if self._team.size > 1:
+            self._network = DistributedDataParallel(self._model, broadcast_buffers=False)
+        self._network.train()
+        self._running = [b for b in self._model.buffers() if b.is_floating_point()]
+        self._optimizer = torch.optim.Adam(
+            self._network.parameters(), lr=recipe.schedule.learning_rate
         )
-        stopped = stopping.after(spent, average.model)
-        if stopped or spent >= 1.0:
-            stopping.restore(average.model)
-        if row_due or stopped or spent >= 1.0:
-            train_loss = team.mean(loss_sum / steps)
-            validation = team.first(
-                validation_loss(average.model, held_out, recipe, precision, textures)
+        self._generator = torch.Generator().manual_seed(_seed_of(seed, self._team.rank))
+        self._stopping = EarlyStopping(recipe.objective, held_out, precision, self._team)
+
+        self._loss_sum = torch.zeros((), device=device)
+        self._steps_in_row = 0
+        self._seen = self._seen_before_row = self._spent = 0.0
+        self._seconds_before = 0.0
+        self._started = self._row_started = time.monotonic()
+
+    def compile(self) -> None:
+        """Compiles the network that is trained; the average stays as it is."""
+        self._model.compile(dynamic=False)
+
+    def step(self, checkpoint_due: bool) -> tuple[bool, bool]:
+        """One step of the optimizer.
+
+        Returns:
+            Whether a row of the epoch log is due, and whether a checkpoint is; a row comes before
+            each checkpoint.
+        """
+        schedule, image_shape = self._recipe.schedule, self._training.shape[1:3]
+        self._crop = crop_shape(self._spent, schedule, (image_shape[0], image_shape[1]))
+        batch = batch_size(self._crop, (image_shape[0], image_shape[1]), schedule, self._team.size)
+        self._rate = learning_rate(self._spent, schedule)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate
+
+        images = draw_crops(
+            self._training, batch, self._crop, schedule.augmentation, self._generator
+        )
+        if schedule.photometric:
+            images = random_light(images, schedule.photometric, self._generator)
+        corrupted = corrupt(
+            images, self._recipe.corruption, min(image_shape), self._generator, self._textures
+        )
+        with autocast(self._device, self._precision):
+            reconstruction = self._network(corrupted.images)
+        loss = objective(reconstruction, corrupted, self._recipe.objective)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        self._team.average(self._running)
+        self.average.update(self._model)
+
+        self._loss_sum += loss.detach()
+        self._steps_in_row += 1
+        self._seen += self._team.size * batch * math.prod(self._crop) / math.prod(image_shape)
+        clock = self._seconds() / (60 * self._max_minutes) if self._max_minutes else 0.0
+        row_due = time.monotonic() - self._row_started >= SECONDS_BETWEEN_ROWS
+        self._spent, row, checkpoint = self._team.first(
+            max(self._seen / schedule.images, clock), row_due, checkpoint_due
+        )
+        stopped = self._stopping.after(self._spent, self.average.model)
+        self.finished = stopped or self._spent >= 1.0
+        if self.finished:
+            self._spent = 1.0
+            self._stopping.restore(self.average.model)
+        return bool(row or checkpoint or self.finished), bool(checkpoint and not self.finished)
+
+    def add_row(self) -> Epoch:
+        """The row of the epoch log that is due."""
+        [loss_sum] = self._team.total(float(self._loss_sum))
+        train_loss = loss_sum / (self._steps_in_row * self._team.size)
+        validation = validation_loss(
+            self.average.model, self._held_out, self._recipe, self._precision, self._textures
+        )
+        if not math.isfinite(train_loss + validation):
+            raise TrainingError(
+                f"the loss became {train_loss} after {self._seen:.0f} images; try a lower "
+                "schedule.learning_rate or --precision float32."
             )
-            if not math.isfinite(train_loss + validation):
-                raise TrainingError(
-                    f"the loss became {train_loss} after {seen:.0f} images; try a lower "
-                    "schedule.learning_rate or --precision float32."
-                )
-            now = time.monotonic()
-            epoch = Epoch(
-                objective=recipe.objective.kind,
-                epoch=seen / len(training),
-                images_seen=seen,
-                budget_spent=1.0 if stopped else min(spent, 1.0),
-                crop_rows=crop[0],
-                crop_columns=crop[1],
-                learning_rate=rate,
-                train_loss=train_loss,
-                validation_loss=validation,
-                images_per_second=(seen - row_seen) / (now - row_time),
-                seconds=now - started,
-                seconds_left=0.0 if stopped else (now - started) * max(1 / spent - 1, 0),
+        now, seconds = time.monotonic(), self._seconds()
+        epoch = Epoch(
+            objective=self._recipe.objective.kind,
+            epoch=self._seen / self._images_in_all,
+            images_seen=self._seen,
+            budget_spent=self._spent,
+            crop_rows=self._crop[0],
+            crop_columns=self._crop[1],
+            learning_rate=self._rate,
+            train_loss=train_loss,
+            validation_loss=validation,
+            images_per_second=(self._seen - self._seen_before_row) / (now - self._row_started),
+            seconds=seconds,
+            seconds_left=seconds * (1 / self._spent - 1),
+        )
+        self.history.append(epoch)
+        self._loss_sum.zero_()
+        self._steps_in_row, self._seen_before_row, self._row_started = 0, self._seen, now
+        return epoch
+
+    def checkpoint(self) -> Checkpoint:
+        """The state after a row of the epoch log."""
+        moments = {
+            f"optimizer.{number}.{name}": tensor
+            for number, state in self._optimizer.state_dict()["state"].items()
+            for name, tensor in state.items()
+        }
+        generators = self._team.gather(self._generator.get_state())
+        tensors = {
+            **_below("network", self._model.state_dict()),
+            **_below("average", self.average.model.state_dict()),
+            **_below("best", self._stopping.weights),
+            **_below("generator", dict(enumerate(generators))),
+            **moments,
+        }
+        facts = {
+            "images_seen": self._seen,
+            "budget_spent": self._spent,
+            "seconds": self._seconds(),
+            "averaged_steps": self.average.steps,
+            "stopping": self._stopping.progress,
+            "history": [dataclasses.asdict(epoch) for epoch in self.history],
+        }
+        return Checkpoint({k: v.detach().clone() for k, v in tensors.items()}, facts)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Puts a state back that ``checkpoint`` gave."""
+        facts = checkpoint.facts
+        self._model.load_state_dict(checkpoint.below("network"))
+        self.average.model.load_state_dict(checkpoint.below("average"))
+        self.average.steps = facts["averaged_steps"]
+        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for key, tensor in checkpoint.below("optimizer").items():
+            number, name = key.split(".")
+            state[int(number)][name] = tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        generators = checkpoint.below("generator")
+        if len(generators) == self._team.size:
+            self._generator.set_state(generators[str(self._team.rank)])
+        else:  # other processes than before: new draws, not those of the start once more
+            self._generator.manual_seed(
+                _seed_of(self._seed, self._team.rank, round(facts["images_seen"]))
             )
-            history.append(epoch)
-            on_epoch(epoch, average.model)
-            loss_sum.zero_()
-            steps, row_seen, row_time = 0, seen, now
-    return Fitted(model=average.model.eval(), history=history)
+        self._stopping.resume(facts["stopping"], checkpoint.below("best"))
+        self.history = [Epoch(**row) for row in facts["history"]]
+        self._seen = self._seen_before_row = facts["images_seen"]
+        self._spent = facts["budget_spent"]
+        self._seconds_before = facts["seconds"]
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+
+def _below(prefix: str, tensors: Mapping[Any, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _seed_of(seed: int, rank: int, images_seen: int = 0) -> int:
+    return seed * 1_000_003 + rank + (images_seen << 32)
 
 
 def objective(reconstruction: Tensor, corrupted: Corrupted, settings: Objective) -> Tensor:
@@ -203,51 +346,28 @@ def validation_loss(
     precision: torch.dtype,
     textures: Tensor | None = None,
 ) -> float:
-    """The objective on corrupted held-out images; the same corruption on every call.
+    """The mean objective of corrupted held-out images; the same corruption on every call.
+
+    Processes that train together share the images out and all get the mean over all of them.
 
     Args:
-        held_out: (M, H, W, 3) uint8; the first 8 are used.
+        model: the same in every process.
+        held_out: (M, H, W, 3) uint8, the same in every process; the first 8 are used.
         textures: as for ``fit``, on the model's device.
     """
+    team = Team.current()
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     side = min(held_out.shape[1:3])
     was_training = model.training
     model.eval()
-    losses = []
-    for images in image_batches(held_out[:VALIDATION_IMAGES], 4, device):
-        corrupted = corrupt(images, recipe.corruption, side, generator, textures)
-        reconstruction = reconstruct(model, corrupted.images, precision)
-        losses.append(objective(reconstruction, corrupted, recipe.objective))
+    loss, count = 0.0, 0.0
+    for number, image in enumerate(image_batches(held_out[:VALIDATION_IMAGES], 1, device)):
+        corrupted = corrupt(image, recipe.corruption, side, generator, textures)
+        if number % team.size == team.rank:
+            reconstruction = reconstruct(model, corrupted.images, precision)
+            loss += float(objective(reconstruction, corrupted, recipe.objective))
+            count += 1
     model.train(was_training)
-    return float(torch.stack(losses).mean())
-
-
-class _Average:
-    """Exponential average of a network's weights and buffers.
-
-    Its memory grows with the run, up to ``limit``: short runs would otherwise still remember
-    their random initial weights at the end.
-    """
-
-    def __init__(self, model: nn.Module, limit: float) -> None:
-        self.model = copy.deepcopy(model)
-        self._limit = limit
-        self._steps = 0
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        decay = min(self._limit, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
-        self._steps += 1
-        pairs = list(zip(_state(self.model), _state(model), strict=True))
-        floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_(
-            [mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - decay
-        )
-        for mine, theirs in pairs:
-            if not mine.is_floating_point():
-                mine.copy_(theirs)
-
-
-def _state(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
+    loss, count = team.total(loss, count)
+    return loss / count

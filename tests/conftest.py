@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +23,12 @@ from selenium.webdriver.chrome.service import Service
 from ssray.cluster.environment import quiet_local_ray
 from ssray.config import Recipe, override
 from ssray.data.demo import write_demo_data
+from ssray.data.storage import Location
 from ssray.recipes.compact import demo
 
 quiet_local_ray()
 
+BUCKET = "factory"
 TINY = (
     "image_size=64",
     "network.width=4",
@@ -57,6 +65,83 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny() -> Recipe:
     """A recipe that trains in a second."""
     return override(demo(), TINY)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """SeaweedFS with an empty bucket, found through the AWS variables; yields the bucket."""
+    folder = tmp_path_factory.mktemp("s3")
+    ports = dict(zip(("master", "volume", "filer", "s3"), free_ports(4), strict=True))
+    identity = {
+        "name": "tester",
+        "credentials": [{"accessKey": "tester", "secretKey": "not-a-secret"}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    settings = folder / "s3.json"
+    settings.write_text(json.dumps({"identities": [identity]}))
+    options = {
+        "dir": folder,
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        **{f"{name}.port": port for name, port in ports.items()},
+        "s3.config": settings,
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "master.telemetry": "false",
+        "admin.ui": "false",
+        "webdav": "false",
+        "bucket": BUCKET,
+    }
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3']}",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
+    }
+    weed = Path(sys.executable).with_name("weed")
+    command = [str(weed), "-logtostderr=true", "mini", *(f"-{k}={v}" for k, v in options.items())]
+    with (
+        (folder / "weed.log").open("w") as log,
+        pytest.MonkeyPatch.context() as patch,
+        subprocess.Popen(command, stdout=log, stderr=log) as server,
+    ):
+        try:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            _wait_for_a_write(server, folder / "weed.log")
+            yield BUCKET
+        finally:
+            server.terminate()
+
+
+def _wait_for_a_write(server: subprocess.Popen[bytes], log: Path) -> None:
+    place = Location.parse(f"s3://{BUCKET}/ready")
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            place.write(b"ready")
+            return
+        except OSError as error:
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"SeaweedFS does not answer: {error}\n{log.read_text()[-2000:]}")
+            time.sleep(0.2)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now; SeaweedFS takes those 10000 above as well."""
+    found: list[int] = []
+    for port in random.Random(os.getpid()).sample(range(20100, 29000), 400):
+        with socket.socket() as one, socket.socket() as other:
+            try:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10000))
+            except OSError:
+                continue
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError("no free ports")
 
 
 @pytest.fixture

@@ -1,56 +1,128 @@
-"""DDP without Ray: two processes over gloo must end with one set of weights."""
+"""DDP without Ray: two processes over gloo must hold one and the same network."""
 
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 
+from ssray.checkpoint import Checkpoint
 from ssray.config import Recipe, override
 from ssray.training import fit
 
+CPU = torch.device("cpu")
 
-def train_one_rank(rank: int, port: int, recipe: Recipe, images: torch.Tensor, out: Path) -> None:
+
+@dataclass(frozen=True)
+class Task:
+    """What each rank is told."""
+
+    recipe: Recipe
+    images: Tensor
+    resume: bytes | None = None
+    checkpoints: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rank ended with: the network, its log, and the last checkpoint asked for."""
+
+    weights: dict[str, Tensor]
+    images_seen: list[float]
+    validation: list[float]
+    checkpoint: bytes | None
+
+
+def train(task: Task) -> Outcome:
+    taken: list[bytes] = []
+
+    def keep(checkpoint: Checkpoint) -> None:
+        if len(taken) < task.checkpoints:
+            taken.append(checkpoint.to_bytes())
+
+    fitted = fit(
+        task.images[:8],
+        task.images[8:],
+        task.recipe,
+        device=CPU,
+        precision=torch.float32,
+        resume=Checkpoint.from_bytes(task.resume) if task.resume else None,
+        checkpoint_minutes=0 if task.checkpoints else 1e9,
+        on_checkpoint=keep,
+    )
+    return Outcome(
+        {name: value.detach().clone() for name, value in fitted.model.state_dict().items()},
+        [row.images_seen for row in fitted.history],
+        [row.validation_loss for row in fitted.history],
+        taken[-1] if taken else None,
+    )
+
+
+def train_one_rank(rank: int, port: int, task: Task, out: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    fitted = fit(
-        images[:8], images[8:], recipe, device=torch.device("cpu"), precision=torch.float32
-    )
-    parameters = {name: p.detach() for name, p in fitted.model.named_parameters()}
-    torch.save((parameters, [e.images_seen for e in fitted.history]), out / f"{rank}.pt")
+    torch.save(vars(train(task)), out / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def train_two_ranks(images: torch.Tensor, recipe: Recipe, out: Path) -> list[tuple[dict, list]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(train_one_rank, args=(port, recipe, images, out), nprocs=2)
-    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
+@pytest.fixture
+def ranks(tmp_path: Path):
+    """Trains on two ranks; returns both outcomes, which must hold the same network."""
+
+    def run(task: Task) -> tuple[Outcome, Outcome]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        mp.spawn(train_one_rank, args=(port, task, tmp_path), nprocs=2)
+        first, second = (
+            Outcome(**torch.load(tmp_path / f"{rank}.pt", weights_only=True)) for rank in range(2)
+        )
+        assert_same(first.weights, second.weights)
+        assert first.images_seen == second.images_seen
+        assert first.validation == second.validation
+        return first, second
+
+    return run
 
 
-def test_ranks_draw_different_crops_and_end_with_the_same_weights(
-    stripes: torch.Tensor, tiny: Recipe, tmp_path: Path
-) -> None:
-    (first, seen), (second, seen_too) = train_two_ranks(stripes, tiny, tmp_path)
-    assert seen == seen_too
+def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     for name, weight in first.items():
         assert torch.equal(weight, second[name]), name
-    alone = fit(stripes[:8], stripes[8:], tiny, device=torch.device("cpu"), precision=torch.float32)
-    # Alone, rank 0 draws the same crops but lacks the other's gradients.
-    assert any(not torch.allclose(p, first[n]) for n, p in alone.model.named_parameters())
 
 
-def test_ranks_stop_early_together(stripes: torch.Tensor, tiny: Recipe, tmp_path: Path) -> None:
-    """Each rank measures its own batch statistics; rank 0's decision must count for both."""
+def test_ranks_draw_different_crops_and_hold_the_same_network(
+    stripes: Tensor, tiny: Recipe, ranks
+) -> None:
+    together, _ = ranks(Task(tiny, stripes))
+    alone = train(Task(tiny, stripes))
+    # Alone, rank 0 draws the same crops but lacks the other's gradients and statistics.
+    for name in ("to_image.weight", next(n for n in alone.weights if "running_mean" in n)):
+        assert not torch.allclose(alone.weights[name], together.weights[name])
+
+
+def test_ranks_stop_early_together(stripes: Tensor, tiny: Recipe, ranks) -> None:
     recipe = override(
         tiny, ["objective.kind=amplify", "objective.patience=0.04", "schedule.images=200"]
     )
-    (first, seen), (second, seen_too) = train_two_ranks(stripes, recipe, tmp_path)
-    assert seen == seen_too
-    assert seen[-1] < 200
-    for name, weight in first.items():
-        assert torch.equal(weight, second[name]), name
+    first, _ = ranks(Task(recipe, stripes))
+    assert first.images_seen[-1] < 200
+
+
+def test_two_ranks_resume_to_the_same_weights(stripes: Tensor, tiny: Recipe, ranks) -> None:
+    whole, _ = ranks(Task(tiny, stripes, checkpoints=3))
+    resumed, _ = ranks(Task(tiny, stripes, resume=whole.checkpoint))
+    assert len(resumed.images_seen) < len(whole.images_seen)
+    assert_same(whole.weights, resumed.weights)
+
+
+def test_one_rank_goes_on_where_two_stopped(stripes: Tensor, tiny: Recipe, ranks) -> None:
+    stopped, _ = ranks(Task(tiny, stripes, checkpoints=3))
+    alone = train(Task(tiny, stripes, resume=stopped.checkpoint))
+    assert alone.images_seen[:3] == stopped.images_seen[:3]
+    assert tiny.schedule.images <= alone.images_seen[-1] < tiny.schedule.images + 4

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from ssray.data.storage import Location
-from ssray.metrics.images import image_metrics
+from ssray.metrics.images import decision_metrics, image_metrics
 from ssray.metrics.pixels import PixelCounts
 from ssray.recipes import paper
 from ssray.report.figures import PAPER, TEXTURES, Figures, percent
@@ -34,6 +34,7 @@ def part(category: str, kind: str, scores: list[float], seed: int) -> list[dict[
             "label": int(kind != "good"),
             "model_version": "v1",
             "score": score,
+            "flagged": score > 1.8,
             "error": None,
         }
         for i, score in enumerate(scores)
@@ -64,6 +65,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
 def test_every_figure_has_its_column() -> None:
     found = image_metrics(np.array([0, 1]), np.array([0.0, 1.0])).values
     found |= PixelCounts().metrics().values
+    found |= decision_metrics(np.array([0, 1]), np.array([False, True])).values
     assert set(METRICS.names) > set(found)
     assert set(METRICS.names) - set(found) == {
         *("category", "model_version", "undefined", "n_good", "n_defect", "n_error"),
@@ -76,6 +78,10 @@ def test_a_row_a_category_and_a_row_a_type(figures: Figures) -> None:
     assert figures.types.schema.equals(METRICS_BY_TYPE)
     grid, own, transistor = figures.categories.to_pylist()
     assert (grid["n_good"], grid["n_defect"], grid["n_error"], grid["n_regions"]) == (2, 2, 2, 2)
+    assert (grid["false_alarms"], grid["defects_flagged"]) == (0.5, 0.5)
+    # Clopper and Pearson's: for one of two, the roots of p ** 2 and (1 - p) ** 2 = 1 - 0.025.
+    assert grid["false_alarms_low"] == pytest.approx(1 - 0.975**0.5)
+    assert grid["false_alarms_high"] == pytest.approx(0.975**0.5)
     assert grid["image_auroc"] == 0.75
     assert transistor["image_auroc"] == 1.0
     assert grid["n_pixels_good"] + grid["n_pixels_defect"] == 4 * 400 * 400

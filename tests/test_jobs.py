@@ -22,9 +22,10 @@ import pytest
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
-from ssray.artifact import load, published
+from ssray.artifact import load
 from ssray.data.demo import write_demo_data
 from ssray.data.storage import Location
+from ssray.model_store import published
 from ssray.report.tables import METRICS
 
 ROOT = Path(__file__).parent.parent
@@ -169,8 +170,35 @@ def test_train_all_publishes_every_category(
     models = published(Location.parse(store))
     assert set(models) == {"weave", "grain"}
     for category, version in models.items():
-        assert f"Published {category} {version}" in job.stdout
+        assert f"{category}  published {version}" in job.stdout
         assert load(Location.parse(store), category, version).input_shape == (64, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_fifteen_categories_one_of_them_broken(cluster: Cluster, tmp_path: Path) -> None:
+    """The others are published; the same command again trains nothing but what is missing."""
+    data, store = tmp_path / "data", tmp_path / "models"
+    names = write_demo_data(data, categories=15, images=8, size=64)
+    for image in (data / names[3] / "train/good").iterdir():
+        image.write_bytes(b"not an image")
+    command = ("jobs/train_all.py", "--data", data, "--models", store, *TINY)
+    first = cluster.submit(*command)
+    assert first.returncode == 1, first.stdout
+    assert f"Failed {names[3]}: {names[3]}: none of 8 images can be used" in first.stdout
+    models = published(Location.parse(store))
+    assert set(models) == {*names} - {names[3]}
+    again = cluster.submit(*command)
+    assert again.returncode == 1, again.stdout
+    assert again.stdout.count("up to date") == 14
+    assert published(Location.parse(store)) == models
+    shutil.copytree(
+        data / names[0] / "train/good", data / names[3] / "train/good", dirs_exist_ok=True
+    )
+    last = cluster.submit(*command)
+    assert last.returncode == 0, last.stdout
+    assert last.stdout.count("up to date") == 14
+    assert set(published(Location.parse(store))) == {*names}
 
 
 def test_the_upload_holds_the_code_and_no_more(tmp_path: Path) -> None:

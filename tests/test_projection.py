@@ -34,6 +34,7 @@ from ssray.method.projection import (
     squared_distances,
     swap_patches,
 )
+from ssray.model_store import publish
 from ssray.recipes import is_texture
 from ssray.report.diagnosis import (
     Diagnosis,
@@ -391,6 +392,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, demo_root: Path, tiny: Recip
     device = torch.device("cpu")
     model = build_model(uris, "weave", "v1", tiny, compute, device, threads=1)
     artifact.save(model, Location.parse(place))
+    publish(Location.parse(place), "weave", "v1", None)
     return place
 
 

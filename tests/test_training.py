@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ssray import artifact
-from ssray.artifact import EpochLog, ModelArtifact
+from ssray.artifact import ModelArtifact
 from ssray.building import build_model, ensemble_parts, split_held_out
 from ssray.calibration import calibrate, select_anomaly_map
 from ssray.config import AnomalyMap, Compute, Objective, Recipe, Schedule, override
@@ -221,7 +221,7 @@ def test_every_objective_builds_a_model(
         Compute(),
         CPU,
         threads=1,
-        on_epoch=lambda epoch, _: epochs.append(epoch),
+        on_epoch=lambda progress: epochs.append(progress.history[-1]),
     )
     assert len(built.weights) == (2 if kind == "ensemble" else 1)
     assert epochs[-1].budget_spent == 1.0
@@ -417,8 +417,7 @@ def test_a_built_model_knows_its_origin(model: ModelArtifact) -> None:
 def test_a_stored_model_scores_the_same(model: ModelArtifact, tmp_path: Path) -> None:
     store = Location.parse(tmp_path / "store")
     artifact.save(model, store)
-    assert artifact.published(store) == {"stripes": "v1"}
-    loaded = artifact.load(store, "stripes", artifact.published_version(store, "stripes"))
+    loaded = artifact.load(store, "stripes", "v1")
     assert loaded.recipe == model.recipe
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     before, after = (Scorer(m, CPU, torch.float32)(images) for m in (model, loaded))
@@ -453,22 +452,13 @@ def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path
         artifact.load(store, "stripes", "v1")
     manifest = (place / "manifest.json").read_text()
     (place / "manifest.json").write_text(
-        manifest.replace('"format_version": 2', '"format_version": 3')
+        manifest.replace('"format_version": 3', '"format_version": 4')
     )
-    with pytest.raises(ArtifactError, match="format version 3"):
+    with pytest.raises(ArtifactError, match="format version 4"):
         artifact.load(store, "stripes", "v1")
     (place / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no complete model"):
         artifact.load(store, "stripes", "v1")
-    with pytest.raises(ArtifactError, match=r"no published model for 'nut'.*here: stripes"):
-        artifact.published_version(store, "nut")
-
-
-def test_the_epoch_log_grows_line_by_line(tmp_path: Path) -> None:
-    log = EpochLog(Location.parse(tmp_path), "nut", "v1")
-    log.append({"epoch": 1.0})
-    log.append({"epoch": 2.0})
-    assert (tmp_path / "nut/v1/epochs.jsonl").read_text() == '{"epoch": 1.0}\n{"epoch": 2.0}\n'
 
 
 def test_maps_are_resampled_without_new_extremes() -> None:

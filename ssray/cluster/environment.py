@@ -1,7 +1,12 @@
-"""Settings Ray reads while it is being imported; call before anything below ``cluster``."""
+"""What Ray reads from the environment, and what workers must find in theirs.
+
+``quiet_local_ray`` sets what Ray reads while it is being imported: call it before anything else
+below ``cluster``.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 
 _DEFAULTS = {
@@ -26,6 +31,21 @@ def quiet_local_ray() -> None:
     chosen = _DEFAULTS if wants_ray_logs() else _DEFAULTS | _QUIET
     for name, value in chosen.items():
         os.environ.setdefault(name, value)
+
+
+def worker_environment() -> dict[str, str]:
+    """The AWS variables of this process that a job's workers would not have of themselves.
+
+    Those that ``ray job submit`` was given reach the workers anyway, and Ray refuses to be told
+    twice.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    given = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("AWS_") and name not in given
+    }
 
 
 def wants_ray_logs() -> bool:

@@ -104,8 +104,7 @@ def _scored(
     maps: Location | None = None,
 ) -> Results:
     parts = out / PARTS
-    if parts.exists():
-        parts.filesystem.delete_dir(parts.path)
+    parts.delete()
     parts.make_folder()
     score_manifest(manifest, store, versions, compute, parts, maps)
     results = collect(parts)

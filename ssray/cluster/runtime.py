@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import ray
 
-from ssray.cluster.environment import wants_ray_logs
+from ssray.cluster.environment import wants_ray_logs, worker_environment
 from ssray.config import Compute
 from ssray.errors import ConfigError
 
@@ -46,7 +46,11 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         )
     if address:
         try:
-            ray.init(address=address, logging_level=logging.ERROR)
+            ray.init(
+                address=address,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": worker_environment()},
+            )
         except ConnectionError as error:
             raise ConfigError(f"RAY_ADDRESS={address}: no Ray answers there. ({error})") from None
     else:
@@ -98,6 +102,31 @@ def threads_per_worker(compute: Compute, use_gpu: bool) -> int:
     if not cpus:
         return 1
     return max(1, min(cpus) // math.ceil(compute.workers / len(cpus)))
+
+
+def shared_out(compute: Compute, trainings: int, at_once: int | None = None) -> tuple[Compute, int]:
+    """How many trainings run at once, and the ``Compute`` with each one's share of the CPUs.
+
+    As many as there are, with fewer threads each, rather than one after another: training on one
+    core wastes no time on waiting for another.
+
+    Args:
+        compute: of each training.
+        trainings: how many there are.
+        at_once: how many to run at once, if that was decided.
+    """
+    available = ray.cluster_resources()
+    workers = compute.workers
+    cpus = int(available.get("CPU", 1))
+    most = cpus // (workers * (compute.cpus_per_worker or 1))
+    if wants_gpu(compute):
+        most = min(most, int(available.get("GPU", 0) / (workers * compute.gpus_per_worker)))
+    at_once = at_once or max(1, min(trainings, most))
+    if compute.cpus_per_worker or at_once == 1:
+        return compute, at_once
+    smallest = min(int(n["Resources"].get("CPU", 0)) or cpus for n in ray.nodes() if n["Alive"])
+    threads = max(1, min(cpus // (at_once * workers), smallest))
+    return compute.model_copy(update={"cpus_per_worker": threads}), at_once
 
 
 def check_capacity(workers: int, cpus: float, gpus: float) -> None:

@@ -229,6 +229,8 @@ def score_rows(
             row["error"] = "not_finite"
             continue
         row["score"] = float(score)
+        row["p_value"] = float(artifact.calibration.p_values(score[None])[0])
+        row["flagged"] = bool(score > artifact.calibration.image_threshold)
         row["heatmap"] = levels_to_png(encode_levels(anomaly_map, threshold))
         if truth is not None:
             counts.add(full_size, truth)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,23 +13,50 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
-from torch import nn
 
-from ssray.artifact import EpochLog, ModelArtifact, new_version, save
-from ssray.building import build_model
+from ssray.artifact import is_complete, new_version, save, write_epoch_log
+from ssray.building import Progress, build_model, training_key
+from ssray.checkpoint import CheckpointFile
 from ssray.cluster.runtime import check_capacity, one_line, threads_per_worker, wants_gpu
 from ssray.config import Compute, Recipe
+from ssray.data.fingerprint import fingerprint
 from ssray.data.storage import Location
 from ssray.device import resolve_device
-from ssray.errors import DataError, ImageError, SsrayError, TrainingError
+from ssray.errors import ConflictError, DataError, ImageError, SsrayError, TrainingError
+from ssray.model_store import publish, published, versions
+from ssray.report.sheets import reconstruction_sheet
 from ssray.training import Epoch
 
+TRAININGS = ".training"
+"""Folder of a store for what trainings under way need."""
+SHEETS = 10
+"""How many reconstruction sheets a training leaves, besides the first."""
 _POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a training.
+
+    Attributes:
+        version: complete, in the store.
+        published: whether it is in use.
+        new: whether it was trained now; it was there before otherwise.
+    """
+
+    version: str
+    published: bool
+    new: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What every worker is told."""
+    """What every worker is told.
+
+    Attributes:
+        folder: of this training alone, for checkpoints.
+        instead_of: the version in use when the training began.
+    """
 
     uris: Sequence[str]
     category: str
@@ -37,7 +65,10 @@ class _Job:
     compute: Compute
     use_gpu: bool
     threads: int
+    data_fingerprint: str
     store: Location
+    folder: Location
+    instead_of: str | None
     progress: Queue
 
 
@@ -49,8 +80,12 @@ def train_category(
     store: Location,
     *,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-) -> str:
+    on_restart: Callable[[str], None] = lambda reason: None,
+) -> Trained:
     """Trains one category on the connected Ray and publishes the model.
+
+    A training is known by its images, recipe, seed and budget. One that is complete in the store
+    is not repeated, and one that was interrupted goes on from its last checkpoint.
 
     Args:
         uris: defect-free training images, readable from every worker.
@@ -59,81 +94,154 @@ def train_category(
         compute: workers, device, precision, time budget, seed.
         store: where the model goes; with several nodes a place they share.
         on_epoch: called on the driver with each row of the epoch log.
-
-    Returns:
-        The new version.
+        on_restart: called with the reason when workers were lost and the training goes on.
 
     Raises:
+        ArtifactError: if the last checkpoint can't be used.
         ConfigError: if this machine can't hold the workers asked for.
-        DataError, TrainingError: as ``build_model``.
+        ConflictError: if someone else published the category meanwhile; the version is kept.
+        DataError, TrainingError: as ``build_model``; or if workers were lost too often.
     """
     use_gpu = wants_gpu(compute)
     threads = threads_per_worker(compute, use_gpu)
     check_capacity(compute.workers, threads, compute.gpus_per_worker if use_gpu else 0)
-    resources: dict[str, float] = {"CPU": threads}
-    if use_gpu:
-        resources["GPU"] = compute.gpus_per_worker
-    version = new_version()
-    progress = Queue(actor_options={"num_cpus": 0})
+    uris = sorted(uris)
+    data_fingerprint = fingerprint(uris)
+    key = training_key(recipe, compute, data_fingerprint)
+    done = _completed(store, category, key)
+    if done:
+        return done
+    folder = store / TRAININGS / category / key
     job = _Job(
         uris=uris,
         category=category,
-        version=version,
+        version=_claimed_version(folder),
         recipe=recipe,
         compute=compute,
         use_gpu=use_gpu,
         threads=threads,
+        data_fingerprint=data_fingerprint,
         store=store,
-        progress=progress,
-    )
-    trainer = TorchTrainer(
-        _train_on_worker,
-        train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=compute.workers, use_gpu=use_gpu, resources_per_worker=resources
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"{category}-{version}",
-            storage_path=(store / ".ray").path,
-            storage_filesystem=store.filesystem,
-        ),
+        folder=folder,
+        instead_of=published(store).get(category),
+        progress=Queue(actor_options={"num_cpus": 0}),
     )
     try:
-        with _forwarded(progress, on_epoch):
-            trainer.fit()
-    except TrainingFailedError as failure:
-        raise _cause(failure, category) from failure
+        with _forwarded(job.progress, on_epoch):
+            _run(job, on_restart)
     except SystemExit:  # Ray Train's answer to Ctrl-C, after it has ended the workers
         raise KeyboardInterrupt from None
     finally:
-        progress.shutdown()
-    return version
+        job.progress.shutdown()
+    folder.delete()
+    return Trained(job.version, published=True, new=True)
+
+
+def _completed(store: Location, category: str, key: str) -> Trained | None:
+    """The complete version that this training made before; rather the one in use than another."""
+    if not (store / category).exists():
+        return None
+    same = [v for v in versions(store, category) if v.facts and v.facts.training_key == key]
+    if not same:
+        return None
+    best = max(same, key=lambda v: (v.published, v.version))
+    return Trained(best.version, best.published, new=False)
+
+
+def _claimed_version(folder: Location) -> str:
+    """The version that this training makes: the same after an interruption."""
+    place = folder / "version.txt"
+    with contextlib.suppress(ConflictError):
+        place.write_if(new_version().encode(), None)
+    return place.read().decode()
+
+
+def _run(job: _Job, on_restart: Callable[[str], None]) -> None:
+    """Ray Train, started again when workers are lost.
+
+    Ray Train's own ``FailureConfig`` would repeat a training that ended with a user's mistake, too.
+    """
+    for attempt in itertools.count():
+        try:
+            _trainer(job, attempt).fit()
+            return
+        except TrainingFailedError as failure:
+            ours = _own_error(failure, job.category)
+            if ours:
+                raise ours from failure
+            reason = _reason(failure)
+            if attempt == job.compute.restarts:
+                raise TrainingError(
+                    f"{job.category}: lost workers {attempt + 1} times, the last time by: {reason} "
+                    "The same command goes on from the last checkpoint."
+                ) from failure
+            on_restart(reason)
+
+
+def _trainer(job: _Job, attempt: int) -> TorchTrainer:
+    compute = job.compute
+    resources: dict[str, float] = {"CPU": job.threads}
+    if job.use_gpu:
+        resources["GPU"] = compute.gpus_per_worker
+    workers = (compute.min_workers, compute.workers) if compute.min_workers else compute.workers
+    return TorchTrainer(
+        _train_on_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if job.use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, use_gpu=job.use_gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"ray-{attempt}",
+            storage_path=job.folder.path,
+            storage_filesystem=job.store.filesystem,
+        ),
+    )
 
 
 def _train_on_worker(config: dict[str, _Job]) -> None:
     job = config["job"]
     rank = ray.train.get_context().get_world_rank()
-    log = EpochLog(job.store, job.category, job.version)
 
-    def on_epoch(epoch: Epoch, network: nn.Module) -> None:
+    def on_epoch(progress: Progress) -> None:
         if rank == 0:
-            log.append(dataclasses.asdict(epoch))
-            job.progress.put(epoch)
+            rows = [dataclasses.asdict(epoch) for epoch in progress.history]
+            write_epoch_log(job.store, job.category, job.version, rows)
+            if _sheet_due(progress.history):
+                sheet = reconstruction_sheet(
+                    progress.network,
+                    progress.held_out,
+                    job.recipe.anomaly_map.difference,
+                    progress.precision,
+                )
+                name = f"{round(100 * progress.history[-1].budget_spent):03}.png"
+                (job.store / job.category / job.version / "sheets" / name).write(sheet)
+            job.progress.put(progress.history[-1])
 
     device = ray.train.torch.get_device() if job.use_gpu else resolve_device("cpu")
-    artifact: ModelArtifact = build_model(
-        job.uris,
-        job.category,
-        job.version,
-        job.recipe,
-        job.compute,
-        device,
-        threads=job.threads,
-        on_epoch=on_epoch,
-    )
+    if not is_complete(job.store / job.category / job.version):
+        model = build_model(
+            job.uris,
+            job.category,
+            job.version,
+            job.recipe,
+            job.compute,
+            device,
+            threads=job.threads,
+            data_fingerprint=job.data_fingerprint,
+            checkpoints=CheckpointFile(job.folder),
+            on_epoch=on_epoch,
+        )
+        if model:
+            save(model, job.store)
     if rank == 0:
-        save(artifact, job.store)
+        publish(job.store, job.category, job.version, job.instead_of)
+
+
+def _sheet_due(history: Sequence[Epoch]) -> bool:
+    """Whether the last row begins another of the ``SHEETS`` parts of the budget, or ends it."""
+    parts = [int(SHEETS * epoch.budget_spent) for epoch in history[-2:]]
+    return len(parts) == 1 or parts[0] < parts[1]
 
 
 @contextlib.contextmanager
@@ -159,15 +267,21 @@ def _forwarded(progress: Queue, on_epoch: Callable[[Epoch], None]) -> Iterator[N
         thread.join()
 
 
-def _cause(failure: TrainingFailedError, category: str) -> SsrayError:
+def _own_error(failure: TrainingFailedError, category: str) -> SsrayError | None:
     """The worker's own error where it is one of ours, so that users read one clear line."""
-    causes = list(failure.worker_failures.values()) if isinstance(failure, WorkerGroupError) else []
-    for cause in causes:
+    for cause in _worker_failures(failure):
         ours: BaseException | None = cause
         while ours is not None and not isinstance(ours, SsrayError):
             ours = ours.__cause__ or getattr(ours, "cause", None)
         if isinstance(ours, SsrayError):
             kind = DataError if isinstance(ours, ImageError) else type(ours)
-            return kind(f"{category}: {ours}")
-    reason = one_line(causes[0] if causes else failure)
-    return TrainingError(f"{category}: a worker failed: {reason}")
+            return kind(str(ours) if str(ours).startswith(category) else f"{category}: {ours}")
+    return None
+
+
+def _reason(failure: TrainingFailedError) -> str:
+    return one_line((_worker_failures(failure) or [failure])[0])
+
+
+def _worker_failures(failure: TrainingFailedError) -> list[Exception]:
+    return list(failure.worker_failures.values()) if isinstance(failure, WorkerGroupError) else []

@@ -4,37 +4,96 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ssray.artifact import published
 from ssray.cluster.inspection import evaluate
-from ssray.cluster.runtime import ray_session
+from ssray.cluster.runtime import ray_session, shared_out
 from ssray.cluster.train import train_category
 from ssray.config import Compute
 from ssray.data.index import categories, index_dataset
 from ssray.data.loading import load_images, spread
 from ssray.data.storage import Location
-from ssray.errors import ArtifactError, DataError, SsrayError
+from ssray.errors import ArtifactError, DataError
 from ssray.method.inference import to_network
+from ssray.model_store import published
 from ssray.recipes import RecipeRequest
-from ssray.terminal import TrainingDisplay, console
+from ssray.report.events import event_log
+from ssray.terminal import TrainingBoard
+from ssray.training import Epoch
 
 SAMPLE = 32
 SAMPLE_SIDE = 128
 
 
-def train_category_from(
-    root: Location, category: str, recipe: RecipeRequest, compute: Compute, store: Location
-) -> str:
-    """Trains one category of a data set with a progress display; returns the new version.
+def train_categories(
+    root: Location,
+    only: Sequence[str],
+    recipe: RecipeRequest,
+    compute: Compute,
+    store: Location,
+    at_once: int | None = None,
+    events: Path | None = None,
+) -> dict[str, Exception]:
+    """Trains categories of a data set on one Ray, as many at once as it holds.
+
+    Each gets its share of the CPUs. A failure stops only its own category.
+
+    Args:
+        root: the folder above the categories.
+        only: which to train; empty takes all below ``root``.
+        recipe: what was asked for; resolved for each category.
+        compute: of each training; ``max_minutes`` and ``workers`` count for each.
+        store: where the models go.
+        at_once: how many to train at once; default: as many as Ray's resources hold now.
+        events: a local folder for TensorBoard events, one folder in it for each category.
+
+    Returns:
+        The error of each category that failed.
 
     Raises:
-        SsrayError: as ``index_dataset`` and ``train_category``.
+        DataError: if there is no category below ``root``.
     """
+    names = list(dict.fromkeys(only)) or categories(root)
+    failed: dict[str, Exception] = {}
+    with ray_session(), TrainingBoard(names) as board:
+        share, at_once = shared_out(compute, len(names), at_once)
+        pool = ThreadPoolExecutor(at_once)
+        try:
+            futures = {
+                pool.submit(
+                    _train_category_from, root, name, recipe, share, store, board, events
+                ): name
+                for name in names
+            }
+            for future in as_completed(futures):
+                name = futures[future]
+                try:
+                    board.state(name, future.result())
+                except Exception as error:  # whatever it is, the others go on
+                    failed[name] = error
+                    board.state(name, f"failed: {error or type(error).__name__}")
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return failed
+
+
+def _train_category_from(
+    root: Location,
+    category: str,
+    recipe: RecipeRequest,
+    compute: Compute,
+    store: Location,
+    board: TrainingBoard,
+    events: Path | None,
+) -> str:
+    """Trains one category of a data set; returns how it ended, in a few words."""
+    board.state(category, "reading images")
     manifest = index_dataset(root, [category])
     training = manifest.filter(pc.equal(manifest["split"], "train"))
     if not len(training):
@@ -44,12 +103,30 @@ def train_category_from(
     budget = f"{chosen.schedule.images:,} images"
     if compute.max_minutes:
         budget += f" or {compute.max_minutes:g} minutes"
-    console.print(
-        f"Training {category} on {len(training)} images by recipe {chosen.name}; "
-        f"ends after {budget}."
+    board.state(category, f"{len(training)} images, recipe {chosen.name}, ends after {budget}")
+    with event_log(events and events / category) as log:
+
+        def on_epoch(epoch: Epoch) -> None:
+            board.update(category, epoch)
+            log(epoch)
+
+        trained = train_category(
+            uris,
+            category,
+            chosen,
+            compute,
+            store,
+            on_epoch=on_epoch,
+            on_restart=lambda reason: board.state(category, f"goes on after: {reason}"),
+        )
+    if trained.new:
+        return f"published {trained.version}"
+    if trained.published:
+        return f"up to date: {trained.version} has this recipe, seed, budget and these images"
+    return (
+        f"complete but not in use: {trained.version}. To use it: ssray models publish "
+        f"--models {store} --category {category} --version {trained.version}"
     )
-    with ray_session(), TrainingDisplay(category) as display:
-        return train_category(uris, category, chosen, compute, store, on_epoch=display.update)
 
 
 def sample_images(uris: Sequence[str]) -> Tensor:
@@ -60,29 +137,6 @@ def sample_images(uris: Sequence[str]) -> Tensor:
     """
     loaded = load_images(spread(uris, SAMPLE), SAMPLE_SIDE, threads=os.cpu_count() or 1)
     return to_network(torch.from_numpy(loaded.images), torch.device("cpu"))
-
-
-def train_categories(
-    root: Location, only: Sequence[str], recipe: RecipeRequest, compute: Compute, store: Location
-) -> dict[str, Exception]:
-    """Trains categories one after another on one Ray; a failure stops only its own.
-
-    Args:
-        only: which to train; empty takes all below ``root``.
-
-    Returns:
-        The error of each category that failed; each is printed as it happens.
-    """
-    failed: dict[str, Exception] = {}
-    with ray_session():
-        for category in only or categories(root):
-            try:
-                version = train_category_from(root, category, recipe, compute, store)
-                console.print(f"Published {category} {version}")
-            except (SsrayError, OSError) as error:
-                failed[category] = error
-                console.print(f"Failed {category}: {error}")
-    return failed
 
 
 def evaluate_categories(

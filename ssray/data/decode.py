@@ -10,8 +10,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ssray.config import STRIDE
-from ssray.data.storage import Location
-from ssray.errors import ImageError
+from ssray.data.archives import read_file
+from ssray.errors import DataError, ImageError
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before their pixels are decoded."""
@@ -111,8 +111,8 @@ def resize(image: UInt8Image, shape: tuple[int, int]) -> UInt8Image:
 
 def _fetch(uri: str) -> bytes:
     try:
-        return Location.parse(uri).read()
-    except OSError as error:
+        return read_file(uri)
+    except (OSError, DataError) as error:
         raise ImageError("unreadable", f"{uri}: cannot be read. ({error})") from None
 
 

@@ -6,17 +6,22 @@ Layout, as MVTec AD::
     ROOT/CATEGORY/test/TYPE/NAME.png                  TYPE is good or a kind of defect
     ROOT/CATEGORY/ground_truth/TYPE/NAME_mask.png     NAME as in test/TYPE
 
-A mask belongs to the image of exactly the same stem; its extension may differ.
+A mask belongs to the image of exactly the same stem; its extension may differ. An archive
+``ROOT/CATEGORY.tar`` (or another of ``ssray.data.archives.SUFFIXES``) may stand for the folder; the
+paths in it may begin with the category's name.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import pyarrow as pa
 from PIL import Image
 from pyarrow import fs
 
+from ssray.data.archives import category_of, members
 from ssray.data.storage import Location
 from ssray.errors import DataError
 
@@ -34,6 +39,8 @@ MANIFEST_SCHEMA = pa.schema(
 
 GOOD = "good"
 MASK_SUFFIX = "_mask"
+DEPTH = 2
+"""Folders above an image in a category."""
 
 
 def image_extensions() -> frozenset[str]:
@@ -42,27 +49,46 @@ def image_extensions() -> frozenset[str]:
     return frozenset(ext.lower() for ext, kind in known.items() if kind in Image.OPEN)
 
 
+@dataclass(frozen=True)
+class _File:
+    """A file of a category.
+
+    Attributes:
+        path: within the category, such as ``train/good/000.png``.
+    """
+
+    path: PurePosixPath
+    uri: str
+    size: int
+
+    @property
+    def is_image(self) -> bool:
+        return self.path.suffix.lower() in image_extensions()
+
+
 def categories(root: Location) -> list[str]:
-    """Names of the categories below ``root``: the folders that hold a ``train`` or ``test``.
+    """Names of the categories below ``root``: folders that hold a ``train`` or ``test``, and
+    archives named after their category.
 
     Raises:
         DataError: if there is none.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Expected ROOT/CATEGORY/train/good/*.png.")
-    found = []
+    found = set(_archives(root))
     for info in root.children():
         place = root.at(info)
         if info.type == fs.FileType.Directory and any(
             (place / split).is_dir() for split in ("train", "test")
         ):
-            found.append(info.base_name)
+            found.add(info.base_name)
     if not found:
         raise DataError(
             f"{root}: no category found. Expected folders ROOT/CATEGORY/train/good "
-            "(MVTec AD layout); give the folder above the categories."
+            "(MVTec AD layout) or archives ROOT/CATEGORY.tar; give the folder above the "
+            "categories."
         )
-    return found
+    return sorted(found)
 
 
 def index_dataset(root: Location, only: list[str] | tuple[str, ...] = ()) -> pa.Table:
@@ -82,7 +108,7 @@ def index_dataset(root: Location, only: list[str] | tuple[str, ...] = ()) -> pa.
         raise DataError(f"{root}: no category {', '.join(missing)}. Found: {', '.join(present)}.")
     rows: list[dict[str, object]] = []
     for category in only or present:
-        rows += _category_rows(root / category, category)
+        rows += _category_rows(root, category)
     return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
 
 
@@ -98,48 +124,72 @@ def index_images(place: Location, category: str) -> pa.Table:
     images = [info for info in infos if _is_image(info)] if place.is_dir() else infos
     if not images:
         raise DataError(f"{place}: {len(infos)} files, none with an image's extension.")
-    rows = [_row(place.at(info), info, category=category) for info in images]
+    rows = [_row(place.at(info).uri, info.size, category=category) for info in images]
     return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
 
 
-def _category_rows(place: Location, category: str) -> list[dict[str, object]]:
+def _archives(root: Location) -> dict[str, Location]:
+    """The archive of each category that is one."""
+    found = {}
+    for info in root.children():
+        category = category_of(info.base_name)
+        if info.is_file and category:
+            found[category] = root.at(info)
+    return found
+
+
+def _files(root: Location, category: str) -> list[_File]:
+    """All files of a category, by path."""
+    folder = root / category
+    if folder.is_dir():
+        return [
+            _File(PurePosixPath(info.path).relative_to(folder.path), folder.at(info).uri, info.size)
+            for info in folder.files()
+        ]
+    archive = _archives(root)[category]
+    sizes = members(archive)
+    wrapped = all(PurePosixPath(name).parts[0] == category for name in sizes)
+    found = []
+    for name in sorted(sizes):
+        path = PurePosixPath(name)
+        uri = f"{archive.uri}#{name}"
+        found.append(_File(path.relative_to(category) if wrapped else path, uri, sizes[name]))
+    return found
+
+
+def _category_rows(root: Location, category: str) -> list[dict[str, object]]:
+    groups: dict[tuple[str, str], list[_File]] = defaultdict(list)
+    for file in _files(root, category):
+        if file.is_image and len(file.path.parts) > DEPTH:
+            groups[file.path.parts[0], file.path.parts[1]].append(file)
     rows = []
     for split in ("train", "test"):
-        for folder in (place / split).children():
-            if folder.type != fs.FileType.Directory:
-                continue
-            kind = folder.base_name
+        for kind in sorted(kind for found, kind in groups if found == split):
             if split == "train" and kind != GOOD:
                 raise DataError(
-                    f"{folder.path}: training images must be defect-free and lie in train/{GOOD}; "
-                    f"move '{kind}' to test/."
+                    f"{root / category}: training images must be defect-free and lie in "
+                    f"train/{GOOD}; move '{kind}' to test/."
                 )
-            masks = _masks(place / "ground_truth" / kind)
-            images = [info for info in (place / split / kind).files() if _is_image(info)]
-            stems = [PurePosixPath(info.path).stem for info in images]
-            _check_pairing(place / "ground_truth" / kind, stems, masks, split, kind)
+            images = groups[split, kind]
+            masks = {
+                file.path.stem.removesuffix(MASK_SUFFIX): file.uri
+                for file in groups.get(("ground_truth", kind), [])
+            }
+            stems = [file.path.stem for file in images]
+            _check_pairing(root / category / "ground_truth" / kind, stems, masks, split, kind)
             rows += [
                 _row(
-                    place.at(info),
-                    info,
+                    file.uri,
+                    file.size,
                     category=category,
                     split=split,
                     split_type=kind,
                     label=int(kind != GOOD),
-                    mask_uri=masks.get(stem) if split == "test" else None,
+                    mask_uri=masks.get(file.path.stem) if split == "test" else None,
                 )
-                for info, stem in zip(images, stems, strict=True)
+                for file in images
             ]
     return rows
-
-
-def _masks(folder: Location) -> dict[str, str]:
-    masks = {}
-    for info in folder.files():
-        stem = PurePosixPath(info.path).stem
-        if _is_image(info):
-            masks[stem.removesuffix(MASK_SUFFIX)] = folder.at(info).uri
-    return masks
 
 
 def _check_pairing(
@@ -164,10 +214,8 @@ def _check_pairing(
         )
 
 
-def _row(
-    place: Location, info: fs.FileInfo, *, category: str, **labels: object
-) -> dict[str, object]:
-    return {"uri": place.uri, "category": category, "size_bytes": info.size, **labels}
+def _row(uri: str, size: int, *, category: str, **labels: object) -> dict[str, object]:
+    return {"uri": uri, "category": category, "size_bytes": size, **labels}
 
 
 def _is_image(info: fs.FileInfo) -> bool:

@@ -1,19 +1,32 @@
-"""A location (path, ``file://`` or object-store URI) as a filesystem and a path.
+"""A location (path, ``file://`` or ``s3://`` URI) as a filesystem and a path.
 
-The only module that knows there are clouds.
+The only module that knows there are clouds; ``ssray.data.s3`` is its hand for S3.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import posixpath
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
 
-from ssray.errors import DataError
+from ssray.data import s3
+from ssray.errors import ConflictError, DataError
+
+_S3 = "s3://"
+
+
+class Tagged(NamedTuple):
+    """A file's content, and what tells whether it is still the same file."""
+
+    content: bytes
+    tag: str
 
 
 @dataclass(frozen=True)
@@ -30,24 +43,22 @@ class Location:
 
     @classmethod
     def parse(cls, uri: str | Path) -> Location:
-        """Reads a path, relative or absolute, or a URI that pyarrow knows.
+        """Reads a path, relative or absolute, or a URI.
 
         Raises:
-            DataError: if the scheme is unknown or the URI malformed.
+            DataError: if the scheme is unknown, the URI malformed or the bucket out of reach.
         """
         text = str(uri)
         if "://" not in text:
             return cls(fs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
-        scheme = text.partition("://")[0]
         try:
-            filesystem, path = fs.FileSystem.from_uri(text)
+            if path := text.removeprefix(_S3).strip("/") if text.startswith(_S3) else "":
+                return cls(s3.filesystem(path.partition("/")[0]), path, _S3)
+            if text.startswith("file://"):
+                return cls(*fs.FileSystem.from_uri(text))
         except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{text}: expected a path or a URI such as s3://bucket/prefix. ({error})"
-            ) from None
-        if scheme == "file":
-            return cls(filesystem, path)
-        return cls(filesystem, path.rstrip("/"), f"{scheme}://")
+            raise DataError(f"{text}: can't be opened. ({error})") from None
+        raise DataError(f"{text}: expected a path, or file:// or s3://bucket/prefix.")
 
     def __truediv__(self, name: str) -> Location:
         return Location(self.filesystem, posixpath.join(self.path, name), self.prefix)
@@ -66,7 +77,10 @@ class Location:
             DataError: if something else has its name or it can't be created.
         """
         try:
-            self.filesystem.create_dir(self.path, recursive=True)
+            if not self._in_s3:
+                self.filesystem.create_dir(self.path, recursive=True)
+            elif not self._bucket.exists():
+                raise DataError(f"{self}: no such bucket.")
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{self}: can't be created. Expected a folder to write to. ({error})"
@@ -101,11 +115,64 @@ class Location:
         return content
 
     def write(self, content: bytes) -> None:
-        """Writes a file; on a local disk under another name first, so none is ever half there."""
+        """Writes a file; readers see the old one or the new one, never a part."""
+        if self._in_s3:
+            with self.filesystem.open_output_stream(self.path) as stream:
+                stream.write(content)
+            return
         self.filesystem.create_dir(posixpath.dirname(self.path), recursive=True)
-        local = isinstance(self.filesystem, fs.LocalFileSystem)
-        target = f"{self.path}.{secrets.token_hex(4)}.partial" if local else self.path
-        with self.filesystem.open_output_stream(target) as stream:
+        partial = f"{self.path}.{secrets.token_hex(4)}.partial"
+        with self.filesystem.open_output_stream(partial) as stream:
             stream.write(content)
-        if local:
-            self.filesystem.move(target, self.path)
+        self.filesystem.move(partial, self.path)
+
+    def delete(self) -> None:
+        """Removes a folder and all below it; nothing if there is none."""
+        if self.is_dir():
+            self.filesystem.delete_dir(self.path)
+
+    def read_tagged(self) -> Tagged | None:
+        """The file with what ``write_if`` asks for; None if there is none."""
+        if self._in_s3:
+            found = s3.read(*self._bucket_and_key)
+            return Tagged(*found) if found else None
+        try:
+            content = Path(self.path).read_bytes()
+        except FileNotFoundError:
+            return None
+        return Tagged(content, hashlib.sha256(content).hexdigest())
+
+    def write_if(self, content: bytes, tag: str | None) -> None:
+        """Writes the file if it is still what was read; of several writers one wins.
+
+        Args:
+            content: what to write.
+            tag: of the file as it was read; None if there was none.
+
+        Raises:
+            ConflictError: if someone else wrote it since.
+        """
+        if self._in_s3:
+            s3.write_if(*self._bucket_and_key, content, tag)
+            return
+        folder, name = posixpath.split(self.path)
+        self.filesystem.create_dir(folder, recursive=True)
+        with Path(folder, f".{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            there = self.read_tagged()
+            if (there.tag if there else None) != tag:
+                raise ConflictError(f"{self}: someone else wrote it first.")
+            self.write(content)
+
+    @property
+    def _in_s3(self) -> bool:
+        return self.prefix == _S3
+
+    @property
+    def _bucket(self) -> Location:
+        return Location(self.filesystem, self.path.partition("/")[0], self.prefix)
+
+    @property
+    def _bucket_and_key(self) -> tuple[str, str]:
+        bucket, _, key = self.path.partition("/")
+        return bucket, key

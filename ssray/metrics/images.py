@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 from sklearn.metrics import roc_curve
 
 from ssray.metrics import ranking
@@ -29,6 +30,9 @@ MEASURES: dict[str, Callable[[Ints, Ints], Floats]] = {
 }
 """The last three: the share of defects found while at most 1 % or 0.1 % of the good images is
 rejected, and the share of good images that pass where no defect may be missed."""
+DECISIONS = ("false_alarms", "false_alarms_low", "false_alarms_high", "defects_flagged")
+"""What ``decision_metrics`` gives: the shares of the good images and of the defects that are
+flagged, the first with its 95 % interval."""
 
 
 def image_metrics(
@@ -69,6 +73,29 @@ def image_metrics(
         metrics.put(f"{name}_high", high, why)
     threshold = math.nan if why else values[ranking.f1_max(good, defect)[1]]
     metrics.put("image_f1max_threshold", threshold, why)
+    return metrics
+
+
+def decision_metrics(labels: npt.NDArray[np.integer], flagged: npt.NDArray[np.bool_]) -> Metrics:
+    """``DECISIONS``: what a threshold chosen without these images makes of them.
+
+    The interval of the false alarms is Clopper and Pearson's, 95 %.
+
+    Args:
+        labels: (N,) 0 good, 1 defect, anything else is passed over.
+        flagged: (N,) whether each image was taken for defective.
+    """
+    good, defect = flagged[labels == 0], flagged[labels == 1]
+    low, high, share = math.nan, math.nan, math.nan
+    if len(good):
+        test = stats.binomtest(int(good.sum()), len(good))
+        low, high = test.proportion_ci(confidence_level=0.95, method="exact")
+        share = float(good.mean())
+    metrics = Metrics()
+    for name, value in zip(DECISIONS, (share, low, high), strict=False):
+        metrics.put(name, value, None if len(good) else "no good image")
+    found = float(defect.mean()) if len(defect) else math.nan
+    metrics.put("defects_flagged", found, None if len(defect) else "no image with a defect")
     return metrics
 
 

@@ -220,6 +220,7 @@ def _recipe(
             crops=(1.0,) if places_matter else (0.25, 0.5, 1.0),
             learning_rate=1e-4,
             augmentation=augmentation,
+            holdout=0.05,
         ),
         anomaly_map=AnomalyMap(
             difference=difference,

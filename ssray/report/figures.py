@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssray.metrics.images import image_metrics
+from ssray.metrics.images import decision_metrics, image_metrics
 from ssray.metrics.pixels import PixelCounts
 from ssray.report.gallery import DEFECT, GOOD
-from ssray.report.results import Results, usable
+from ssray.report.results import Results, flags, usable
 from ssray.report.tables import METRICS, METRICS_BY_TYPE
 
 Row = dict[str, Any]
@@ -52,6 +52,8 @@ _COLUMNS = {
     "image AP": "image_ap",
     "image F1-max": "image_f1max",
     "TPR at FPR 1 %": "image_tpr_at_fpr_1",
+    "false alarms": "false_alarms",
+    "defects flagged": "defects_flagged",
     "pixel AP": "pixel_ap",
     "pixel F1-max": "pixel_f1max",
     "AU-PRO 0.3": "aupro_30",
@@ -153,8 +155,10 @@ def _types(table: pa.Table) -> list[str]:
 def _figures(table: pa.Table, pixels: PixelCounts) -> Row:
     labels, scores = usable(table)
     of_images, of_pixels = image_metrics(labels, scores), pixels.metrics()
+    decisions = decision_metrics(labels, flags(table))
     names: dict[str, list[str]] = {}
-    for name, reason in (of_images.undefined | of_pixels.undefined).items():
+    undefined = of_images.undefined | decisions.undefined | of_pixels.undefined
+    for name, reason in undefined.items():
         names.setdefault(reason, []).append(name)
     return {
         "n_good": int((labels == GOOD).sum()),
@@ -164,6 +168,7 @@ def _figures(table: pa.Table, pixels: PixelCounts) -> Row:
         "n_pixels_good": pixels.good_pixels,
         "n_pixels_defect": pixels.defective_pixels,
         **of_images.values,
+        **decisions.values,
         **of_pixels.values,
         "undefined": "; ".join(f"{', '.join(names[why])}: {why}" for why in names),
     }

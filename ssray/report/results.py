@@ -75,5 +75,12 @@ def usable(table: pa.Table) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     return labels, rows["score"].to_numpy().astype(np.float64)
 
 
+def flags(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Whether each row without an error is flagged."""
+    rows = table.filter(pc.is_null(table["error"]))
+    flagged: npt.NDArray[np.bool_] = pc.fill_null(rows["flagged"], False).to_numpy()
+    return flagged
+
+
 def _dataset(parts: Location) -> pads.Dataset:
     return pads.dataset(parts.path, filesystem=parts.filesystem, schema=SCORED_PARTS)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ssray.data.storage import Location
-from ssray.metrics.images import MEASURES
+from ssray.metrics.images import DECISIONS, MEASURES
 from ssray.metrics.pixels import PIXEL_METRICS
 
 SCORES = pa.schema(
@@ -19,11 +19,15 @@ SCORES = pa.schema(
         pa.field("label", pa.int8()),
         pa.field("model_version", pa.string(), nullable=False),
         pa.field("score", pa.float32()),
+        pa.field("p_value", pa.float64()),
+        pa.field("flagged", pa.bool_()),
         pa.field("error", pa.string()),
     ]
 )
 """A row an image. ``label``: 0 good, 1 defect, null unknown. ``score``: larger is more
-anomalous, null where ``error`` names the reason why the image could not be scored."""
+anomalous, null where ``error`` names the reason why the image could not be scored. ``p_value``: how
+usual such a score is among defect-free images; ``flagged``: whether that is too unusual for the
+model's false-alarm rate."""
 
 SCORED_PARTS = pa.schema(
     [*SCORES, pa.field("heatmap", pa.binary()), pa.field("pixel_counts", pa.binary())]
@@ -48,6 +52,7 @@ METRICS = pa.schema(
             for end in ("", "_low", "_high")
         ),
         pa.field("image_f1max_threshold", pa.float64(), nullable=False),
+        *(pa.field(name, pa.float64(), nullable=False) for name in DECISIONS),
         *(pa.field(name, pa.float64(), nullable=False) for name in PIXEL_METRICS),
         pa.field("undefined", pa.string(), nullable=False),
     ]

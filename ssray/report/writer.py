@@ -15,6 +15,7 @@ from PIL import Image
 
 import ssray
 from ssray.artifact import ModelArtifact
+from ssray.calibration import Calibration
 from ssray.data.decode import read_image, read_mask
 from ssray.data.storage import Location
 from ssray.report.figures import Figures
@@ -183,7 +184,25 @@ def _notes(model: ModelArtifact) -> list[str]:
         f"{references}: {calibration.pixel_threshold:.3g} times the level that such images "
         "typically reach at their worst place."
     )
-    return [choice, threshold]
+    return [choice, threshold, _decision(calibration)]
+
+
+def _decision(calibration: Calibration) -> str:
+    count, rate = len(calibration.image_scores), calibration.false_alarm_rate
+    if not count:
+        return "The model was made before images were flagged; train it again for that."
+    note = (
+        f"An image is flagged if its score is above {calibration.image_threshold:.4g}, so that "
+        f"at most {_percent(calibration.supported_rate)} of the defect-free images are, as far as "
+        f"they are like the {count} held-out ones."
+    )
+    if calibration.supported_rate > rate:
+        needed = math.ceil(1 / rate) - 1
+        note += (
+            f" {_percent(rate)} were asked for, which takes {needed} held-out images: raise "
+            "schedule.holdout or add training images."
+        )
+    return note
 
 
 def _percent(value: float | None) -> str:

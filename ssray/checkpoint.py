@@ -1,0 +1,83 @@
+"""Where a training stands, as one file: enough to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ssray.data.storage import Location
+from ssray.errors import ArtifactError
+
+FILE = "checkpoint.safetensors"
+_HEADER_SIZE_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training between two steps.
+
+    Attributes:
+        tensors: weights, their average, the optimizer's moments, random generators.
+        facts: what is left, as JSON knows it.
+    """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def below(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names start with ``prefix.``, without it."""
+        start = f"{prefix}."
+        return {k.removeprefix(start): v for k, v in self.tensors.items() if k.startswith(start)}
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file with the facts in its metadata."""
+        tensors = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
+        return safetensors.torch.save(
+            {name: tensor.contiguous() for name, tensor in tensors.items()},
+            metadata={"facts": json.dumps(self.facts)},
+        )
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Checkpoint:
+        """Reads what ``to_bytes`` gave.
+
+        Raises:
+            ValueError: if it is something else, or cut short.
+        """
+        try:
+            tensors = safetensors.torch.load(content)
+            size = int.from_bytes(content[:_HEADER_SIZE_BYTES], "little")
+            header = json.loads(content[_HEADER_SIZE_BYTES : _HEADER_SIZE_BYTES + size])
+            return cls(tensors, json.loads(header["__metadata__"]["facts"]))
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"no checkpoint: {error}") from None
+
+
+class CheckpointFile:
+    """The latest checkpoint of a training; each one replaces the one before as a whole."""
+
+    def __init__(self, folder: Location) -> None:
+        self._place = folder / FILE
+
+    def read(self) -> Checkpoint | None:
+        """The latest checkpoint; None if there is none.
+
+        Raises:
+            ArtifactError: if it can't be used.
+        """
+        if not self._place.exists():
+            return None
+        try:
+            return Checkpoint.from_bytes(self._place.read())
+        except ValueError as error:
+            raise ArtifactError(
+                f"{self._place}: {error}. Delete it to train from the start."
+            ) from None
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        self._place.write(checkpoint.to_bytes())

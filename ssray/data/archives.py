@@ -1,0 +1,174 @@
+"""Files inside tar and zip archives, read where they lie; their URI is ``ARCHIVE#MEMBER``.
+
+Members of a plain tar are read by their byte range and those of a zip through its directory, so
+that on S3 nothing else is fetched. A compressed tar has no such entry points: it is unpacked once
+a process, in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+from pyarrow import fs
+
+from ssray.data.storage import Location
+from ssray.errors import DataError
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
+MAX_UNPACKED_BYTES = 4 * 1024**3
+"""Of a compressed tar; larger ones are refused."""
+_CACHED = 8
+_READ_AHEAD_BYTES = 1 << 16
+_SPLIT = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SUFFIXES))}))#(.+)", re.DOTALL)
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+
+
+class _Archive(Protocol):
+    """An open archive."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]: ...
+
+    def read(self, member: str) -> bytes: ...
+
+
+def read_file(uri: str) -> bytes:
+    """The content of a file, or of a member of an archive.
+
+    Raises:
+        OSError: if it can't be read, or the archive has no such member.
+        DataError: if the archive is damaged or too large.
+    """
+    parts = _SPLIT.fullmatch(uri)
+    if parts is None:
+        return Location.parse(uri).read()
+    archive, member = parts.groups()
+    try:
+        return _opened(archive).read(member)
+    except KeyError:
+        raise FileNotFoundError(f"{archive} has no member {member}") from None
+    except _DAMAGED as error:
+        raise DataError(f"{archive}: damaged or cut short at {member}. ({error})") from None
+
+
+def category_of(archive: str) -> str | None:
+    """The file's name without the suffix of an archive; None if it has none.
+
+    >>> category_of("grid.tar.gz"), category_of("grid.txt")
+    ('grid', None)
+    """
+    suffix = max((s for s in SUFFIXES if archive.endswith(s)), key=len, default=None)
+    return archive.removesuffix(suffix) if suffix else None
+
+
+def members(archive: Location) -> Mapping[str, int]:
+    """The files in an archive and their sizes in bytes.
+
+    Raises:
+        DataError: if it can't be read, is damaged or too large.
+    """
+    return _opened(archive.uri).sizes
+
+
+@functools.lru_cache(maxsize=_CACHED)
+def _opened(uri: str) -> _Archive:
+    place = Location.parse(uri)
+    try:
+        if uri.endswith(".zip"):
+            return _Zip(place)
+        return _Tar(place) if uri.endswith(".tar") else _unpacked(place)
+    except (OSError, pa.ArrowException, *_DAMAGED) as error:
+        raise DataError(f"{uri}: not an archive that can be read. ({error})") from None
+
+
+class _Tar:
+    """A plain tar: the place of each member, found once."""
+
+    def __init__(self, place: Location) -> None:
+        self._file: fs.NativeFile = place.filesystem.open_input_file(place.path)
+        buffered = io.BufferedReader(self._file, _READ_AHEAD_BYTES)
+        with tarfile.open(fileobj=buffered, mode="r:") as tar:
+            found = {
+                _name(info.name): (info.offset_data, info.size) for info in tar if info.isreg()
+            }
+            buffered.detach()
+        self._places = found
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {name: size for name, (_, size) in self._places.items()}
+
+    def read(self, member: str) -> bytes:
+        offset, size = self._places[member]
+        content: bytes = self._file.read_at(size, offset)
+        if len(content) < size:
+            raise EOFError(f"{len(content)} of {size} bytes")
+        return content
+
+
+class _Zip:
+    """A zip; its reader is used by one thread at a time."""
+
+    def __init__(self, place: Location) -> None:
+        file = place.filesystem.open_input_file(place.path)
+        self._zip = zipfile.ZipFile(io.BufferedReader(file, _READ_AHEAD_BYTES))
+        self._lock = threading.Lock()
+        self._infos = {_name(i.filename): i for i in self._zip.infolist() if not i.is_dir()}
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {name: info.file_size for name, info in self._infos.items()}
+
+    def read(self, member: str) -> bytes:
+        info = self._infos[member]
+        with self._lock:
+            return self._zip.read(info)
+
+
+@dataclass(frozen=True)
+class _Unpacked:
+    """A compressed tar, unpacked."""
+
+    contents: Mapping[str, bytes]
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {name: len(content) for name, content in self.contents.items()}
+
+    def read(self, member: str) -> bytes:
+        return self.contents[member]
+
+
+def _unpacked(place: Location) -> _Unpacked:
+    contents, total = {}, 0
+    with (
+        place.filesystem.open_input_stream(place.path, compression=None) as stream,
+        tarfile.open(fileobj=stream, mode="r|*") as tar,
+    ):
+        for info in tar:
+            if not info.isreg():
+                continue
+            total += info.size
+            if total > MAX_UNPACKED_BYTES:
+                raise DataError(
+                    f"{place}: more than {MAX_UNPACKED_BYTES / 1024**3:g} GiB unpacked. Store it "
+                    "as a plain .tar, which is read in place."
+                )
+            member = tar.extractfile(info)
+            assert member is not None
+            contents[_name(info.name)] = member.read()
+    return _Unpacked(contents)
+
+
+def _name(member: str) -> str:
+    return member.removeprefix("./")

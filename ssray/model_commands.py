@@ -1,0 +1,97 @@
+"""``ssray models``: what is in a model store, and which versions are in use."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import torch
+
+from ssray import artifact, model_store
+from ssray.data.storage import Location
+from ssray.errors import ArtifactError, SsrayError
+from ssray.options import models_option
+from ssray.terminal import console, versions_table
+
+category_option = click.option("--category", required=True, metavar="C", help="Whose models.")
+
+
+@click.group()
+def models() -> None:
+    """Look into a model store, and choose which versions are in use."""
+
+
+@models.command("list")
+@models_option
+@click.option("--category", metavar="C", help="List every version of this category.")
+def list_models(store: str, category: str | None) -> None:
+    """List the model in use of every category, or all versions of one."""
+    place = Location.parse(store)
+    chosen = [category] if category else sorted(model_store.published(place))
+    if not chosen:
+        raise SsrayError(f"{place}: no models here. Train one with 'ssray train'.")
+    rows = [
+        (name, stored)
+        for name in chosen
+        for stored in model_store.versions(place, name)
+        if category or stored.published
+    ]
+    console.print(versions_table(rows))
+
+
+@models.command("show")
+@models_option
+@category_option
+@click.option("--version", metavar="V", help="Default: the one in use.")
+def show_model(store: str, category: str, version: str | None) -> None:
+    """Print all that is known about a model, as JSON."""
+    place = Location.parse(store)
+    chosen = version or model_store.published_version(place, category)
+    model = artifact.load(place, category, chosen)
+    parts = {"origin": model.facts, "calibration": model.calibration, "recipe": model.recipe}
+    shown = {name: part.model_dump(mode="json") for name, part in parts.items()}
+    click.echo(json.dumps({"category": category, "version": chosen} | shown, indent=2))
+
+
+@models.command("publish")
+@models_option
+@category_option
+@click.option("--version", required=True, metavar="V", help="Which to put into use.")
+def publish_model(store: str, category: str, version: str) -> None:
+    """Put a version into use."""
+    place = Location.parse(store)
+    before = model_store.published(place).get(category)
+    artifact.load(place, category, version)
+    model_store.publish(place, category, version, before)
+    console.print(f"{category}: {version} is in use, before {before or 'none'}")
+
+
+@models.command("rollback")
+@models_option
+@category_option
+def roll_back(store: str, category: str) -> None:
+    """Put the version into use that was before the present one."""
+    version = model_store.rollback(Location.parse(store), category)
+    console.print(f"{category}: {version} is in use again")
+
+
+@models.command("verify")
+@models_option
+@click.option("--category", "only", multiple=True, metavar="C", help="Repeatable; default: all.")
+def verify(store: str, only: tuple[str, ...]) -> None:
+    """Check every file of the versions in use against its checksum."""
+    place = Location.parse(store)
+    chosen = list(only) or sorted(model_store.published(place))
+    if not chosen:
+        raise SsrayError(f"{place}: no models here.")
+    damaged = []
+    for category in chosen:
+        try:
+            version = model_store.published_version(place, category)
+            artifact.load(place, category, version).build_all(torch.device("cpu"))
+            console.print(f"{category}  {version}  intact")
+        except ArtifactError as error:
+            damaged.append(category)
+            console.print(f"{category}  {error}")
+    if damaged:
+        raise ArtifactError(f"{len(damaged)} of {len(chosen)} models can't be used.")

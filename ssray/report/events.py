@@ -1,0 +1,32 @@
+"""The epoch log as TensorBoard events."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+from ssray.training import Epoch
+
+
+@contextlib.contextmanager
+def event_log(folder: Path | None) -> Iterator[Callable[[Epoch], None]]:
+    """Yields what to call with each row; without a folder it does nothing.
+
+    The step of every number is the count of images seen.
+    """
+    if folder is None:
+        yield lambda epoch: None
+        return
+    with SummaryWriter(str(folder)) as writer:
+
+        def log(epoch: Epoch) -> None:
+            for name, value in dataclasses.asdict(epoch).items():
+                if isinstance(value, int | float):
+                    writer.add_scalar(name, value, global_step=round(epoch.images_seen))
+            writer.flush()
+
+        yield log

@@ -1,0 +1,74 @@
+"""Reconstruction sheets: what a network under training makes of images it has not seen."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ssray.config import Difference
+from ssray.method.anomaly_map import difference_maps, smooth
+from ssray.method.inference import reconstruct, to_network
+from ssray.method.synthetic_defects import add_defects
+from ssray.report.heatmap import encode_levels, overlay
+
+IMAGES = 3
+"""How many of them, each as it is and with a synthetic defect."""
+_GAP = 4
+_SMOOTHING_SHARE = 24
+"""The shorter side over the kernel's."""
+
+
+@torch.inference_mode()
+def reconstruction_sheet(
+    network: nn.Module, held_out: Tensor, difference: Difference, precision: torch.dtype
+) -> bytes:
+    """A PNG: a row an image, with columns input, reconstruction and heatmap.
+
+    The first rows are defect-free, the others have a synthetic defect, the same in every sheet of a
+    training. The heatmaps' contour lies where the smoothed difference exceeds all of those of the
+    defect-free rows.
+
+    Args:
+        network: on the device to use.
+        held_out: (M, H, W, 3) uint8 images the network is not trained on.
+        difference: what the heatmap shows.
+        precision: of the forward pass.
+    """
+    was_training = network.training
+    network.eval()
+    clean = to_network(held_out[:IMAGES], next(network.parameters()).device)
+    defective, _ = add_defects(clean, torch.Generator().manual_seed(0))
+    images = torch.cat([clean, defective])
+    reconstructions = reconstruct(network, images, precision)
+    kernel = min(images.shape[2:]) // _SMOOTHING_SHARE // 2 * 2 + 1
+    maps = smooth(difference_maps(images, [reconstructions], difference)[:, :1], kernel, 2)
+    network.train(was_training)
+    worst = float(maps[: len(clean)].max().clamp_min(torch.finfo(torch.float32).tiny))
+    rows = []
+    for image, reconstruction, heat in zip(images, reconstructions, maps, strict=True):
+        before, after = _picture(image), _picture(reconstruction)
+        levels = encode_levels(heat[0].cpu().numpy(), worst)
+        rows.append(_joined([before, after, overlay(before, levels)], axis=1))
+    buffer = io.BytesIO()
+    Image.fromarray(_joined(rows, axis=0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _picture(image: Tensor) -> npt.NDArray[np.uint8]:
+    """(3, H, W) float in [0, 1] as (H, W, 3) uint8."""
+    pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
+    picture: npt.NDArray[np.uint8] = pixels.cpu().numpy()
+    return picture
+
+
+def _joined(pictures: list[npt.NDArray[np.uint8]], axis: int) -> npt.NDArray[np.uint8]:
+    """Side by side or below each other, with a white gap."""
+    padding = [(0, 0)] * 3
+    padding[axis] = (0, _GAP)
+    padded = [np.pad(picture, padding, constant_values=255) for picture in pictures[:-1]]
+    return np.concatenate([*padded, pictures[-1]], axis=axis)

@@ -1,0 +1,126 @@
+"""Data sets in archives, on a disk and on a real S3 server."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssray.data import archives
+from ssray.data.archives import SUFFIXES, members, read_file
+from ssray.data.decode import read_image, read_mask
+from ssray.data.fingerprint import fingerprint
+from ssray.data.index import categories, index_dataset
+from ssray.data.storage import Location
+from ssray.errors import DataError, ImageError
+
+
+def packed(folder: Path, suffix: str, prefix: str = "") -> bytes:
+    """An archive of all files below a folder."""
+    buffer = io.BytesIO()
+    files = [
+        (f"{prefix}{path.relative_to(folder)}", path) for path in sorted(folder.rglob("*.png"))
+    ]
+    if suffix == ".zip":
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as out:
+            for name, path in files:
+                out.write(path, name)
+    else:
+        kind = {".tgz": "gz", ".tar": ""}.get(suffix, suffix.removeprefix(".tar."))
+        with tarfile.open(fileobj=buffer, mode=f"w:{kind}") as tar:
+            for name, path in files:
+                tar.add(path, name)
+    return buffer.getvalue()
+
+
+@pytest.fixture(params=["disk", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    if request.param == "disk":
+        return Location.parse(tmp_path / "root")
+    return Location.parse(f"s3://{request.getfixturevalue('s3_server')}/{tmp_path.name}")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("prefix", ["", "./", "weave/"])
+def test_an_archive_is_indexed_and_read_as_its_folder_is(
+    root: Location, demo_root: Path, suffix: str, prefix: str
+) -> None:
+    if suffix in (".tar.gz", ".tar.bz2") and root.uri.startswith("s3://"):
+        pytest.skip("SeaweedFS 4.48 packs objects of such a name anew; .tgz and .tar.xz are tested")
+    (root / f"weave{suffix}").write(packed(demo_root / "weave", suffix, prefix))
+    assert categories(root) == ["weave"]
+    inside = index_dataset(root).to_pylist()
+    outside = index_dataset(Location.parse(demo_root), ["weave"]).to_pylist()
+    assert len(inside) == len(outside) > 0
+    for one, other in zip(inside, outside, strict=True):
+        for name in ("category", "split", "split_type", "label", "size_bytes"):
+            assert one[name] == other[name]
+        np.testing.assert_array_equal(read_image(one["uri"]), read_image(other["uri"]))
+        assert (one["mask_uri"] is None) == (other["mask_uri"] is None)
+        if one["mask_uri"]:
+            np.testing.assert_array_equal(read_mask(one["mask_uri"]), read_mask(other["mask_uri"]))
+    assert fingerprint([r["uri"] for r in inside]) == fingerprint([r["uri"] for r in outside])
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".zip", ".tar.gz"])
+def test_threads_may_read_one_archive(tmp_path: Path, demo_root: Path, suffix: str) -> None:
+    (tmp_path / f"weave{suffix}").write_bytes(packed(demo_root / "weave", suffix))
+    names = list(members(Location.parse(tmp_path / f"weave{suffix}")))
+    wrong: list[str] = []
+
+    def read_all() -> None:
+        for name in names:
+            content = read_file(f"{tmp_path}/weave{suffix}#{name}")
+            if content != (demo_root / "weave" / name).read_bytes():
+                wrong.append(name)
+
+    readers = [threading.Thread(target=read_all) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert wrong == []
+
+
+def read_all(root: Location) -> None:
+    for row in index_dataset(root).to_pylist():
+        read_image(row["uri"])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_damaged_is_named(tmp_path: Path, demo_root: Path, suffix: str) -> None:
+    whole = packed(demo_root / "weave", suffix)
+    place = tmp_path / f"weave{suffix}"
+    place.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises((DataError, ImageError), match=f"weave{suffix}"):
+        read_all(Location.parse(tmp_path))
+    place.write_bytes(b"")
+    archives._opened.cache_clear()
+    with pytest.raises(DataError, match=rf"weave{suffix}: not an archive that can be read"):
+        index_dataset(Location.parse(tmp_path))
+
+
+def test_a_member_that_is_not_there_has_a_code(tmp_path: Path, demo_root: Path) -> None:
+    (tmp_path / "weave.tar").write_bytes(packed(demo_root / "weave", ".tar"))
+    with pytest.raises(ImageError) as refusal:
+        read_image(f"{tmp_path}/weave.tar#train/good/none.png")
+    assert refusal.value.code == "unreadable"
+
+
+def test_a_compressed_tar_has_a_limit(
+    tmp_path: Path, demo_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 1000)
+    (tmp_path / "weave.tgz").write_bytes(packed(demo_root / "weave", ".tgz"))
+    with pytest.raises(DataError, match=r"Store it as a plain \.tar"):
+        index_dataset(Location.parse(tmp_path))
+
+
+def test_a_file_may_be_called_like_a_member(tmp_path: Path) -> None:
+    (tmp_path / "a#b.png").write_bytes(b"content")
+    assert read_file(str(tmp_path / "a#b.png")) == b"content"

@@ -1,0 +1,91 @@
+"""False-alarm rates that are promised, and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ssray.building import _folds, build_model
+from ssray.config import Compute, Recipe, override
+from ssray.conformal import least_rate, p_values, threshold
+from ssray.errors import ConfigError, TrainingError
+
+SCORES = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=60).map(np.array)
+RATES = st.integers(1, 99).map(lambda percent: percent / 100)
+
+
+@given(calibration=SCORES, rate=RATES, score=st.integers(0, 13).map(float))
+def test_what_is_above_the_threshold_has_a_p_value_within_the_rate(
+    calibration: np.ndarray, rate: float, score: float
+) -> None:
+    [p_value] = p_values(np.array([score]), calibration)
+    supported = rate >= least_rate(len(calibration)) - 1e-9
+    flagged = score > threshold(calibration, rate)
+    if supported and flagged:
+        assert p_value <= rate + 1e-9
+    # Ties at the threshold may be let through although their p-value would do, never the reverse.
+    if supported and not flagged and (calibration == score).sum() == 0:
+        assert p_value > rate - 1e-9
+
+
+@pytest.mark.parametrize("count", [19, 40, 99])
+@pytest.mark.parametrize("draw", ["normal", "exponential", "standard_cauchy"])
+def test_the_rate_of_false_alarms_is_kept(count: int, draw: str) -> None:
+    """Over calibration sets and new images, for any distribution of the scores."""
+    rng = np.random.default_rng(0)
+    sample = getattr(rng, draw)
+    alarms, trials = 0, 4000
+    for _ in range(trials):
+        calibration = sample(size=count)
+        alarms += int(sample(size=1)[0] > threshold(calibration, 0.05))
+    assert 0.6 * 0.05 < alarms / trials < 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
+
+
+def test_too_few_images_support_no_low_rate() -> None:
+    calibration = np.arange(13.0)
+    assert least_rate(13) == pytest.approx(1 / 14)
+    assert threshold(calibration, 0.05) == 12.0
+    assert p_values(np.array([100.0]), calibration)[0] == least_rate(13)
+
+
+def test_folds_give_a_score_to_every_image(
+    stripes: torch.Tensor, tiny: Recipe, tmp_path: Path
+) -> None:
+    for i, image in enumerate(stripes):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
+    uris = sorted(str(path) for path in tmp_path.glob("*.png"))
+    compute = Compute(precision="float32")
+    plain, folded = (
+        build_model(
+            uris,
+            "stripes",
+            "v1",
+            override(tiny, ["image_size=32", f"decision.folds={folds}"]),
+            compute,
+            torch.device("cpu"),
+            threads=1,
+        )
+        for folds in (0, 3)
+    )
+    assert plain is not None and folded is not None
+    assert len(plain.calibration.image_scores) == 2
+    assert len(folded.calibration.image_scores) == len(stripes)
+    assert folded.calibration.supported_rate < plain.calibration.supported_rate
+    assert len(folded.weights) == 1
+    for name, weight in plain.weights[0].items():
+        assert torch.equal(weight, folded.weights[0][name])
+    assert folded.facts.validation_loss == plain.facts.validation_loss
+    assert folded.facts.images_seen > 3.5 * plain.facts.images_seen
+
+
+def test_more_folds_than_images_allow_are_refused() -> None:
+    with pytest.raises(TrainingError, match="8 usable training images; 5 calibration folds need"):
+        _folds(torch.zeros(8, 4, 4, 3, dtype=torch.uint8), 5)
+    with pytest.raises(ConfigError, match=r"decision\.folds"):
+        override(Recipe(), ["decision.folds=1"])

@@ -1,0 +1,234 @@
+"""Workers, drivers and nodes that are killed: the training ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssray import artifact
+from ssray.artifact import ModelArtifact
+from ssray.config import Compute, Recipe, override
+from ssray.data.storage import Location
+from ssray.model_store import published_version
+from ssray.training import Epoch
+
+CATEGORY = "weave"
+IMAGES = 1500
+EVERY_SECOND = 1 / 60
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny: Recipe) -> Recipe:
+    """Trains for some seconds."""
+    return override(tiny, [f"schedule.images={IMAGES}"])
+
+
+@pytest.fixture(scope="module")
+def compute() -> Compute:
+    return Compute(precision="float32", cpus_per_worker=1, checkpoint_minutes=EVERY_SECOND)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    ray_local: None,
+    demo_root: Path,
+    recipe: Recipe,
+    compute: Compute,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> ModelArtifact:
+    """The model of a training that nothing interrupted."""
+    return trained(demo_root, recipe, compute, tmp_path_factory.mktemp("whole"))
+
+
+def trained(
+    root: Path,
+    recipe: Recipe,
+    compute: Compute,
+    store: Path,
+    **callbacks: Callable[..., None],
+) -> ModelArtifact:
+    from ssray.cluster.train import train_category
+
+    uris = [str(path) for path in (root / CATEGORY / "train/good").iterdir()]
+    place = Location.parse(store)
+    done = train_category(uris, CATEGORY, recipe, compute, place, **callbacks)
+    return artifact.load(place, CATEGORY, done.version)
+
+
+def assert_same(model: ModelArtifact, whole: ModelArtifact) -> None:
+    [weights], [expected] = model.weights, whole.weights
+    for name, weight in expected.items():
+        assert torch.equal(weight, weights[name]), name
+    assert model.calibration == whole.calibration
+
+
+def checkpoint_of(store: Path) -> Path | None:
+    return next(store.glob(f".training/{CATEGORY}/*/checkpoint.safetensors"), None)
+
+
+class KillsOnce:
+    """Kills something as soon as there is a checkpoint; counts what was trained twice."""
+
+    def __init__(self, store: Path, kill: Callable[[], None]) -> None:
+        self._store, self._kill = store, kill
+        self.seen: list[float] = []
+        self.reasons: list[str] = []
+        self.killed_at: float | None = None
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        self.seen.append(epoch.images_seen)
+        if self.killed_at is None and epoch.budget_spent > 0.3 and checkpoint_of(self._store):
+            self.killed_at = epoch.images_seen
+            self._kill()
+
+    @property
+    def repeated(self) -> float:
+        """Images seen twice."""
+        assert self.killed_at is not None
+        last = self.seen[: self.seen.index(self.killed_at) + 1][-1]
+        after = self.seen[self.seen.index(self.killed_at) + 1 :]
+        return max(0.0, last - min(after))
+
+
+def train_workers() -> list[int]:
+    """Processes of Ray Train's workers that descend from this one."""
+    parents = {}
+    for place in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            parents[int(place.name)] = int(
+                (place / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+    found = []
+    for pid in parents:
+        with contextlib.suppress(OSError):
+            if b"RayTrainWorker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                ancestor = pid
+                while ancestor in parents and ancestor != os.getpid():
+                    ancestor = parents[ancestor]
+                if ancestor == os.getpid():
+                    found.append(pid)
+    return found
+
+
+def test_a_killed_worker_costs_no_more_than_a_checkpoint(
+    demo_root: Path, recipe: Recipe, compute: Compute, whole: ModelArtifact, tmp_path: Path
+) -> None:
+    killer = KillsOnce(tmp_path, lambda: [os.kill(p, signal.SIGKILL) for p in train_workers()])
+    model = trained(
+        demo_root,
+        recipe,
+        compute,
+        tmp_path,
+        on_epoch=killer.on_epoch,
+        on_restart=killer.reasons.append,
+    )
+    assert len(killer.reasons) == 1
+    assert model.facts.resumed == 1
+    assert_same(model, whole)
+    assert not (tmp_path / ".training" / CATEGORY).exists() or checkpoint_of(tmp_path) is None
+    intervals = [b - a for a, b in zip([0.0, *killer.seen], killer.seen, strict=False) if b > a]
+    assert killer.repeated <= max(intervals)
+
+
+def test_workers_that_keep_dying_end_the_training(
+    demo_root: Path, recipe: Recipe, compute: Compute, ray_local: None, tmp_path: Path
+) -> None:
+    from ssray.errors import TrainingError
+
+    def kill(epoch: Epoch) -> None:
+        for pid in train_workers():
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(TrainingError, match=r"weave: lost workers 2 times.* goes on from the last"):
+        trained(
+            demo_root,
+            recipe,
+            compute.model_copy(update={"restarts": 1}),
+            tmp_path,
+            on_epoch=kill,
+        )
+
+
+def test_what_is_complete_is_not_trained_again(
+    demo_root: Path, tiny: Recipe, compute: Compute, ray_local: None, tmp_path: Path
+) -> None:
+    from ssray.cluster.train import train_category
+
+    uris = [str(path) for path in (demo_root / CATEGORY / "train/good").iterdir()]
+    place = Location.parse(tmp_path)
+    first = train_category(uris, CATEGORY, tiny, compute, place)
+    again = train_category(uris[::-1], CATEGORY, tiny, compute, place)
+    assert (first.new, again.new, again.version) == (True, False, first.version)
+    other = train_category(uris[1:], CATEGORY, tiny, compute, place)
+    assert other.new
+    assert published_version(place, CATEGORY) == other.version
+    unused = train_category(uris, CATEGORY, tiny, compute, place)
+    assert (unused.new, unused.published, unused.version) == (False, False, first.version)
+
+
+def train_all(root: Path, store: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        str(ROOT / "jobs/train_all.py"),
+        *("--data", str(root), "--models", str(store), "--category", CATEGORY),
+        *("--cpus-per-worker", "1", "--precision", "float32"),
+        *("--checkpoint-minutes", str(EVERY_SECOND)),
+        *more,
+    ]
+
+
+def test_a_killed_driver_is_continued_by_the_same_command(
+    demo_root: Path, recipe: Recipe, whole: ModelArtifact, tmp_path: Path
+) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe.model_dump_json())
+    store = tmp_path / "store"
+    command = train_all(demo_root, store, "--recipe", str(file))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as first:
+        deadline = time.monotonic() + 120
+        while checkpoint_of(store) is None:
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        first.kill()
+    second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert second.returncode == 0, second.stdout + second.stderr
+    place = Location.parse(store)
+    model = artifact.load(place, CATEGORY, published_version(place, CATEGORY))
+    assert model.facts.resumed == 1
+    assert_same(model, whole)
+    third = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert third.returncode == 0
+    assert f"up to date: {model.version}" in third.stdout
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_no_more_than_a_checkpoint(
+    demo_root: Path, recipe: Recipe, whole: ModelArtifact, tmp_path: Path
+) -> None:
+    file, store = tmp_path / "recipe.json", tmp_path / "store"
+    file.write_text(recipe.model_dump_json())
+    images = demo_root / CATEGORY / "train/good"
+    program = [sys.executable, str(ROOT / "tests/lose_a_node.py")]
+    done = subprocess.run(
+        [*program, str(images), str(store), str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nodes alive: 2\nrestarts: 1\n" in done.stdout
+    place = Location.parse(store)
+    model = artifact.load(place, CATEGORY, published_version(place, CATEGORY))
+    assert model.facts.resumed == 1
+    assert_same(model, whole)

@@ -1,0 +1,126 @@
+"""Places on a disk and on a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+
+from ssray.data.storage import Location
+from ssray.errors import ConflictError, DataError
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """An empty folder."""
+    if request.param == "disk":
+        return Location.parse(tmp_path / "folder")
+    bucket = request.getfixturevalue("s3_server")
+    return Location.parse(f"s3://{bucket}/{tmp_path.name}/folder/")
+
+
+def test_what_is_written_can_be_found_and_read(place: Location) -> None:
+    assert not place.exists()
+    assert place.files() == place.children() == []
+    place.make_folder()
+    (place / "a b+c%20/ü.txt").write(b"one")
+    (place / "a b+c%20/ü.txt").write(b"two")
+    (place / "z.txt").write(b"")
+    again = Location.parse(str(place / "a b+c%20/ü.txt"))
+    assert again.read() == b"two"
+    assert place.is_dir()
+    assert [info.base_name for info in place.children()] == ["a b+c%20", "z.txt"]
+    assert [place.at(info).uri for info in place.files()] == [again.uri, (place / "z.txt").uri]
+
+
+def test_a_place_can_be_sent_to_another_process(place: Location) -> None:
+    (place / "x").write(b"here")
+    assert pickle.loads(pickle.dumps(place / "x")).read() == b"here"
+
+
+def test_a_file_is_replaced_only_while_it_is_what_was_read(place: Location) -> None:
+    file = place / "pointer.json"
+    assert file.read_tagged() is None
+    file.write_if(b"first", None)
+    with pytest.raises(ConflictError, match=r"pointer\.json: someone else wrote it first"):
+        file.write_if(b"second", None)
+    seen = file.read_tagged()
+    assert seen is not None
+    assert seen.content == b"first"
+    file.write_if(b"second", seen.tag)
+    with pytest.raises(ConflictError):
+        file.write_if(b"third", seen.tag)
+    assert file.read() == b"second"
+
+
+def test_of_many_writers_one_wins(place: Location) -> None:
+    file = place / "pointer.json"
+    winners: list[int] = []
+    start = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        start.wait()
+        try:
+            file.write_if(f"{number}".encode(), None)
+        except ConflictError:
+            return
+        winners.append(number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(winners) == 1
+    assert file.read() == f"{winners[0]}".encode()
+
+
+def test_a_bucket_that_is_not_there_is_named(s3_server: str) -> None:
+    place = Location.parse("s3://nowhere/models")
+    with pytest.raises(DataError, match="s3://nowhere/models: no such bucket"):
+        place.make_folder()
+    assert not place.exists()
+
+
+def test_a_wrong_key_is_refused_by_name(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    place = Location.parse(f"s3://{s3_server}/models")
+    with pytest.raises(DataError, match=f"s3://{s3_server}/models: can't be created"):
+        place.make_folder()
+    with pytest.raises(OSError, match=f"s3://{s3_server}/models/x"):
+        (place / "x").read_tagged()
+
+
+def test_endpoint_and_credentials_may_come_from_a_profile(
+    s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = (
+        f"[profile plant]\nregion = us-east-1\nendpoint_url = {os.environ['AWS_ENDPOINT_URL']}\n"
+    )
+    keys = "[plant]\naws_access_key_id = tester\naws_secret_access_key = not-a-secret\n"
+    (tmp_path / "config").write_text(config)
+    (tmp_path / "credentials").write_text(keys)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_PROFILE", "plant")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    place = Location.parse(f"s3://{s3_server}/{tmp_path.name}/x")
+    place.write(b"by profile")
+    assert place.read() == b"by profile"
+    assert place.read_tagged() is not None
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("nfs4://somewhere", "expected a path, or file:// or s3://bucket/prefix"),
+        ("s3://", "expected a path, or file:// or s3://bucket/prefix"),
+    ],
+)
+def test_other_places_are_refused(uri: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Location.parse(uri)
