@@ -24,8 +24,10 @@ def quiet_local_ray() -> None:
     """A private Ray that listens on loopback only and sends no usage statistics.
 
     Variables that are already set stay. Inside a cluster (``RAY_ADDRESS`` set) its own
-    settings count and nothing is changed.
+    settings count. Nowhere does Ray start or join by itself: after an interruption the threads
+    that wait for trainings would bring it back.
     """
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     if os.environ.get("RAY_ADDRESS"):
         return
     chosen = _DEFAULTS if wants_ray_logs() else _DEFAULTS | _QUIET
