@@ -35,6 +35,7 @@ from ssray.report.diagnosis import paragraph
 from ssray.terminal import console, show_evaluation, show_unscored
 
 DEMO_MINUTES = 1.0
+DEMO_IMAGES = 80
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -54,7 +55,7 @@ def demo(out: str, seed: int) -> None:
     from ssray.cluster.runtime import ray_session
     from ssray.cluster.workflow import evaluate_categories, train_categories
 
-    names = write_demo_data(Path(out) / "data", seed=seed)
+    names = write_demo_data(Path(out) / "data", images=DEMO_IMAGES, seed=seed)
     place = Location.parse(out)
     root, store = place / "data", place / "models"
     compute = compute_from({"max_minutes": DEMO_MINUTES, "seed": seed})

@@ -42,7 +42,9 @@ class Cluster:
     address: str
     environment: dict[str, str]
 
-    def submit(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    def submit(
+        self, *command: str | Path, timeout: float = 200
+    ) -> subprocess.CompletedProcess[str]:
         """Runs a job to its end; its output comes back with that of the client."""
         return subprocess.run(
             [
@@ -53,7 +55,7 @@ class Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=200,
+            timeout=timeout,
         )
 
 
@@ -183,7 +185,7 @@ def test_fifteen_categories_one_of_them_broken(cluster: Cluster, tmp_path: Path)
     for image in (data / names[3] / "train/good").iterdir():
         image.write_bytes(b"not an image")
     command = ("jobs/train_all.py", "--data", data, "--models", store, *TINY)
-    first = cluster.submit(*command)
+    first = cluster.submit(*command, timeout=900)
     assert first.returncode == 1, first.stdout
     assert f"Failed {names[3]}: {names[3]}: none of 8 images can be used" in first.stdout
     models = published(Location.parse(store))

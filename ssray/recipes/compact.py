@@ -46,7 +46,10 @@ def object_() -> Recipe:
 
 
 def demo() -> Recipe:
-    """Width 8 at 128 px: the generated demo data in under a minute of two cores."""
+    """Width 8 at 128 px: the generated demo data in a minute of one core.
+
+    A quarter of its 80 images are held out, so that a false-alarm rate of 5 % can be asked for.
+    """
     return Recipe(
         name="demo",
         image_size=128,
@@ -56,5 +59,5 @@ def demo() -> Recipe:
             displacement=(0.012, 0.08),
             smoothness=(0.03, 0.125),
         ),
-        schedule=Schedule(crops=(0.5, 1.0), learning_rate=2e-3),
+        schedule=Schedule(learning_rate=2e-3, holdout=0.25),
     )
