@@ -34,6 +34,7 @@ TINY = (
     "network.width=4",
     "schedule.crops=[0.5,1]",
     "schedule.batch=2",
+    "schedule.holdout=0.1",
     "schedule.images=24",
 )
 """Settings with which the demo recipe trains in a second."""
