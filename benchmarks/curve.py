@@ -51,7 +51,7 @@ def main() -> None:
     threads = os.cpu_count() or 1
     compute = Compute(max_minutes=options.max_minutes, seed=options.seed)
     version = new_version()
-    before = model_store.published(Location.parse(options.models)).get(options.category)
+    before = model_store.in_use(Location.parse(options.models), options.category)
     place = Path(options.models) / options.category / version
     place.mkdir(parents=True)
     epochs: list[Epoch] = []

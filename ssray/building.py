@@ -116,7 +116,7 @@ def build_model(
         resolve_precision(compute.precision, device, recipe.network), team
     )
     parts = ensemble_parts(recipe)
-    splits = [(training, held_out), *_folds(torch.cat([training, held_out]), recipe.decision.folds)]
+    splits = [(training, held_out), *_folds(training, held_out, recipe.decision.folds)]
     fits = [(part, *split) for split in splits for part in parts]
     networks = [network.to(device) for network in before.networks]
     history = [*before.history]
@@ -256,13 +256,16 @@ def _validation_loss(history: Sequence[Epoch], networks: int) -> float:
     return first[-1].validation_loss
 
 
-def _folds(images: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Cuts the images into parts, each once left out: the rest, and the part.
+def _folds(training: Tensor, held_out: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Cuts all images into parts, each once left out: the rest, and the part.
 
     Raises:
         TrainingError: if there are fewer than two images a fold.
     """
-    if count and len(images) < MIN_HELD_OUT * count:
+    if not count:
+        return []
+    images = torch.cat([training, held_out])
+    if len(images) < MIN_HELD_OUT * count:
         raise TrainingError(
             f"{len(images)} usable training images; {count} calibration folds need at least "
             f"{MIN_HELD_OUT * count}."

@@ -60,7 +60,7 @@ def show_model(store: str, category: str, version: str | None) -> None:
 def publish_model(store: str, category: str, version: str) -> None:
     """Put a version into use."""
     place = Location.parse(store)
-    before = model_store.published(place).get(category)
+    before = model_store.in_use(place, category)
     artifact.load(place, category, version)
     model_store.publish(place, category, version, before)
     console.print(f"{category}: {version} is in use, before {before or 'none'}")

@@ -55,14 +55,20 @@ def published_version(store: Location, category: str) -> str:
     Raises:
         ArtifactError: if the category has none.
     """
-    pointer = _pointer(store, category)
-    if pointer is None:
+    version = in_use(store, category)
+    if version is None:
         known = ", ".join(sorted(published(store))) or "none"
         raise ArtifactError(
             f"{store}: no published model for '{category}'. Models here: {known}. "
             f"Train one with: ssray train --category {category} --models {store} --data ROOT"
         )
-    return pointer.version
+    return version
+
+
+def in_use(store: Location, category: str) -> str | None:
+    """The version in use; None if there is none."""
+    pointer = _pointer(store, category)
+    return pointer.version if pointer else None
 
 
 def published(store: Location) -> dict[str, str]:
@@ -97,9 +103,9 @@ def publish(store: Location, category: str, version: str, instead_of: str | None
             return
         _switch(store, category, Pointer(version=version, earlier=earlier), before and before.tag)
     except ConflictError:
-        now = _pointer(store, category)
+        now = in_use(store, category)
         raise ConflictError(
-            f"{category}: version {now.version if now else 'none'} was published meanwhile. "
+            f"{category}: version {now or 'none'} was published meanwhile. "
             f"{version} is complete but not in use; to use it: ssray models publish "
             f"--models {store} --category {category} --version {version}"
         ) from None
@@ -128,7 +134,7 @@ def versions(store: Location, category: str) -> list[StoredVersion]:
     Raises:
         ArtifactError: if there is none.
     """
-    pointer = _pointer(store, category)
+    used = in_use(store, category)
     names = _folders(store / category)
     if not names:
         raise ArtifactError(f"{store / category}: no models here.")
@@ -139,8 +145,7 @@ def versions(store: Location, category: str) -> list[StoredVersion]:
             facts = load_facts(store, category, name)
         except ArtifactError as error:
             problem = str(error) if is_complete(store / category / name) else "not finished"
-        in_use = pointer is not None and pointer.version == name
-        found.append(StoredVersion(name, in_use, facts, problem))
+        found.append(StoredVersion(name, name == used, facts, problem))
     return found
 
 

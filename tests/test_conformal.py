@@ -86,6 +86,6 @@ def test_folds_give_a_score_to_every_image(
 
 def test_more_folds_than_images_allow_are_refused() -> None:
     with pytest.raises(TrainingError, match="8 usable training images; 5 calibration folds need"):
-        _folds(torch.zeros(8, 4, 4, 3, dtype=torch.uint8), 5)
+        _folds(*torch.zeros(8, 4, 4, 3, dtype=torch.uint8).split([6, 2]), 5)
     with pytest.raises(ConfigError, match=r"decision\.folds"):
         override(Recipe(), ["decision.folds=1"])

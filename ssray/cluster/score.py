@@ -219,7 +219,11 @@ def score_rows(
     images = [np.frombuffer(prepared[i]["image"], np.uint8).reshape(shape) for i in usable]
     scored = scorer(np.stack(images))
     counts = PixelCounts()
-    for i, anomaly_map, score in zip(usable, scored.maps, scored.scores, strict=True):
+    image_threshold = artifact.calibration.image_threshold
+    p_values = artifact.calibration.p_values(scored.scores)
+    for i, anomaly_map, score, p_value in zip(
+        usable, scored.maps, scored.scores, p_values, strict=True
+    ):
         row = rows[i]
         truth = _unpack_truth(prepared[i])
         full_size = anomaly_map
@@ -229,8 +233,8 @@ def score_rows(
             row["error"] = "not_finite"
             continue
         row["score"] = float(score)
-        row["p_value"] = float(artifact.calibration.p_values(score[None])[0])
-        row["flagged"] = bool(score > artifact.calibration.image_threshold)
+        row["p_value"] = float(p_value)
+        row["flagged"] = bool(score > image_threshold)
         row["heatmap"] = levels_to_png(encode_levels(anomaly_map, threshold))
         if truth is not None:
             counts.add(full_size, truth)

@@ -23,7 +23,7 @@ from ssray.data.fingerprint import fingerprint
 from ssray.data.storage import Location
 from ssray.device import resolve_device
 from ssray.errors import ConflictError, DataError, ImageError, SsrayError, TrainingError
-from ssray.model_store import publish, published, versions
+from ssray.model_store import in_use, publish, versions
 from ssray.report.sheets import reconstruction_sheet
 from ssray.training import Epoch
 
@@ -123,7 +123,7 @@ def train_category(
         data_fingerprint=data_fingerprint,
         store=store,
         folder=folder,
-        instead_of=published(store).get(category),
+        instead_of=in_use(store, category),
         progress=Queue(actor_options={"num_cpus": 0}),
     )
     try:

@@ -31,6 +31,7 @@ _CACHED = 8
 _READ_AHEAD_BYTES = 1 << 16
 _SPLIT = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SUFFIXES))}))#(.+)", re.DOTALL)
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+"""What reading raises; the last is zipfile's, for a compression it does not know."""
 
 
 class _Archive(Protocol):
