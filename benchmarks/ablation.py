@@ -33,11 +33,11 @@ import torch
 from labelled import TestSet, difference_stack, judge
 from torch import Tensor, nn
 
-from ssray.building import ensemble_parts, split_held_out
+from ssray import feeding
+from ssray.building import ensemble_parts
 from ssray.calibration import calibrate
 from ssray.config import AnomalyMap, ImageScore, Recipe, override
 from ssray.data.index import index_dataset
-from ssray.data.loading import load_images
 from ssray.data.storage import Location
 from ssray.errors import SsrayError
 from ssray.method.anomaly_map import MapMaker
@@ -212,10 +212,8 @@ def perform(run: Run) -> dict[str, Any]:
     torch.set_num_threads(1)
     manifest = index_dataset(Location.parse(run.root), [run.category])
     train = manifest.filter(pc.equal(manifest["split"], "train"))
-    loaded = load_images(train["uri"].to_pylist(), run.recipe.image_size, threads=1)
-    training, held_out = split_held_out(
-        torch.from_numpy(loaded.images), run.recipe.schedule.holdout, run.seed
-    )
+    feed = feeding.load(train["uri"].to_pylist(), run.recipe, threads=1, seed=run.seed)
+    training, held_out = feed.sample, feed.held_out
     networks: list[nn.Module] = []
     validation, seconds = 0.0, 0.0
     for part in ensemble_parts(run.recipe):

@@ -18,14 +18,13 @@ import safetensors.torch
 import torch
 from labelled import TestSet, category_parser, judge
 
-from ssray import artifact, model_store
+from ssray import artifact, feeding, model_store
 from ssray.artifact import new_version
-from ssray.building import Progress, build_model, split_held_out
+from ssray.building import Progress, build_model
 from ssray.calibration import calibrate
 from ssray.cluster.workflow import sample_images
 from ssray.config import Compute
 from ssray.data.index import index_dataset
-from ssray.data.loading import load_images
 from ssray.data.storage import Location
 from ssray.method.autoencoder import Autoencoder
 from ssray.recipes import RecipeRequest
@@ -73,10 +72,7 @@ def main() -> None:
     store = Location.parse(options.models)
     artifact.save(model, store)
     model_store.publish(store, options.category, version, before)
-    loaded = load_images(uris, recipe.image_size, threads)
-    training, held_out = split_held_out(
-        torch.from_numpy(loaded.images), recipe.schedule.holdout, options.seed
-    )
+    feed = feeding.load(uris, recipe, threads, options.seed)
     precision = model.precision("auto", CPU)
     test_set = TestSet.read(manifest, recipe.image_size)
     network = Autoencoder(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -85,7 +81,7 @@ def main() -> None:
         network.load_state_dict(safetensors.torch.load(file.read_bytes()))
         network.eval()
         calibration, average = calibrate(
-            [network], held_out, training, recipe, precision, options.seed
+            [network], feed.held_out, feed.sample, recipe, precision, options.seed
         )
         chosen = calibration.anomaly_map
         image, pixel = judge([network], calibration, average, test_set, precision)

@@ -18,30 +18,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 import ssray
+from ssray import feeding
 from ssray.artifact import ModelArtifact, TrainingFacts
 from ssray.calibration import calibrate, cross_fitted
 from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe
-from ssray.data.index import index_images
-from ssray.data.loading import load_images, spread
-from ssray.data.storage import Location
+from ssray.data.window import Decode
 from ssray.device import describe_hardware, resolve_precision
-from ssray.errors import TrainingError
 from ssray.method.autoencoder import Autoencoder
 from ssray.team import Team
 from ssray.training import Epoch, fit
 
 InWhole = Callable[[Epoch], Epoch]
 
-MIN_IMAGES = 4
-MIN_HELD_OUT = 2
 _ROUNDING = 1e-9
-MOST_TEXTURES = 256
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _DTYPES = list(_PRECISIONS.values())
 _NAMES: dict[torch.dtype, Literal["float32", "bfloat16"]] = {
@@ -79,6 +73,8 @@ def build_model(
     threads: int,
     data_fingerprint: str = "",
     checkpoints: CheckpointFile | None = None,
+    decode: Decode | None = None,
+    on_decoded: Callable[[int], None] = lambda done: None,
     on_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> ModelArtifact | None:
     """Trains one category's model.
@@ -93,6 +89,9 @@ def build_model(
         threads: CPU threads of this process.
         data_fingerprint: of the images, for the record.
         checkpoints: where a checkpoint to resume from may be and new ones go.
+        decode: streams the images, of which ``compute.memory_gib`` holds a part; None decodes them
+            all before the training begins.
+        on_decoded: called with how many images are decoded before the training begins.
         on_epoch: called with each new row of the epoch log.
 
     Returns:
@@ -100,15 +99,18 @@ def build_model(
 
     Raises:
         ArtifactError: if the checkpoint can't be used.
+        ConfigError: if ``compute.memory_gib`` is too little.
         DataError: if no image can be decoded.
-        TrainingError: if fewer than 4 can.
+        TrainingError: if fewer than 4 can, or too few for the folds.
     """
     team = Team.current()
-    loaded = load_images(uris, recipe.image_size, threads)
-    textures = load_textures(recipe, threads)
-    training, held_out = split_held_out(
-        torch.from_numpy(loaded.images), recipe.schedule.holdout, compute.seed
-    )
+    if decode:
+        feed = feeding.stream(
+            uris, recipe, threads, compute.seed, compute.memory_gib, decode, on_decoded
+        )
+    else:
+        feed = feeding.load(uris, recipe, threads, compute.seed, on_decoded)
+    textures = feeding.load_textures(recipe, threads)
     torch.set_num_threads(threads)
     stored = checkpoints.read() if checkpoints else None
     before = _Before.read(stored, recipe) if stored else _Before()
@@ -116,7 +118,7 @@ def build_model(
         resolve_precision(compute.precision, device, recipe.network), team
     )
     parts = ensemble_parts(recipe)
-    splits = [(training, held_out), *_folds(training, held_out, recipe.decision.folds)]
+    splits = [(feed.training, feed.held_out), *feeding.folds(feed, recipe.decision.folds)]
     fits = [(part, *split) for split in splits for part in parts]
     networks = [network.to(device) for network in before.networks]
     history = [*before.history]
@@ -147,6 +149,7 @@ def build_model(
             seed=compute.seed,
             max_minutes=compute.max_minutes and compute.max_minutes / len(parts),
             textures=textures,
+            accumulate=compute.accumulate,
             compiled=compute.compile,
             resume=stored,
             checkpoint_minutes=compute.checkpoint_minutes if checkpoints else math.inf,
@@ -155,20 +158,23 @@ def build_model(
         )
         stored = None
         networks = [*networks, fitted.model]
+    skipped = feed.skipped_in_all()
     if team.rank:
         return None
     model, *others = (networks[i : i + len(parts)] for i in range(0, len(fits), len(parts)))
-    calibration, average_map = calibrate(model, held_out, training, recipe, precision, compute.seed)
+    calibration, average_map = calibrate(
+        model, feed.held_out, feed.sample, recipe, precision, compute.seed
+    )
     if others:
         left_out = [unseen for _, unseen in splits[1:]]
         calibration = cross_fitted(calibration, list(zip(others, left_out, strict=True)), precision)
     facts = TrainingFacts(
         data_fingerprint=data_fingerprint,
         training_key=training_key(recipe, compute, data_fingerprint),
-        training_images=len(training),
-        held_out_images=len(held_out),
-        skipped_images=len(loaded.skipped),
-        input_shape=(training.shape[1], training.shape[2]),
+        training_images=feed.count,
+        held_out_images=len(feed.held_out),
+        skipped_images=skipped,
+        input_shape=feed.shape,
         images_seen=history[-1].images_seen,
         seconds=history[-1].seconds,
         validation_loss=_validation_loss(history, len(fits)),
@@ -256,26 +262,6 @@ def _validation_loss(history: Sequence[Epoch], networks: int) -> float:
     return first[-1].validation_loss
 
 
-def _folds(training: Tensor, held_out: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Cuts all images into parts, each once left out: the rest, and the part.
-
-    Raises:
-        TrainingError: if there are fewer than two images a fold.
-    """
-    if not count:
-        return []
-    images = torch.cat([training, held_out])
-    if len(images) < MIN_HELD_OUT * count:
-        raise TrainingError(
-            f"{len(images)} usable training images; {count} calibration folds need at least "
-            f"{MIN_HELD_OUT * count}."
-        )
-    numbers = torch.arange(len(images))
-    return [
-        (images[numbers % count != fold], images[numbers % count == fold]) for fold in range(count)
-    ]
-
-
 def _package_versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version()} | found
@@ -297,22 +283,6 @@ def ensemble_parts(recipe: Recipe) -> list[Recipe]:
     ]
 
 
-def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
-    """The recipe's folder of foreign content, squares of the images' size, (T, S, S, 3) uint8.
-
-    Of more than ``MOST_TEXTURES``, that many are taken, spread over the folder. None where the
-    recipe names no folder.
-
-    Raises:
-        DataError: if the folder holds no image that can be decoded.
-    """
-    if recipe.corruption.textures is None:
-        return None
-    manifest = index_images(Location.parse(recipe.corruption.textures), "textures")
-    uris = spread(manifest["uri"].to_pylist(), MOST_TEXTURES)
-    return torch.from_numpy(load_images(uris, recipe.image_size, threads, square=True).images)
-
-
 def _in_whole(epoch: Epoch, before: Epoch | None, number: int, parts: int) -> Epoch:
     """A network's epoch as a row of the log of all ``parts`` networks."""
     passes, images, seconds = (
@@ -331,23 +301,6 @@ def _in_whole(epoch: Epoch, before: Epoch | None, number: int, parts: int) -> Ep
 
 def _on_cpu(network: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-
-
-def split_held_out(images: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits (N, H, W, 3) images at random into training and held-out ones, at least 2 of these.
-
-    Raises:
-        TrainingError: if there are fewer than 4 images.
-    """
-    count = len(images)
-    if count < MIN_IMAGES:
-        raise TrainingError(
-            f"{count} usable training images; at least {MIN_IMAGES} are needed, and a few dozen "
-            "for a useful model."
-        )
-    held = max(MIN_HELD_OUT, round(share * count))
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(count))
-    return images[order[held:]], images[order[:held]]
 
 
 def _agreed(precision: torch.dtype, team: Team) -> torch.dtype:

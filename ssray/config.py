@@ -315,6 +315,15 @@ class Compute(_Frozen):
     gpus_per_worker: float = Field(
         1, gt=0, description="GPUs of each worker where the device is CUDA"
     )
+    memory_gib: float = Field(
+        4,
+        gt=0,
+        description="memory of each worker for decoded images, on its device; of a category that "
+        "needs more, a window moves over the images while it is trained",
+    )
+    accumulate: int = Field(
+        1, ge=1, description="parts of a step that share one update, where memory holds no more"
+    )
     max_minutes: float | None = Field(
         None, gt=0, description="time budget the learning rate anneals to, if it ends first"
     )

@@ -27,6 +27,8 @@ SCORING = ("workers", "cpus_per_worker", "gpus_per_worker", "device", "precision
 TRAINING = (
     *SCORING,
     "compile",
+    "memory_gib",
+    "accumulate",
     "max_minutes",
     "checkpoint_minutes",
     "restarts",

@@ -17,6 +17,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ssray.averaging import WeightAverage
 from ssray.checkpoint import Checkpoint
 from ssray.config import Objective, Recipe
+from ssray.data.window import ImageWindow
 from ssray.errors import TrainingError
 from ssray.method.augmentation import draw_crops, random_light
 from ssray.method.autoencoder import Autoencoder
@@ -77,7 +79,7 @@ class Fitted:
 
 
 def fit(
-    training: Tensor,
+    training: Tensor | ImageWindow,
     held_out: Tensor,
     recipe: Recipe,
     *,
@@ -86,6 +88,7 @@ def fit(
     seed: int = 0,
     max_minutes: float | None = None,
     textures: Tensor | None = None,
+    accumulate: int = 1,
     compiled: bool = False,
     resume: Checkpoint | None = None,
     checkpoint_minutes: float = math.inf,
@@ -95,8 +98,8 @@ def fit(
     """Trains one autoencoder.
 
     Args:
-        training: (N, H, W, 3) uint8 defect-free images, any device; with several processes each
-            may bring its own.
+        training: (N, H, W, 3) uint8 defect-free images, any device, the same in every process; or
+            a window over more, each process's own.
         held_out: (M, H, W, 3) uint8 images for the validation loss, the same in every process.
         recipe: what to train; its objective is (1) or (4), no ensemble.
         device: where to train. The training images are moved there as uint8.
@@ -104,6 +107,8 @@ def fit(
         seed: fixes initial weights and, with the rank, what this process draws.
         max_minutes: time budget; None leaves ``schedule.images`` alone to end the run.
         textures: (T, H', W', 3) uint8 foreign content for the corruption, any device.
+        accumulate: in how many parts each step's batch goes through the network, one after another;
+            each is normalised by its own statistics, as each process's part is.
         compiled: run the network through ``torch.compile``, once for each crop size.
         resume: goes on from there. On the CPU, with a budget in images, the same threads and the
             same number of processes, the weights end as they would have without the stop.
@@ -118,7 +123,9 @@ def fit(
     """
     if recipe.objective.kind == "ensemble":
         raise ValueError("fit trains one network; ssray.building.ensemble_parts splits an ensemble")
-    run = _Run(training, held_out, recipe, device, precision, seed, max_minutes, textures)
+    run = _Run(
+        training, held_out, recipe, device, precision, seed, max_minutes, textures, accumulate
+    )
     if compiled:
         run.compile()
     if resume:
@@ -146,7 +153,7 @@ class _Run:
 
     def __init__(
         self,
-        training: Tensor,
+        training: Tensor | ImageWindow,
         held_out: Tensor,
         recipe: Recipe,
         device: torch.device,
@@ -154,15 +161,20 @@ class _Run:
         seed: int,
         max_minutes: float | None,
         textures: Tensor | None,
+        accumulate: int,
     ) -> None:
         self.history: list[Epoch] = []
         self.finished = False
         self._recipe, self._device, self._precision = recipe, device, precision
-        self._seed, self._max_minutes = seed, max_minutes
+        self._seed, self._max_minutes, self._parts = seed, max_minutes, accumulate
         self._team = Team.current()
-        [images] = self._team.total(len(training))
-        self._images_in_all = int(images)
-        self._training, self._held_out = training.to(device), held_out
+        self._window = training if isinstance(training, ImageWindow) else None
+        if isinstance(training, ImageWindow):
+            training.to(device)
+            self._images_in_all = training.total
+        else:
+            self._training, self._images_in_all = training.to(device), len(training)
+        self._held_out = held_out
         self._textures = None if textures is None else textures.to(device)
 
         torch.manual_seed(seed)  # initial weights are drawn from torch's global generator
@@ -197,33 +209,30 @@ class _Run:
             Whether a row of the epoch log is due, and whether a checkpoint is; a row comes before
             each checkpoint.
         """
-        schedule, image_shape = self._recipe.schedule, self._training.shape[1:3]
-        self._crop = crop_shape(self._spent, schedule, (image_shape[0], image_shape[1]))
-        batch = batch_size(self._crop, (image_shape[0], image_shape[1]), schedule, self._team.size)
+        schedule = self._recipe.schedule
+        height, width = self._held_out.shape[1:3]
+        self._crop = crop_shape(self._spent, schedule, (height, width))
+        processes = self._team.size * self._parts
+        batch = batch_size(self._crop, (height, width), schedule, processes)
         self._rate = learning_rate(self._spent, schedule)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
+        if self._window:
+            self._window.advance(self._seen / self._team.size)
+            self._training = self._window.images
 
-        images = draw_crops(
-            self._training, batch, self._crop, schedule.augmentation, self._generator
-        )
-        if schedule.photometric:
-            images = random_light(images, schedule.photometric, self._generator)
-        corrupted = corrupt(
-            images, self._recipe.corruption, min(image_shape), self._generator, self._textures
-        )
-        with autocast(self._device, self._precision):
-            reconstruction = self._network(corrupted.images)
-        loss = objective(reconstruction, corrupted, self._recipe.objective)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for part in range(self._parts):
+            with self._gradients_exchanged(part == self._parts - 1):
+                loss = self._loss(batch) / self._parts
+                loss.backward()
+            self._loss_sum += loss.detach()
         self._optimizer.step()
         self._team.average(self._running)
         self.average.update(self._model)
 
-        self._loss_sum += loss.detach()
         self._steps_in_row += 1
-        self._seen += self._team.size * batch * math.prod(self._crop) / math.prod(image_shape)
+        self._seen += processes * batch * math.prod(self._crop) / (height * width)
         clock = self._seconds() / (60 * self._max_minutes) if self._max_minutes else 0.0
         row_due = time.monotonic() - self._row_started >= SECONDS_BETWEEN_ROWS
         self._spent, row, checkpoint = self._team.first(
@@ -235,6 +244,26 @@ class _Run:
             self._spent = 1.0
             self._stopping.restore(self.average.model)
         return bool(row or checkpoint or self.finished), bool(checkpoint and not self.finished)
+
+    def _loss(self, batch: int) -> Tensor:
+        """The objective of crops drawn and corrupted now."""
+        schedule, side = self._recipe.schedule, min(self._training.shape[1:3])
+        images = draw_crops(
+            self._training, batch, self._crop, schedule.augmentation, self._generator
+        )
+        if schedule.photometric:
+            images = random_light(images, schedule.photometric, self._generator)
+        corrupted = corrupt(images, self._recipe.corruption, side, self._generator, self._textures)
+        with autocast(self._device, self._precision):
+            reconstruction = self._network(corrupted.images)
+        return objective(reconstruction, corrupted, self._recipe.objective)
+
+    def _gradients_exchanged(self, now: bool) -> AbstractContextManager[None]:
+        """Whether the block's backward pass exchanges gradients; they add up until one does."""
+        if now or not isinstance(self._network, DistributedDataParallel):
+            return nullcontext()
+        waiting: AbstractContextManager[None] = self._network.no_sync()
+        return waiting
 
     def add_row(self) -> Epoch:
         """The row of the epoch log that is due."""

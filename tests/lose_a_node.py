@@ -42,7 +42,7 @@ def main(data: str, store: str, recipe: str) -> None:
         Compute(precision="float32", cpus_per_worker=1, checkpoint_minutes=1 / 60),
         Location.parse(store),
         on_epoch=on_epoch,
-        on_restart=reasons.append,
+        on_state=reasons.append,
     )
     print(f"nodes alive: {sum(node['Alive'] for node in ray.nodes())}")
     print(f"restarts: {len(reasons)}")

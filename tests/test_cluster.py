@@ -17,8 +17,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ssray import artifact, model_store
 from ssray.cluster.score import prepare_images, score_rows
-from ssray.config import Compute, Recipe
+from ssray.config import Compute, Recipe, override
 from ssray.data.decode import read_image, read_mask
+from ssray.data.demo import write_demo_data
 from ssray.data.index import index_dataset, index_images
 from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError, ScoringError, TrainingError
@@ -356,3 +357,24 @@ def test_no_number_of_actors_lets_decoding_be_fused_into_them() -> None:
     shares = [score._ALL_SCORING_CPUS / workers for workers in range(1, 65)]
     assert score._DECODE_CPUS not in shares
     assert score._DECODE_CPUS + score._ALL_SCORING_CPUS + score._WRITE_CPUS <= 1
+
+
+def test_images_beyond_the_memory_stream_through_ray_data(
+    ray_local: None, tiny: Recipe, tmp_path: Path
+) -> None:
+    """Two workers that would hold both CPUs, one damaged image, three passes over all."""
+    from ssray.cluster.train import train_category
+
+    write_demo_data(tmp_path / "data", categories=1, images=40, size=64)
+    uris = training_uris(tmp_path / "data")
+    Path(uris[5]).write_bytes(b"not an image")
+    place = Location.parse(tmp_path / "store")
+    compute = Compute(
+        precision="float32", workers=2, memory_gib=20 * 3 * 64**2 / 1024**3, checkpoint_minutes=0
+    )
+    trained = train_category(uris, "weave", override(tiny, ["schedule.images=600"]), compute, place)
+    facts = artifact.load(place, "weave", trained.version).facts
+    assert facts.held_out_images == 4
+    assert facts.training_images == 36
+    assert facts.skipped_images == 1
+    assert facts.workers == 2

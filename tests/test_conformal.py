@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssray.building import _folds, build_model
+from ssray import feeding
+from ssray.building import build_model
 from ssray.config import Compute, Recipe, override
 from ssray.conformal import least_rate, p_values, threshold
 from ssray.errors import ConfigError, TrainingError
@@ -85,7 +86,9 @@ def test_folds_give_a_score_to_every_image(
 
 
 def test_more_folds_than_images_allow_are_refused() -> None:
+    training, held_out = torch.zeros(8, 4, 4, 3, dtype=torch.uint8).split([6, 2])
+    eight = feeding.Feed(training, held_out, count=6, skipped=0)
     with pytest.raises(TrainingError, match="8 usable training images; 5 calibration folds need"):
-        _folds(*torch.zeros(8, 4, 4, 3, dtype=torch.uint8).split([6, 2]), 5)
+        feeding.folds(eight, 5)
     with pytest.raises(ConfigError, match=r"decision\.folds"):
         override(Recipe(), ["decision.folds=1"])

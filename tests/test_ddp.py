@@ -27,6 +27,7 @@ class Task:
     images: Tensor
     resume: bytes | None = None
     checkpoints: int = 0
+    accumulate: int = 1
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def train(task: Task) -> Outcome:
         task.recipe,
         device=CPU,
         precision=torch.float32,
+        accumulate=task.accumulate,
         resume=Checkpoint.from_bytes(task.resume) if task.resume else None,
         checkpoint_minutes=0 if task.checkpoints else 1e9,
         on_checkpoint=keep,
@@ -104,6 +106,16 @@ def test_ranks_draw_different_crops_and_hold_the_same_network(
     # Alone, rank 0 draws the same crops but lacks the other's gradients and statistics.
     for name in ("to_image.weight", next(n for n in alone.weights if "running_mean" in n)):
         assert not torch.allclose(alone.weights[name], together.weights[name])
+
+
+def test_ranks_that_accumulate_gradients_hold_the_same_network(
+    stripes: Tensor, tiny: Recipe, ranks
+) -> None:
+    recipe = override(tiny, ["schedule.batch=8"])
+    whole, _ = ranks(Task(recipe, stripes))
+    parted, _ = ranks(Task(recipe, stripes, accumulate=2))
+    assert parted.images_seen[-1] == whole.images_seen[-1]
+    assert parted.validation[-1] == pytest.approx(whole.validation[-1], rel=0.5)
 
 
 def test_ranks_stop_early_together(stripes: Tensor, tiny: Recipe, ranks) -> None:

@@ -130,7 +130,7 @@ def test_a_killed_worker_costs_no_more_than_a_checkpoint(
         compute,
         tmp_path,
         on_epoch=killer.on_epoch,
-        on_restart=killer.reasons.append,
+        on_state=killer.reasons.append,
     )
     assert len(killer.reasons) == 1
     assert model.facts.resumed == 1

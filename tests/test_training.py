@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ssray import artifact
+from ssray import artifact, feeding
 from ssray.artifact import ModelArtifact
-from ssray.building import build_model, ensemble_parts, split_held_out
+from ssray.building import build_model, ensemble_parts
 from ssray.calibration import calibrate, select_anomaly_map
+from ssray.checkpoint import Checkpoint
 from ssray.config import AnomalyMap, Compute, Objective, Recipe, Schedule, override
 from ssray.data.storage import Location
 from ssray.device import resolve_device, resolve_precision
@@ -315,12 +316,12 @@ def test_bfloat16_trains_to_about_the_same_loss(stripes: torch.Tensor, small: Re
 
 def test_held_out_images_are_apart_and_at_least_two() -> None:
     images = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1)
-    training, held_out = split_held_out(images, 0.05, seed=0)
+    training, held_out = feeding.split_held_out(images, 0.05, seed=0)
     assert len(training) == 95
     assert sorted(torch.cat([training, held_out]).flatten().tolist()) == list(range(100))
-    assert len(split_held_out(images[:6], 0.05, seed=0)[1]) == 2
+    assert len(feeding.split_held_out(images[:6], 0.05, seed=0)[1]) == 2
     with pytest.raises(TrainingError, match="3 usable training images"):
-        split_held_out(images[:3], 0.05, seed=0)
+        feeding.split_held_out(images[:3], 0.05, seed=0)
 
 
 def test_synthetic_defects_change_what_their_truth_says() -> None:
@@ -478,3 +479,25 @@ def test_device_and_precision_are_settings(tiny: Recipe) -> None:
         assert resolve_device("auto") == CPU
         with pytest.raises(ConfigError, match="no CUDA device"):
             resolve_device("cuda")
+
+
+def test_accumulated_parts_are_one_step(stripes: torch.Tensor, small: Recipe) -> None:
+    """As many images and updates as in whole steps; only the batch statistics differ."""
+    recipe = override(small, ["schedule.batch=8", "schedule.crops=[1]", "schedule.images=160"])
+    losses = []
+    for parts in (1, 4):
+        taken: list[Checkpoint] = []
+        fitted = fit(
+            stripes[:8],
+            stripes[8:],
+            recipe,
+            device=CPU,
+            precision=torch.float32,
+            accumulate=parts,
+            checkpoint_minutes=0,
+            on_checkpoint=taken.append,
+        )
+        assert taken[-1].facts["images_seen"] == 152
+        assert taken[-1].facts["averaged_steps"] == 19
+        losses.append(fitted.history[-1].validation_loss)
+    assert losses[1] == pytest.approx(losses[0], rel=0.3)

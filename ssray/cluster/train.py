@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
+from ssray import feeding
 from ssray.artifact import is_complete, new_version, save, write_epoch_log
 from ssray.building import Progress, build_model, training_key
 from ssray.checkpoint import CheckpointFile
 from ssray.cluster.runtime import check_capacity, one_line, threads_per_worker, wants_gpu
+from ssray.cluster.streaming import RESERVED_CPUS, decode_on_cluster
 from ssray.config import Compute, Recipe
 from ssray.data.fingerprint import fingerprint
 from ssray.data.storage import Location
@@ -32,6 +35,7 @@ TRAININGS = ".training"
 SHEETS = 10
 """How many reconstruction sheets a training leaves, besides the first."""
 _POLL_SECONDS = 0.2
+_DECODED_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class _Job:
 
     Attributes:
         folder: of this training alone, for checkpoints.
+        streamed: whether the images exceed a worker's memory.
         instead_of: the version in use when the training began.
     """
 
@@ -68,6 +73,7 @@ class _Job:
     data_fingerprint: str
     store: Location
     folder: Location
+    streamed: bool
     instead_of: str | None
     progress: Queue
 
@@ -80,7 +86,7 @@ def train_category(
     store: Location,
     *,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    on_restart: Callable[[str], None] = lambda reason: None,
+    on_state: Callable[[str], None] = lambda state: None,
 ) -> Trained:
     """Trains one category on the connected Ray and publishes the model.
 
@@ -94,7 +100,8 @@ def train_category(
         compute: workers, device, precision, time budget, seed.
         store: where the model goes; with several nodes a place they share.
         on_epoch: called on the driver with each row of the epoch log.
-        on_restart: called with the reason when workers were lost and the training goes on.
+        on_state: called with a few words on what goes on before the training begins, and when it
+            goes on after workers were lost.
 
     Raises:
         ArtifactError: if the last checkpoint can't be used.
@@ -123,12 +130,13 @@ def train_category(
         data_fingerprint=data_fingerprint,
         store=store,
         folder=folder,
+        streamed=feeding.exceeds(uris, recipe.image_size, compute.memory_gib, threads),
         instead_of=in_use(store, category),
         progress=Queue(actor_options={"num_cpus": 0}),
     )
     try:
-        with _forwarded(job.progress, on_epoch):
-            _run(job, on_restart)
+        with _forwarded(job.progress, on_epoch, on_state):
+            _run(job, on_state)
     except SystemExit:  # Ray Train's answer to Ctrl-C, after it has ended the workers
         raise KeyboardInterrupt from None
     finally:
@@ -156,7 +164,7 @@ def _claimed_version(folder: Location) -> str:
     return place.read().decode()
 
 
-def _run(job: _Job, on_restart: Callable[[str], None]) -> None:
+def _run(job: _Job, on_state: Callable[[str], None]) -> None:
     """Ray Train, started again when workers are lost.
 
     Ray Train's own ``FailureConfig`` would repeat a training that ended with a user's mistake, too.
@@ -175,12 +183,14 @@ def _run(job: _Job, on_restart: Callable[[str], None]) -> None:
                     f"{job.category}: lost workers {attempt + 1} times, the last time by: {reason} "
                     "The same command goes on from the last checkpoint."
                 ) from failure
-            on_restart(reason)
+            on_state(f"goes on after: {reason}")
 
 
 def _trainer(job: _Job, attempt: int) -> TorchTrainer:
     compute = job.compute
     resources: dict[str, float] = {"CPU": job.threads}
+    if job.streamed:
+        resources["CPU"] = 1 if job.use_gpu else job.threads - RESERVED_CPUS
     if job.use_gpu:
         resources["GPU"] = compute.gpus_per_worker
     workers = (compute.min_workers, compute.workers) if compute.min_workers else compute.workers
@@ -202,6 +212,13 @@ def _trainer(job: _Job, attempt: int) -> TorchTrainer:
 def _train_on_worker(config: dict[str, _Job]) -> None:
     job = config["job"]
     rank = ray.train.get_context().get_world_rank()
+    told = time.monotonic()
+
+    def on_decoded(done: int) -> None:
+        nonlocal told
+        if rank == 0 and time.monotonic() - told >= _DECODED_SECONDS:
+            told = time.monotonic()
+            job.progress.put(f"reading images: {done} of {len(job.uris)}")
 
     def on_epoch(progress: Progress) -> None:
         if rank == 0:
@@ -230,6 +247,8 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
             threads=job.threads,
             data_fingerprint=job.data_fingerprint,
             checkpoints=CheckpointFile(job.folder),
+            decode=decode_on_cluster if job.streamed else None,
+            on_decoded=on_decoded,
             on_epoch=on_epoch,
         )
         if model:
@@ -245,8 +264,10 @@ def _sheet_due(history: Sequence[Epoch]) -> bool:
 
 
 @contextlib.contextmanager
-def _forwarded(progress: Queue, on_epoch: Callable[[Epoch], None]) -> Iterator[None]:
-    """Hands every row from the workers to ``on_epoch`` while the block runs, and at its end."""
+def _forwarded(
+    progress: Queue, on_epoch: Callable[[Epoch], None], on_state: Callable[[str], None]
+) -> Iterator[None]:
+    """Hands on what the workers report while the block runs, and what is left at its end."""
     finished = threading.Event()
 
     def forward() -> None:
@@ -254,7 +275,11 @@ def _forwarded(progress: Queue, on_epoch: Callable[[Epoch], None]) -> Iterator[N
             last_round = finished.is_set()
             with contextlib.suppress(Empty):
                 while True:
-                    on_epoch(progress.get(timeout=_POLL_SECONDS))
+                    news = progress.get(timeout=_POLL_SECONDS)
+                    if isinstance(news, Epoch):
+                        on_epoch(news)
+                    else:
+                        on_state(news)
             if last_round:
                 return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -117,7 +118,7 @@ def _train_category_from(
             compute,
             store,
             on_epoch=on_epoch,
-            on_restart=lambda reason: board.state(category, f"goes on after: {reason}"),
+            on_state=functools.partial(board.state, category),
         )
     if trained.new:
         return f"published {trained.version}"

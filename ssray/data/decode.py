@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -34,20 +36,39 @@ def decode_image(content: bytes) -> UInt8Image:
         ImageError: with code ``empty``, ``unknown_format``, ``too_large``, ``truncated`` or
             ``unsupported_mode``.
     """
-    if not content:
-        raise ImageError("empty", "the file has no content")
-    try:
-        with warnings.catch_warnings():
-            # The limit below is ours and stricter than Pillow's warning.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content))
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(
-                "too_large",
-                f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are accepted",
-            )
+    with _reason_codes():
+        image = _opened(content)
         image.load()
         return _to_rgb(image)
+
+
+def image_shape(content: bytes) -> tuple[int, int]:
+    """Rows and columns, from the header alone; raises as ``decode_image``."""
+    with _reason_codes():
+        image = _opened(content)
+        return image.height, image.width
+
+
+def _opened(content: bytes) -> Image.Image:
+    if not content:
+        raise ImageError("empty", "the file has no content")
+    with warnings.catch_warnings():
+        # The limit below is ours and stricter than Pillow's warning.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(content))
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            "too_large",
+            f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are accepted",
+        )
+    return image
+
+
+@contextlib.contextmanager
+def _reason_codes() -> Iterator[None]:
+    """Turns what Pillow raises into an ``ImageError``."""
+    try:
+        yield
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -80,6 +101,11 @@ def read_image(uri: str) -> UInt8Image:
         ImageError: as ``decode_image``, or with code ``unreadable`` if it cannot be fetched.
     """
     return decode_image(_fetch(uri))
+
+
+def read_image_shape(uri: str) -> tuple[int, int]:
+    """Rows and columns of one image that is fetched for it; raises as ``read_image``."""
+    return image_shape(_fetch(uri))
 
 
 def read_mask(uri: str) -> npt.NDArray[np.bool_]:

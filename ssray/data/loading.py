@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ssray.data.decode import UInt8Image, network_shape, read_image, resize
+from ssray.data.decode import UInt8Image, network_shape, read_image, read_image_shape, resize
 from ssray.errors import DataError, ImageError
+
+SHAPE_SAMPLE = 33
+"""Images whose sizes decide the shape of all."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,12 @@ class LoadedImages:
 
 
 def load_images(
-    uris: Iterable[str], longer_side: int, threads: int, *, square: bool = False
+    uris: Iterable[str],
+    longer_side: int,
+    threads: int,
+    *,
+    square: bool = False,
+    on_decoded: Callable[[int], None] = lambda done: None,
 ) -> LoadedImages:
     """Decodes images in parallel and resizes them to the shape most of them call for.
 
@@ -37,35 +45,56 @@ def load_images(
         longer_side: of the resized images, pixels; the aspect ratio of the majority is kept.
         threads: how many to decode at once.
         square: take the middle square of each image.
+        on_decoded: called with how many are done, after each.
 
     Raises:
         DataError: if no image can be used.
     """
-
-    def load(uri: str) -> tuple[tuple[int, int], UInt8Image] | ImageError:
-        try:
-            image = read_image(uri)
-        except ImageError as error:
-            return error
-        if square:
-            image = _middle(image)
-        shape = network_shape(image.shape[0], image.shape[1], longer_side)
-        return shape, resize(image, shape)
-
     uris = list(uris)
+    shape = (longer_side, longer_side) if square else common_shape(uris, longer_side, threads)
+    images = np.empty((len(uris), *shape, 3), np.uint8)
+
+    def load(number: int) -> str | None:
+        try:
+            image = read_image(uris[number])
+        except ImageError as error:
+            return error.code
+        images[number] = resize(_middle(image) if square else image, shape)
+        return None
+
+    reasons: list[str | None] = []
     with ThreadPoolExecutor(threads) as pool:
-        results = list(pool.map(load, uris))
-    usable = [result for result in results if not isinstance(result, ImageError)]
-    skipped = [
-        (uri, result.code)
-        for uri, result in zip(uris, results, strict=True)
-        if isinstance(result, ImageError)
-    ]
-    if not usable:
-        reasons = Counter(code for _, code in skipped)
-        raise DataError(f"none of {len(uris)} images can be used ({dict(reasons)}).")
-    [(shape, _)] = Counter(shape for shape, _ in usable).most_common(1)
-    return LoadedImages(np.stack([resize(image, shape) for _, image in usable]), skipped)
+        for reason in pool.map(load, range(len(uris))):
+            reasons.append(reason)
+            on_decoded(len(reasons))
+    skipped = [(uri, reason) for uri, reason in zip(uris, reasons, strict=True) if reason]
+    if len(skipped) == len(uris):
+        raise _nothing_usable([code for _, code in skipped])
+    if skipped:
+        images = images[[reason is None for reason in reasons]]
+    return LoadedImages(images, skipped)
+
+
+def common_shape(uris: Sequence[str], longer_side: int, threads: int) -> tuple[int, int]:
+    """The shape that most of the images call for, of 33 that are spread over them.
+
+    Raises:
+        DataError: if none of these is an image.
+    """
+
+    def shape_of(uri: str) -> tuple[int, int] | str:
+        try:
+            return network_shape(*read_image_shape(uri), longer_side)
+        except ImageError as error:
+            return error.code
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(shape_of, spread(uris, SHAPE_SAMPLE)))
+    shapes = Counter(shape for shape in found if not isinstance(shape, str))
+    if not shapes:
+        raise _nothing_usable([code for code in found if isinstance(code, str)])
+    [(shape, _)] = shapes.most_common(1)
+    return shape
 
 
 def spread(uris: Sequence[str], most: int) -> list[str]:
@@ -76,6 +105,10 @@ def spread(uris: Sequence[str], most: int) -> list[str]:
     """
     chosen = np.linspace(0, len(uris) - 1, min(most, len(uris))).round().astype(int)
     return [uris[i] for i in chosen]
+
+
+def _nothing_usable(codes: Sequence[str]) -> DataError:
+    return DataError(f"none of {len(codes)} images can be used ({dict(Counter(codes))}).")
 
 
 def _middle(image: UInt8Image) -> UInt8Image:

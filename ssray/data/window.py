@@ -1,0 +1,104 @@
+"""A window that moves over more images than memory holds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssray.data.decode import UInt8Image
+from ssray.errors import DataError
+
+START = 256
+"""Images that are there before the first is drawn."""
+DRAWS = 4
+"""Images that are drawn for each one that comes in."""
+
+Decode = Callable[[Sequence[str], tuple[int, int]], Iterator[UInt8Image | None]]
+"""Yields the image behind each URI in order, resized to the shape; None where it can't be used."""
+
+
+class ImageWindow:
+    """Images to draw from while others take their places, the oldest first.
+
+    What it holds depends only on how many were drawn, so that a training that is resumed sees
+    the same images. One that can't be used is replaced by the one before it.
+
+    Attributes:
+        total: how many images the window moves over; with several processes, over all of them.
+        damaged: URIs of those met so far that can't be used.
+    """
+
+    def __init__(
+        self,
+        uris: Sequence[str],
+        shape: tuple[int, int],
+        decode: Decode,
+        capacity: int,
+        *,
+        seed: int = 0,
+        total: int | None = None,
+    ) -> None:
+        """Takes nothing in yet.
+
+        Args:
+            uris: of this process; each pass over them has its own order.
+            shape: rows and columns.
+            decode: how to get at the images.
+            capacity: how many to hold at once.
+            seed: fixes the order.
+            total: how many images there are over all processes; default: ``len(uris)``.
+        """
+        self.total = total or len(uris)
+        self.damaged: set[str] = set()
+        self._uris, self._shape, self._decode, self._seed = uris, shape, decode, seed
+        self._slots = torch.zeros((capacity, *shape, 3), dtype=torch.uint8)
+        self._entered = 0
+        self._arrivals: Iterator[UInt8Image] = iter(())
+
+    @property
+    def images(self) -> Tensor:
+        """(N, H, W, 3) uint8, on the device last moved to."""
+        return self._slots[: self._entered]
+
+    def to(self, device: torch.device) -> None:
+        """Moves the images, and those to come, to a device."""
+        self._slots = self._slots.to(device)
+
+    def advance(self, drawn: float) -> None:
+        """Takes in what is due after so many images were drawn; waits for it if need be.
+
+        Any number may follow any other: where it can't be reached, the window is filled anew.
+
+        Raises:
+            DataError: if none of the images can be used.
+        """
+        capacity = len(self._slots)
+        due = min(START, capacity) + int(drawn / DRAWS)
+        if self._entered == 0 or not 0 <= due - self._entered < capacity:
+            self._entered = max(0, due - capacity)
+            self._arrivals = self._from(self._entered)
+        for number in range(self._entered, due):
+            self._slots[number % capacity] = torch.tensor(next(self._arrivals))
+        self._entered = due
+
+    def _from(self, position: int) -> Iterator[UInt8Image]:
+        """All arrivals from a position on, pass after pass."""
+        first, offset = divmod(position, len(self._uris))
+        latest: UInt8Image | None = None
+        for number in itertools.count(first):
+            order = np.random.default_rng((self._seed, number)).permutation(len(self._uris))
+            chosen = [self._uris[i] for i in order[offset:]]
+            offset = 0
+            for uri, image in zip(chosen, self._decode(chosen, self._shape), strict=True):
+                if image is None:
+                    self.damaged.add(uri)
+                    image = latest
+                if image is not None:
+                    latest = image
+                    yield image
+            if len(self.damaged) == len(self._uris):
+                raise DataError(f"none of {len(self._uris)} images can be used.")
