@@ -1,11 +1,15 @@
-"""The exponential average of a network's weights that is kept in place of the last ones."""
+"""Averages of a network's state: its weights over the steps, its statistics over a step's parts."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from ssray.team import Team
 
 
 class WeightAverage:
@@ -36,6 +40,32 @@ class WeightAverage:
         for mine, theirs in pairs:
             if not mine.is_floating_point():
                 mine.copy_(theirs)
+
+
+class PartStatistics:
+    """A network's running statistics in a step whose batch comes in parts.
+
+    They end as the mean of what each part alone would have made of them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._buffers = list(model.buffers())
+        self._before = [buffer.clone() for buffer in self._buffers]
+        self._statistics = [buffer for buffer in self._buffers if buffer.is_floating_point()]
+        self._sums = [torch.zeros_like(buffer) for buffer in self._statistics]
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """The block runs one part through the network."""
+        torch._foreach_copy_(self._buffers, self._before)
+        yield
+        torch._foreach_add_(self._sums, self._statistics)
+
+    def join(self, team: Team, parts: int) -> None:
+        """Ends the step: the mean over all parts, which the processes of a team ran."""
+        torch._foreach_copy_(self._statistics, self._sums)
+        team.add(self._statistics)
+        torch._foreach_div_(self._statistics, parts)
 
 
 def _state(model: nn.Module) -> list[Tensor]:

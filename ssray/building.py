@@ -149,7 +149,7 @@ def build_model(
             seed=compute.seed,
             max_minutes=compute.max_minutes and compute.max_minutes / len(parts),
             textures=textures,
-            accumulate=compute.accumulate,
+            parts=max(compute.workers * compute.accumulate, team.size),
             compiled=compute.compile,
             resume=stored,
             checkpoint_minutes=compute.checkpoint_minutes if checkpoints else math.inf,

@@ -322,7 +322,10 @@ class Compute(_Frozen):
         "needs more, a window moves over the images while it is trained",
     )
     accumulate: int = Field(
-        1, ge=1, description="parts of a step that share one update, where memory holds no more"
+        1,
+        ge=1,
+        description="parts in which each worker takes its share of a step, where memory holds no "
+        "more; as many workers more give the same model",
     )
     max_minutes: float | None = Field(
         None, gt=0, description="time budget the learning rate anneals to, if it ends first"

@@ -42,24 +42,33 @@ class Team:
         return numbers
 
     @torch.no_grad()
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Puts the mean over all processes into float tensors of one type, in one exchange."""
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Puts the sum over all processes into tensors of one type, in one exchange."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(flat)
-        flat /= self.size
-        for tensor, mean in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.copy_(mean.view_as(tensor))
+        for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
 
-    def gather(self, tensor: Tensor) -> list[Tensor]:
-        """The tensor of every process, by rank; all have the same shape."""
+    def share(self, parts: int) -> range:
+        """The parts of some work that are this process's.
+
+        >>> list(Team(rank=1, size=2).share(5))
+        [1, 3]
+        """
+        return range(self.rank, parts, self.size)
+
+    def gather(self, own: Sequence[Tensor], parts: int) -> list[Tensor]:
+        """A tensor for each part, from the processes whose ``share`` it is; all of one shape."""
         if self.size == 1:
-            return [tensor]
-        tensor = tensor.cuda() if dist.get_backend() == "nccl" else tensor
-        gathered = [torch.empty_like(tensor) for _ in range(self.size)]
-        dist.all_gather(gathered, tensor)
-        return [each.cpu() for each in gathered]
+            return list(own)
+        most = -(-parts // self.size)
+        padded = torch.stack([*own, *[own[0]] * (most - len(own))])
+        padded = padded.cuda() if dist.get_backend() == "nccl" else padded
+        gathered = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(gathered, padded)
+        return [gathered[part % self.size][part // self.size].cpu() for part in range(parts)]
 
     def _message(self, values: Sequence[float]) -> Tensor:
         message = torch.tensor(values, dtype=torch.float64)

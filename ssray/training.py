@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssray.averaging import WeightAverage
+from ssray.averaging import PartStatistics, WeightAverage
 from ssray.checkpoint import Checkpoint
 from ssray.config import Objective, Recipe
 from ssray.data.window import ImageWindow
@@ -41,6 +41,8 @@ from ssray.team import Team
 
 VALIDATION_IMAGES = 8
 SECONDS_BETWEEN_ROWS = 10.0
+ROW_COST = 0.02
+"""Share of the time that rows of the epoch log may take, for their validation loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ def fit(
     seed: int = 0,
     max_minutes: float | None = None,
     textures: Tensor | None = None,
-    accumulate: int = 1,
+    parts: int | None = None,
     compiled: bool = False,
     resume: Checkpoint | None = None,
     checkpoint_minutes: float = math.inf,
@@ -104,28 +106,28 @@ def fit(
         recipe: what to train; its objective is (1) or (4), no ensemble.
         device: where to train. The training images are moved there as uint8.
         precision: float32, or bfloat16 for autocast with float32 weights.
-        seed: fixes initial weights and, with the rank, what this process draws.
+        seed: fixes initial weights and, with a part's number, what is drawn for it.
         max_minutes: time budget; None leaves ``schedule.images`` alone to end the run.
         textures: (T, H', W', 3) uint8 foreign content for the corruption, any device.
-        accumulate: in how many parts each step's batch goes through the network, one after another;
-            each is normalised by its own statistics, as each process's part is.
+        parts: in how many parts each step's batch goes through the network, shared out over the
+            processes; default: one each. The result depends on them and, but for rounding and
+            windows, not on how many processes share them.
         compiled: run the network through ``torch.compile``, once for each crop size.
         resume: goes on from there. On the CPU, with a budget in images, the same threads and the
-            same number of processes, the weights end as they would have without the stop.
+            same number of processes, the weights end as they would have without the stop; to
+            rounding, with any number that shares the same parts.
         checkpoint_minutes: how often ``on_checkpoint`` is called.
         on_epoch: called on every process with each row of the epoch log and the averaged
             network as it is then.
         on_checkpoint: called on every process with the state to resume from.
 
     Raises:
-        ValueError: if the objective is an ensemble.
+        ValueError: if the objective is an ensemble, or there are fewer parts than processes.
         TrainingError: if the loss is no longer finite.
     """
     if recipe.objective.kind == "ensemble":
         raise ValueError("fit trains one network; ssray.building.ensemble_parts splits an ensemble")
-    run = _Run(
-        training, held_out, recipe, device, precision, seed, max_minutes, textures, accumulate
-    )
+    run = _Run(training, held_out, recipe, device, precision, seed, max_minutes, textures, parts)
     if compiled:
         run.compile()
     if resume:
@@ -145,10 +147,11 @@ def fit(
 class _Run:
     """A training under way: all that changes from step to step.
 
-    Where several processes train together each normalises by the statistics of its own part of
-    the batch, as SyncBatchNorm knows no CPU and waits in every layer. The running statistics that
-    the trained network will use are averaged over the processes after each step, so that all of
-    them hold one and the same network at any time.
+    A step's batch comes in parts. Each is drawn by its own generator and normalised by its own
+    statistics, as SyncBatchNorm knows no CPU and waits in every layer. The running statistics that
+    the trained network will use are the mean of what each part alone would have made of them, so
+    that all processes hold one and the same network at any time, and it does not matter which of
+    them trained on which part.
     """
 
     def __init__(
@@ -161,13 +164,16 @@ class _Run:
         seed: int,
         max_minutes: float | None,
         textures: Tensor | None,
-        accumulate: int,
+        parts: int | None,
     ) -> None:
         self.history: list[Epoch] = []
         self.finished = False
         self._recipe, self._device, self._precision = recipe, device, precision
-        self._seed, self._max_minutes, self._parts = seed, max_minutes, accumulate
+        self._seed, self._max_minutes = seed, max_minutes
         self._team = Team.current()
+        self._parts = self._team.size if parts is None else parts
+        if self._parts < self._team.size:
+            raise ValueError(f"{parts} parts for {self._team.size} processes; at least one each")
         self._window = training if isinstance(training, ImageWindow) else None
         if isinstance(training, ImageWindow):
             training.to(device)
@@ -185,17 +191,20 @@ class _Run:
         if self._team.size > 1:
             self._network = DistributedDataParallel(self._model, broadcast_buffers=False)
         self._network.train()
-        self._running = [b for b in self._model.buffers() if b.is_floating_point()]
         self._optimizer = torch.optim.Adam(
             self._network.parameters(), lr=recipe.schedule.learning_rate
         )
-        self._generator = torch.Generator().manual_seed(_seed_of(seed, self._team.rank))
+        self._generators = [
+            torch.Generator().manual_seed(_seed_of(seed, part))
+            for part in self._team.share(self._parts)
+        ]
         self._stopping = EarlyStopping(recipe.objective, held_out, precision, self._team)
 
         self._loss_sum = torch.zeros((), device=device)
         self._steps_in_row = 0
         self._seen = self._seen_before_row = self._spent = 0.0
         self._seconds_before = 0.0
+        self._row_seconds = SECONDS_BETWEEN_ROWS
         self._started = self._row_started = time.monotonic()
 
     def compile(self) -> None:
@@ -212,8 +221,7 @@ class _Run:
         schedule = self._recipe.schedule
         height, width = self._held_out.shape[1:3]
         self._crop = crop_shape(self._spent, schedule, (height, width))
-        processes = self._team.size * self._parts
-        batch = batch_size(self._crop, (height, width), schedule, processes)
+        batch = batch_size(self._crop, (height, width), schedule, self._parts)
         self._rate = learning_rate(self._spent, schedule)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate
@@ -222,19 +230,22 @@ class _Run:
             self._training = self._window.images
 
         self._optimizer.zero_grad(set_to_none=True)
-        for part in range(self._parts):
-            with self._gradients_exchanged(part == self._parts - 1):
-                loss = self._loss(batch) / self._parts
-                loss.backward()
+        statistics = PartStatistics(self._model)
+        for generator in self._generators:
+            last = generator is self._generators[-1]
+            with self._gradients_exchanged(last), statistics.part():
+                loss = self._loss(batch, generator)
+                # DDP takes the mean over processes, however many parts each has.
+                (loss * self._team.size / self._parts).backward()
             self._loss_sum += loss.detach()
+        statistics.join(self._team, self._parts)
         self._optimizer.step()
-        self._team.average(self._running)
         self.average.update(self._model)
 
         self._steps_in_row += 1
-        self._seen += processes * batch * math.prod(self._crop) / (height * width)
+        self._seen += self._parts * batch * math.prod(self._crop) / (height * width)
         clock = self._seconds() / (60 * self._max_minutes) if self._max_minutes else 0.0
-        row_due = time.monotonic() - self._row_started >= SECONDS_BETWEEN_ROWS
+        row_due = time.monotonic() - self._row_started >= self._row_seconds
         self._spent, row, checkpoint = self._team.first(
             max(self._seen / schedule.images, clock), row_due, checkpoint_due
         )
@@ -245,15 +256,13 @@ class _Run:
             self._stopping.restore(self.average.model)
         return bool(row or checkpoint or self.finished), bool(checkpoint and not self.finished)
 
-    def _loss(self, batch: int) -> Tensor:
+    def _loss(self, batch: int, generator: torch.Generator) -> Tensor:
         """The objective of crops drawn and corrupted now."""
         schedule, side = self._recipe.schedule, min(self._training.shape[1:3])
-        images = draw_crops(
-            self._training, batch, self._crop, schedule.augmentation, self._generator
-        )
+        images = draw_crops(self._training, batch, self._crop, schedule.augmentation, generator)
         if schedule.photometric:
-            images = random_light(images, schedule.photometric, self._generator)
-        corrupted = corrupt(images, self._recipe.corruption, side, self._generator, self._textures)
+            images = random_light(images, schedule.photometric, generator)
+        corrupted = corrupt(images, self._recipe.corruption, side, generator, self._textures)
         with autocast(self._device, self._precision):
             reconstruction = self._network(corrupted.images)
         return objective(reconstruction, corrupted, self._recipe.objective)
@@ -268,10 +277,12 @@ class _Run:
     def add_row(self) -> Epoch:
         """The row of the epoch log that is due."""
         [loss_sum] = self._team.total(float(self._loss_sum))
-        train_loss = loss_sum / (self._steps_in_row * self._team.size)
+        train_loss = loss_sum / (self._steps_in_row * self._parts)
+        began = time.monotonic()
         validation = validation_loss(
             self.average.model, self._held_out, self._recipe, self._precision, self._textures
         )
+        self._row_seconds = max(SECONDS_BETWEEN_ROWS, (time.monotonic() - began) / ROW_COST)
         if not math.isfinite(train_loss + validation):
             raise TrainingError(
                 f"the loss became {train_loss} after {self._seen:.0f} images; try a lower "
@@ -304,7 +315,7 @@ class _Run:
             for number, state in self._optimizer.state_dict()["state"].items()
             for name, tensor in state.items()
         }
-        generators = self._team.gather(self._generator.get_state())
+        generators = self._team.gather([g.get_state() for g in self._generators], self._parts)
         tensors = {
             **_below("network", self._model.state_dict()),
             **_below("average", self.average.model.state_dict()),
@@ -335,12 +346,11 @@ class _Run:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
         generators = checkpoint.below("generator")
-        if len(generators) == self._team.size:
-            self._generator.set_state(generators[str(self._team.rank)])
-        else:  # other processes than before: new draws, not those of the start once more
-            self._generator.manual_seed(
-                _seed_of(self._seed, self._team.rank, round(facts["images_seen"]))
-            )
+        for part, generator in zip(self._team.share(self._parts), self._generators, strict=True):
+            if len(generators) == self._parts:
+                generator.set_state(generators[str(part)])
+            else:  # other parts than before: new draws, not those of the start once more
+                generator.manual_seed(_seed_of(self._seed, part, round(facts["images_seen"])))
         self._stopping.resume(facts["stopping"], checkpoint.below("best"))
         self.history = [Epoch(**row) for row in facts["history"]]
         self._seen = self._seen_before_row = facts["images_seen"]
@@ -355,8 +365,8 @@ def _below(prefix: str, tensors: Mapping[Any, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _seed_of(seed: int, rank: int, images_seen: int = 0) -> int:
-    return seed * 1_000_003 + rank + (images_seen << 32)
+def _seed_of(seed: int, part: int, images_seen: int = 0) -> int:
+    return seed * 1_000_003 + part + (images_seen << 32)
 
 
 def objective(reconstruction: Tensor, corrupted: Corrupted, settings: Objective) -> Tensor:

@@ -493,7 +493,7 @@ def test_accumulated_parts_are_one_step(stripes: torch.Tensor, small: Recipe) ->
             recipe,
             device=CPU,
             precision=torch.float32,
-            accumulate=parts,
+            parts=parts,
             checkpoint_minutes=0,
             on_checkpoint=taken.append,
         )
