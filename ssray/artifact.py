@@ -53,14 +53,18 @@ _TENSOR = "average_map"
 class TrainingFacts(BaseModel):
     """What a model was trained on and with: for people, for reports, and to repeat it.
 
-    The same images, recipe, ``seed``, ``precision``, ``workers`` and ``threads`` give the same
-    weights on the same kind of CPU, if the budget was in images.
+    The same images, recipe, ``seed``, ``precision``, ``parts``, ``workers`` and ``threads`` give
+    the same weights on the same kind of CPU, if the budget was in images; where ``streamed``, with
+    the same ``memory_gib``.
 
     Attributes:
         data_fingerprint: of the training images, held-out ones included.
         training_key: the same for the same images, recipe, seed and budget.
         max_minutes: the time budget, if there was one.
         resumed: how often the run went on from a checkpoint.
+        parts: in which each step's batch was normalised.
+        streamed: whether the images were more than ``memory_gib`` holds.
+        peak_memory_gib: of the first worker's process: ``resident``, and ``device`` on a GPU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +74,10 @@ class TrainingFacts(BaseModel):
     max_minutes: float | None = None
     resumed: int = 0
     threads: int = 0
+    parts: int = 1
+    streamed: bool = False
+    memory_gib: float | None = None
+    peak_memory_gib: dict[str, float] = {}
     packages: dict[str, str] = {}
     hardware: dict[str, str] = {}
 

@@ -28,7 +28,7 @@ from ssray.calibration import calibrate, cross_fitted
 from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe
 from ssray.data.window import Decode
-from ssray.device import describe_hardware, resolve_precision
+from ssray.device import describe_hardware, peak_memory_gib, resolve_precision
 from ssray.method.autoencoder import Autoencoder
 from ssray.team import Team
 from ssray.training import Epoch, fit
@@ -118,6 +118,7 @@ def build_model(
         resolve_precision(compute.precision, device, recipe.network), team
     )
     parts = ensemble_parts(recipe)
+    parts_a_step = max(compute.workers * compute.accumulate, team.size)
     splits = [(feed.training, feed.held_out), *feeding.folds(feed, recipe.decision.folds)]
     fits = [(part, *split) for split in splits for part in parts]
     networks = [network.to(device) for network in before.networks]
@@ -149,7 +150,7 @@ def build_model(
             seed=compute.seed,
             max_minutes=compute.max_minutes and compute.max_minutes / len(parts),
             textures=textures,
-            parts=max(compute.workers * compute.accumulate, team.size),
+            parts=parts_a_step,
             compiled=compute.compile,
             resume=stored,
             checkpoint_minutes=compute.checkpoint_minutes if checkpoints else math.inf,
@@ -184,6 +185,10 @@ def build_model(
         precision=_NAMES[precision],
         workers=team.size,
         threads=threads,
+        parts=parts_a_step,
+        streamed=decode is not None,
+        memory_gib=compute.memory_gib,
+        peak_memory_gib=peak_memory_gib(device),
         seed=compute.seed,
         ssray_version=ssray.__version__,
         torch_version=torch.__version__,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import resource
+import sys
 import time
 from pathlib import Path
 
@@ -87,3 +89,13 @@ def _seconds_a_step(network: Network, device: torch.device, precision: torch.dty
         if step:
             fastest = min(fastest, time.perf_counter() - started)
     return fastest
+
+
+def peak_memory_gib(device: torch.device) -> dict[str, float]:
+    """The most this process has held so far: ``resident``, and ``device`` on a GPU; GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, else in KiB
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = {"resident": resident / 1024**3}
+    if device.type == "cuda":
+        peak["device"] = torch.cuda.max_memory_allocated(device) / 1024**3
+    return peak

@@ -20,6 +20,7 @@ from ssray.cluster.score import prepare_images, score_rows
 from ssray.config import Compute, Recipe, override
 from ssray.data.decode import read_image, read_mask
 from ssray.data.demo import write_demo_data
+from ssray.data.fingerprint import fingerprint
 from ssray.data.index import index_dataset, index_images
 from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError, ScoringError, TrainingError
@@ -60,18 +61,23 @@ def test_training_publishes_a_model_and_its_log(store: Location) -> None:
     assert log == model.history
 
 
-def test_one_worker_on_ray_is_the_plain_loop(
-    store: Location, demo_root: Path, tiny: Recipe
-) -> None:
+def test_a_run_can_be_repeated_from_its_artifact(store: Location, demo_root: Path) -> None:
+    """Without Ray, from what the artifact says of its origin: the same to the last bit."""
     from ssray.building import build_model
 
     model = artifact.load(store, "weave", model_store.published_version(store, "weave"))
-    plain = build_model(
-        training_uris(demo_root), "weave", "v", tiny, FLOAT32, torch.device("cpu"), threads=1
+    uris, facts = training_uris(demo_root), model.facts
+    assert fingerprint(uris) == facts.data_fingerprint
+    compute = Compute(seed=facts.seed, precision=facts.precision, max_minutes=facts.max_minutes)
+    repeated = build_model(
+        uris, "weave", "v", model.recipe, compute, torch.device("cpu"), threads=facts.threads
     )
-    [weights], [found] = plain.weights, model.weights
+    assert repeated is not None
+    [weights], [found] = repeated.weights, model.weights
     for name, weight in weights.items():
-        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found[name], weight), name
+    assert repeated.calibration == model.calibration
+    assert facts.peak_memory_gib["resident"] > 0.1
 
 
 def test_two_workers_agree_on_one_model(demo_root: Path, tiny: Recipe, tmp_path: Path) -> None:
