@@ -1,6 +1,6 @@
-"""Trains on a cluster of three nodes and kills the one that trains; started by test_restart.py.
+"""Trains on a cluster of three nodes and kills one that trains; started by test_restart.py.
 
-python tests/lose_a_node.py DATA STORE RECIPE
+python tests/lose_a_node.py DATA STORE RECIPE WORKERS
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ssray.data.storage import Location  # noqa: E402
 from ssray.training import Epoch  # noqa: E402
 
 
-def main(data: str, store: str, recipe: str) -> None:
+def main(data: str, store: str, recipe: str, workers: str) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes = [cluster.add_node(num_cpus=1, object_store_memory=128 * 1024**2) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
@@ -31,15 +31,21 @@ def main(data: str, store: str, recipe: str) -> None:
     def on_epoch(epoch: Epoch) -> None:
         if not killed and epoch.budget_spent > 0.3 and list(Path(store).rglob("*.safetensors")):
             killed.append(epoch.images_seen)
-            for node in nodes:
-                if raylet_of_the_worker() == node.all_processes["raylet"][0].process.pid:
-                    cluster.remove_node(node, allow_graceful=False)
+            raylet = raylet_of_a_worker()
+            [lost] = [n for n in nodes if n.all_processes["raylet"][0].process.pid == raylet]
+            cluster.remove_node(lost, allow_graceful=False)
 
     trained = train_category(
         [str(path) for path in Path(data).iterdir()],
         "weave",
         Recipe.model_validate_json(Path(recipe).read_text()),
-        Compute(precision="float32", cpus_per_worker=1, checkpoint_minutes=1 / 60),
+        Compute(
+            precision="float32",
+            workers=int(workers),
+            min_workers=1 if int(workers) > 1 else None,
+            cpus_per_worker=1,
+            checkpoint_minutes=1 / 60,
+        ),
         Location.parse(store),
         on_epoch=on_epoch,
         on_state=reasons.append,
@@ -51,8 +57,8 @@ def main(data: str, store: str, recipe: str) -> None:
     cluster.shutdown()
 
 
-def raylet_of_the_worker() -> int:
-    """The parent of the process that trains."""
+def raylet_of_a_worker() -> int:
+    """The parent of a process that trains."""
     for place in Path("/proc").iterdir():
         try:
             if b"RayTrainWorker" in (place / "cmdline").read_bytes():

@@ -211,16 +211,15 @@ def test_a_killed_driver_is_continued_by_the_same_command(
     assert f"up to date: {model.version}" in third.stdout
 
 
-@pytest.mark.slow
-def test_a_lost_node_costs_no_more_than_a_checkpoint(
-    demo_root: Path, recipe: Recipe, whole: ModelArtifact, tmp_path: Path
-) -> None:
+def trained_while_a_node_dies(
+    root: Path, recipe: Recipe, tmp_path: Path, workers: int
+) -> ModelArtifact:
     file, store = tmp_path / "recipe.json", tmp_path / "store"
     file.write_text(recipe.model_dump_json())
-    images = demo_root / CATEGORY / "train/good"
+    images = root / CATEGORY / "train/good"
     program = [sys.executable, str(ROOT / "tests/lose_a_node.py")]
     done = subprocess.run(
-        [*program, str(images), str(store), str(file)],
+        [*program, str(images), str(store), str(file), str(workers)],
         capture_output=True,
         text=True,
         check=False,
@@ -231,4 +230,24 @@ def test_a_lost_node_costs_no_more_than_a_checkpoint(
     place = Location.parse(store)
     model = artifact.load(place, CATEGORY, published_version(place, CATEGORY))
     assert model.facts.resumed == 1
-    assert_same(model, whole)
+    return model
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_no_more_than_a_checkpoint(
+    demo_root: Path, recipe: Recipe, whole: ModelArtifact, tmp_path: Path
+) -> None:
+    assert_same(trained_while_a_node_dies(demo_root, recipe, tmp_path, workers=1), whole)
+
+
+@pytest.mark.slow
+def test_one_worker_ends_what_two_began(
+    demo_root: Path, recipe: Recipe, ray_local: None, tmp_path: Path
+) -> None:
+    """``--min-workers``: the other goes on with both parts of every step, on the same course."""
+    model = trained_while_a_node_dies(demo_root, recipe, tmp_path, workers=2)
+    assert model.facts.workers == 1
+    assert model.facts.parts == 2
+    both = Compute(precision="float32", cpus_per_worker=1, accumulate=2)
+    expected = trained(demo_root, recipe, both, tmp_path / "alone")
+    assert model.facts.validation_loss == pytest.approx(expected.facts.validation_loss, rel=0.02)
