@@ -14,9 +14,9 @@ from PIL import Image
 from ssray import artifact, feeding
 from ssray.artifact import ModelArtifact
 from ssray.building import build_model, ensemble_parts
-from ssray.calibration import calibrate, select_anomaly_map
+from ssray.calibration import calibrate
 from ssray.checkpoint import Checkpoint
-from ssray.config import AnomalyMap, Compute, Objective, Recipe, Schedule, override
+from ssray.config import Compute, Objective, Recipe, Schedule, override
 from ssray.data.storage import Location
 from ssray.device import resolve_device, resolve_precision
 from ssray.errors import ArtifactError, ConfigError, TrainingError
@@ -346,36 +346,6 @@ def test_every_kind_of_defect_leaves_the_rest_alone(kind) -> None:
     assert torch.equal(defective[..., :8, :], images[..., :8, :])
     assert not torch.equal(defective, images)
     assert (changed <= mask).all()
-
-
-def test_selection_finds_the_smoothing_that_separates() -> None:
-    """Defects are wide and weak, noise is strong and narrow: a wide filter must win."""
-    generator = torch.Generator().manual_seed(0)
-    clean = torch.rand(8, 1, 64, 64, generator=generator)
-    defects = torch.rand(8, 1, 64, 64, generator=generator)
-    truth = torch.zeros(8, 1, 64, 64, dtype=torch.bool)
-    truth[..., 20:40, 20:40] = True
-    defects += 0.2 * truth
-    start = AnomalyMap(difference="ssim", repeats=3, average_power=1.0)
-    chosen, selection = select_anomaly_map(clean, defects, truth, start)
-    assert chosen.kernel is not None
-    assert chosen.kernel >= 7
-    assert selection.image_auroc == 1.0
-    assert selection.basis == "synthetic defects"
-    assert (chosen.difference, chosen.repeats, chosen.average_power) == ("ssim", 3, 1.0)
-    given = AnomalyMap(kernel=5, image_score="sum")
-    assert select_anomaly_map(clean, defects, truth, given)[0] == given
-    half = select_anomaly_map(clean, defects, truth, AnomalyMap(image_score="sum"))[0]
-    assert half.kernel is not None
-    assert (half.kernel >= 7, half.image_score) == (True, "sum")
-
-
-def test_selection_without_a_perceptible_defect_falls_back() -> None:
-    clean = torch.rand(4, 1, 64, 64)
-    nothing = torch.empty(0, 1, 64, 64)
-    chosen, selection = select_anomaly_map(clean, nothing, nothing.bool(), AnomalyMap())
-    assert (chosen.kernel, chosen.image_score) == (5, "topk")
-    assert (selection.basis, selection.image_auroc) == ("recipe", None)
 
 
 def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: Recipe) -> None:

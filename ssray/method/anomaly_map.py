@@ -169,20 +169,29 @@ class MapMaker:
     @classmethod
     def fitted(cls, settings: AnomalyMap, clean: Tensor) -> MapMaker:
         """From (N, K, H, W) difference maps of defect-free images."""
-        smoothed = cls._smoothed(settings, clean)
-        scale = common_scale(smoothed)
+        return cls.fitted_to_smoothed(settings, cls._smoothed(settings, clean))
+
+    @classmethod
+    def fitted_to_smoothed(cls, settings: AnomalyMap, clean: Tensor) -> MapMaker:
+        """From such maps that are smoothed already."""
+        scale = common_scale(clean)
         if not settings.average_power:
             return cls(settings, scale)
-        return cls(settings, scale, AverageMap.of(scaled(smoothed, scale)).mean())
+        return cls(settings, scale, AverageMap.of(scaled(clean, scale)).mean())
 
     def __call__(self, differences: Tensor) -> Tensor:
         """(B, K, H, W) difference maps as (B, 1, H, W) float32 anomaly maps.
 
         On the common scale 1 is what a defect-free image typically reaches at its worst place.
         """
-        maps = scaled(self._smoothed(self.settings, differences), self.scale)
+        return self.joined(self._smoothed(self.settings, differences))
+
+    def joined(self, smoothed: Tensor, stride: int = 1) -> Tensor:
+        """The same from smoothed maps, of every ``stride``-th row and column."""
+        maps = scaled(smoothed[..., ::stride, ::stride], self.scale)
         if self.average is not None:
-            maps = weighted(maps, self.average, self.settings.average_power)
+            average = self.average[..., ::stride, ::stride]
+            maps = weighted(maps, average, self.settings.average_power)
         return combine(maps)
 
     def scores(self, maps: Tensor) -> Tensor:
