@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ssray import conformal
-from ssray.config import AnomalyMap, Recipe
+from ssray.config import MapSettings, Recipe
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import differences, image_batches
-from ssray.selection import Selection, gather_evidence, select
+from ssray.selection import Selection, gather_evidence, is_open, open_differences, select
 
 LEAST_REFERENCES = 16
 MOST_REFERENCES = 32
@@ -49,7 +49,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    anomaly_map: AnomalyMap
+    anomaly_map: MapSettings
     scale: tuple[float, ...]
     pixel_threshold: float = Field(gt=0, allow_inf_nan=False)
     reference_images: int
@@ -102,18 +102,17 @@ def calibrate(
     references = torch.cat(
         [held_out[:MOST_REFERENCES], training[: max(0, LEAST_REFERENCES - len(held_out))]]
     )
-    settings = recipe.anomaly_map
-    open_settings = settings.kernel is None or settings.image_score is None
+    wanted = recipe.anomaly_map
     evidence = gather_evidence(
         networks,
         references,
-        [settings.difference],
+        open_differences(wanted),
         precision,
         seed,
-        recipe.corruption.patches.radius if open_settings else None,
-    )[settings.difference]
-    settings, selection = select(evidence, settings)
-    clean = evidence.clean
+        recipe.corruption.patches.radius if is_open(wanted) else None,
+    )
+    settings, selection = select(evidence, wanted)
+    clean = evidence[settings.difference].clean
     maker = MapMaker.fitted(settings, clean)
     calibration = Calibration(
         anomaly_map=settings,

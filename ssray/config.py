@@ -231,20 +231,21 @@ class Schedule(_Frozen):
 class AnomalyMap(_Frozen):
     """Equations (2), (3) and (14), and how a map becomes one number."""
 
-    difference: Difference = Field("squared", description="both is their geometric mean")
+    difference: Difference | None = Field(
+        None,
+        description="both is the geometric mean of squared and ssim; by default chosen for every "
+        "model on synthetic defects made from defect-free images",
+    )
     kernel: int | None = Field(
         None,
         ge=1,
-        description="side k of the mean filter, pixels (odd); by default chosen for every model on "
-        "synthetic defects made from defect-free images",
+        description="side k of the mean filter, pixels (odd); by default chosen likewise",
     )
-    repeats: int = Field(2, ge=0, description="times n the filter is applied; 0 leaves the map")
+    repeats: int = Field(3, ge=0, description="times n the filter is applied; 0 leaves the map")
     average_power: float = Field(
         0.0, ge=0, description="power t of (1 - avgmap); 0 leaves out the average map"
     )
-    image_score: ImageScore | None = Field(
-        None, description="reduction of a map to the image score; by default chosen as the kernel"
-    )
+    image_score: ImageScore = Field("max", description="reduction of a map to the image score")
     top_fraction: float = Field(
         0.001, gt=0, le=1, description="share of pixels averaged when image_score is topk"
     )
@@ -254,6 +255,13 @@ class AnomalyMap(_Frozen):
         if self.kernel is not None and self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, found {self.kernel}")
         return self
+
+
+class MapSettings(AnomalyMap):
+    """An ``AnomalyMap`` in which nothing is left to be chosen."""
+
+    difference: Difference
+    kernel: int = Field(ge=1)
 
 
 class Decision(_Frozen):

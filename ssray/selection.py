@@ -21,7 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ssray.config import AnomalyMap, Difference, ImageScore
+from ssray.config import AnomalyMap, Difference, MapSettings
 from ssray.method.anomaly_map import MapMaker, difference_maps, image_scores, smooth
 from ssray.method.inference import image_batches, reconstruct
 from ssray.method.synthetic_defects import add_defects
@@ -30,20 +30,17 @@ from ssray.metrics.pixels import pixel_auroc
 
 KERNEL_SHARES = (0.015, 0.025, 0.04, 0.06, 0.09, 0.13, 0.18, 0.25)
 """Sides of the mean filter to choose from, as shares of the image's shorter side."""
-REDUCTIONS: tuple[tuple[ImageScore, float], ...] = (
-    ("max", 1.0),
-    ("topk", 0.001),
-    ("topk", 0.005),
-    ("topk", 0.02),
-    ("sum", 1.0),
-)
-"""Image scores to choose from, with ``top_fraction`` where it counts."""
-FALLBACK = (0.06,)
-FALLBACK_SCORE: tuple[tuple[ImageScore, float], ...] = (("topk", 0.001),)
+DIFFERENCES: tuple[Difference, ...] = ("squared", "ssim", "both")
+"""Kinds of difference to choose from."""
+ABOUT_EQUAL = 0.1
+"""Of settings whose errors are at most this share above the least, the widest filter is taken."""
+FALLBACK_KERNEL_SHARE = 0.06
 """Where no synthetic defect is perceptible, as on images that are all white."""
 SYNTHETIC_DEFECTS = 96
 SIDE = 128
 """Maps are sampled down to about this many pixels a side before settings are compared."""
+LEAST = 1e-4
+"""Of what an AUROC lacks of 1; less is beyond what so few images can tell."""
 _BATCH = 8
 
 
@@ -83,9 +80,14 @@ class Judged:
         pixel_auroc: over all pixels of both.
     """
 
-    settings: AnomalyMap
+    settings: MapSettings
     image_auroc: float
     pixel_auroc: float
+
+    @property
+    def error(self) -> float:
+        """To be minimised: the product of what the two AUROC lack of 1."""
+        return max(1 - self.image_auroc, LEAST) * max(1 - self.pixel_auroc, LEAST)
 
 
 def gather_evidence(
@@ -137,40 +139,53 @@ def gather_evidence(
     return evidence
 
 
-def select(evidence: Evidence, settings: AnomalyMap) -> tuple[AnomalyMap, Selection]:
-    """Fills in the kernel and the image score where ``settings`` leave them open.
+def open_differences(settings: AnomalyMap) -> tuple[Difference, ...]:
+    """The kinds of difference that ``select`` chooses from."""
+    return (settings.difference,) if settings.difference else DIFFERENCES
 
-    The kernel is the one with the best pixel AUROC over clean images and images with a synthetic
-    defect, the image score the one that then tells these best from those. Of equals the first
-    wins, smaller kernels before larger. Difference, repeats and the average map's power are not
-    chosen here: synthetic defects are too unlike real ones to decide between those.
+
+def is_open(settings: AnomalyMap) -> bool:
+    """Whether there is anything to choose."""
+    return settings.difference is None or settings.kernel is None
+
+
+def select(
+    evidence: Mapping[Difference, Evidence], settings: AnomalyMap
+) -> tuple[MapSettings, Selection]:
+    """Fills in the difference and the kernel where ``settings`` leave them open.
+
+    The difference is the one with which some kernel best tells images with a synthetic defect from
+    defect-free ones, and the pixels of the defects from all others (``Judged.error``). The kernel
+    is the largest that does about as well: people outline real defects more generously than
+    synthetic ones are made, and a wider filter leaves less noise. The rest is not chosen, as
+    synthetic defects say little about it.
 
     Args:
-        evidence: for the difference of ``settings``.
-        settings: kernel and image score may be None.
+        evidence: for each of ``open_differences``.
+        settings: what is None is open.
     """
-    count = len(evidence.defects)
-    shares, reductions = (KERNEL_SHARES, REDUCTIONS) if count else (FALLBACK, FALLBACK_SCORE)
-    kernels = [settings.kernel] if settings.kernel else kernels_of(shares, evidence)
-    if settings.image_score:
-        reductions = ((settings.image_score, settings.top_fraction),)
+    kinds = open_differences(settings)
+    count = len(evidence[kinds[0]].defects)
+    if not count or not is_open(settings):
+        [kernel] = kernels_of((FALLBACK_KERNEL_SHARE,), evidence[kinds[0]])
+        chosen = _filled_in(settings, kinds[0], settings.kernel or kernel)
+        return chosen, Selection(basis="recipe", defects=0, image_auroc=None, pixel_auroc=None)
+    kernels = kernels_of(KERNEL_SHARES, evidence[kinds[0]])
     candidates = [
-        settings.model_copy(
-            update={"kernel": kernel, "image_score": reduction, "top_fraction": fraction}
-        )
-        for kernel in kernels
-        for reduction, fraction in reductions
+        _filled_in(settings, kind, kernel)
+        for kind in kinds
+        for kernel in ([settings.kernel] if settings.kernel else kernels)
     ]
-    if not count:
-        return candidates[0], Selection(
-            basis="recipe", defects=0, image_auroc=None, pixel_auroc=None
-        )
-    judged = judge({settings.difference: evidence}, candidates)
-    best_pixel = max(each.pixel_auroc for each in judged)
-    kernel = next(each.settings.kernel for each in judged if each.pixel_auroc == best_pixel)
+    judged = judge(evidence, candidates)
+    least = min(judged, key=lambda each: each.error)
     best = max(
-        (each for each in judged if each.settings.kernel == kernel),
-        key=lambda each: each.image_auroc,
+        (
+            each
+            for each in judged
+            if each.settings.difference == least.settings.difference
+            and each.error <= (1 + ABOUT_EQUAL) * least.error
+        ),
+        key=lambda each: each.settings.kernel,
     )
     return best.settings, Selection(
         basis="synthetic defects",
@@ -180,14 +195,19 @@ def select(evidence: Evidence, settings: AnomalyMap) -> tuple[AnomalyMap, Select
     )
 
 
+def _filled_in(settings: AnomalyMap, difference: Difference, kernel: int) -> MapSettings:
+    found = {"difference": difference, "kernel": kernel}
+    return MapSettings.model_validate(settings.model_dump() | found)
+
+
 def judge(
-    evidence: Mapping[Difference, Evidence], candidates: Sequence[AnomalyMap], threads: int = 1
+    evidence: Mapping[Difference, Evidence], candidates: Sequence[MapSettings], threads: int = 1
 ) -> list[Judged]:
     """Judges settings of the anomaly map, each as if it were alone.
 
     Args:
         evidence: for every kind of difference among the candidates.
-        candidates: kernel and image score are set in each.
+        candidates: in any order.
         threads: how many smoothings to work on at once.
 
     Returns:
@@ -195,7 +215,6 @@ def judge(
     """
     groups = defaultdict[tuple[Difference, int], list[int]](list)
     for number, settings in enumerate(candidates):
-        assert settings.kernel is not None
         groups[settings.difference, settings.kernel].append(number)
 
     def judge_group(key: tuple[Difference, int]) -> list[tuple[int, Judged]]:
@@ -208,7 +227,7 @@ def judge(
 
 
 def _judge_one_kernel(
-    evidence: Evidence, candidates: Mapping[int, AnomalyMap]
+    evidence: Evidence, candidates: Mapping[int, MapSettings]
 ) -> Iterator[tuple[int, Judged]]:
     """Judges settings that share their kernel; yields each with its number."""
     clean = len(evidence.clean)
@@ -225,14 +244,12 @@ def _judge_one_kernel(
     for (repeats, _), members in itertools.groupby(sorted(candidates, key=costly), costly):
         numbers = list(members)
         settings = candidates[numbers[0]]
-        assert settings.kernel is not None
         smoothed = smooth(smoothed, settings.kernel, repeats - done)
         done = repeats
         maps = MapMaker.fitted_to_smoothed(settings, smoothed[:clean]).joined(smoothed, stride)
         pixel = pixel_auroc(maps.cpu().numpy(), truth)
         for number in numbers:
             settings = candidates[number]
-            assert settings.image_score is not None
             scores = image_scores(maps, settings.image_score, settings.top_fraction)
             yield number, Judged(settings, image_auroc(labels, scores.cpu().numpy()), pixel)
 

@@ -18,7 +18,7 @@ import torch
 
 from ssray import training
 from ssray.cluster.train import train_category
-from ssray.config import Compute, Recipe, override
+from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.data.decode import read_image
 from ssray.data.demo import write_demo_data
 from ssray.data.loading import load_images
@@ -30,6 +30,13 @@ from ssray.method.inference import autocast
 from ssray.method.objective import reconstruction_objective
 from ssray.recipes import paper
 from ssray.recipes.compact import demo, object_, texture
+from ssray.selection import (
+    DIFFERENCES,
+    KERNEL_SHARES,
+    Evidence,
+    judge,
+    kernels_of,
+)
 from ssray.training import Epoch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -224,6 +231,64 @@ def test_training_is_twice_as_fast_as_a_plain_loop(tmp_path: Path) -> None:
     }
     print(f"\n{recipe.name}: images/s over a plain loop's, images decoded {gains}")
     assert min(gains.values()) >= 2
+
+
+def test_streaming_costs_little(ray_local: None, tmp_path: Path) -> None:
+    """Images/s with a window over a quarter of the images, against all of them in memory."""
+    recipe = override(texture(), ["schedule.images=500", "schedule.crops=[1]"])
+    write_demo_data(tmp_path / "data", categories=1, images=256, size=1024)
+    uris = sorted(str(path) for path in (tmp_path / "data/weave/train/good").iterdir())
+    rates: dict[str, float] = {}
+    for name, images in (("in memory", 256), ("streamed", 64), ("in memory again", 256)):
+        compute = Compute(
+            precision="bfloat16",
+            cpus_per_worker=2,
+            checkpoint_minutes=60,
+            memory_gib=images * 3 * recipe.image_size**2 / 1024**3,
+        )
+        rows: list[Epoch] = []
+        train_category(
+            uris, "weave", recipe, compute, Location.parse(tmp_path / name), on_epoch=rows.append
+        )
+        rates[name] = rows[-1].images_seen / rows[-1].seconds
+        print(f"\n{name}: {rates[name]:.1f} images/s", end="")
+    whole = (rates["in memory"] + rates["in memory again"]) / 2
+    print(f"\nstreamed: {rates['streamed'] / whole:.2f} of the speed in memory")
+    assert rates["streamed"] >= 0.85 * whole
+
+
+def test_thousands_of_settings_are_judged_in_half_a_minute() -> None:
+    """As many maps as grid gives at 256 px, three repeats, scores and ten average-map powers."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+
+    def maps(count: int) -> torch.Tensor:
+        return torch.rand(count, 1, 256, 256, generator=generator) ** 8
+
+    truth = torch.zeros(96, 1, 256, 256, dtype=torch.bool)
+    truth[..., 96:128, 96:128] = True
+    evidence = {kind: Evidence(maps(26), maps(96) + 0.2 * truth, truth) for kind in DIFFERENCES}
+    candidates = [
+        MapSettings(
+            difference=kind,
+            kernel=kernel,
+            repeats=repeats,
+            average_power=power,
+            image_score=reduction,
+            top_fraction=0.005,
+        )
+        for kind in DIFFERENCES
+        for kernel in kernels_of(KERNEL_SHARES, evidence["squared"])
+        for repeats in (1, 2, 3)
+        for power in (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
+        for reduction in ("max", "topk", "sum")
+    ]
+    started = time.monotonic()
+    judged = judge(evidence, candidates, threads=2)
+    seconds = time.monotonic() - started
+    print(f"\n{len(judged)} settings in {seconds:.1f} s")
+    assert len(judged) >= 2000
+    assert seconds <= 30
 
 
 def test_two_workers_train_what_one_trains(ray_local: None, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssray.config import AnomalyMap
+from ssray.config import MapSettings
 from ssray.method.anomaly_map import MapMaker
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -26,6 +26,9 @@ def ablation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     yield ablation
     for name in ("ablation", "labelled"):
         sys.modules.pop(name, None)
+
+
+CHOSEN = MapSettings(difference="squared", kernel=5, repeats=2, image_score="max")
 
 
 def test_equal_recipes_run_once_and_as_the_baseline(ablation: ModuleType) -> None:
@@ -47,7 +50,7 @@ def test_what_is_stored_is_not_run_again_and_close_ones_get_a_second_seed(
         return json.dumps(
             {"key": run.key, "category": run.category, "seed": 0, "image_auroc": image,
              "pixel_auroc": image, "commit": "abc1234",
-             "chosen": AnomalyMap(kernel=5, image_score="max").model_dump()}
+             "chosen": CHOSEN.model_dump()}
         )  # fmt: skip
 
     chosen = [run for run in runs if run.variant.name in ("baseline", far, near)]
@@ -74,7 +77,7 @@ def test_maps_are_judged_at_the_size_of_the_masks(ablation: ModuleType) -> None:
     test_set = TestSet(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), np.array([0, 1]), [good, mask])
     stack = torch.zeros(2, 1, 32, 32)
     stack[1, 0, 8:16, 16:24] = 1
-    settings = AnomalyMap(kernel=1, image_score="max")
+    settings = CHOSEN.model_copy(update={"kernel": 1})
     image, pixel = test_set.judge(MapMaker(settings, torch.ones(1)), stack)
     assert image == 1
     assert pixel > 0.999

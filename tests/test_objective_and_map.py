@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from ssray.config import AnomalyMap
+from ssray.config import MapSettings
 from ssray.method.anomaly_map import (
     AverageMap,
     MapMaker,
@@ -217,7 +217,9 @@ def test_image_scores() -> None:
 @pytest.mark.parametrize("power", [0.0, 2.0])
 def test_the_map_maker_does_all_of_it_in_order(power: float) -> None:
     clean, maps = torch.rand(5, 2, 16, 16), torch.rand(3, 2, 16, 16)
-    settings = AnomalyMap(difference="both", kernel=3, repeats=2, average_power=power)
+    settings = MapSettings(
+        difference="both", kernel=3, repeats=2, average_power=power, image_score="max"
+    )
     maker = MapMaker.fitted(settings, clean)
     smooth_clean = smooth(clean, 3, 2)
     scale = smooth_clean.amax(dim=(2, 3)).mean(dim=0).view(2, 1, 1)
@@ -229,6 +231,9 @@ def test_the_map_maker_does_all_of_it_in_order(power: float) -> None:
 
 def test_the_map_of_a_perfect_reconstruction_is_zero_and_never_negative() -> None:
     x = torch.rand(1, 3, 16, 16)
-    maker = MapMaker.fitted(AnomalyMap(difference="both", kernel=5), torch.rand(4, 1, 16, 16))
+    maker = MapMaker.fitted(
+        MapSettings(difference="both", kernel=5, repeats=2, image_score="max"),
+        torch.rand(4, 1, 16, 16),
+    )
     maps = maker(difference_maps(x, [x], "both"))
     assert 0 <= maps.min() <= maps.max() < 1e-6

@@ -8,11 +8,19 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from ssray.config import AnomalyMap, Difference, Network
+from ssray.config import AnomalyMap, Difference, MapSettings, Network
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import differences, to_network
-from ssray.selection import Evidence, gather_evidence, judge, select
+from ssray.selection import (
+    KERNEL_SHARES,
+    Evidence,
+    gather_evidence,
+    is_open,
+    judge,
+    kernels_of,
+    select,
+)
 
 KINDS: tuple[Difference, ...] = ("squared", "ssim", "both")
 CPU = torch.device("cpu")
@@ -30,25 +38,56 @@ def evidence(channels: int = 1, side: int = 64) -> Evidence:
 
 
 def test_a_wide_filter_wins_where_defects_are_wide() -> None:
-    start = AnomalyMap(difference="ssim", repeats=3, average_power=1.0)
-    chosen, selection = select(evidence(), start)
-    assert chosen.kernel is not None
+    start = AnomalyMap(difference="ssim", repeats=1, average_power=1.0, image_score="sum")
+    chosen, selection = select({"ssim": evidence()}, start)
     assert chosen.kernel >= 7
     assert selection.image_auroc == 1.0
     assert selection.basis == "synthetic defects"
-    assert (chosen.difference, chosen.repeats, chosen.average_power) == ("ssim", 3, 1.0)
-    given = AnomalyMap(kernel=5, image_score="sum")
-    assert select(evidence(), given)[0] == given
-    half = select(evidence(), AnomalyMap(image_score="sum"))[0]
-    assert half.kernel is not None
-    assert (half.kernel >= 7, half.image_score) == (True, "sum")
+    kept = AnomalyMap.model_validate(chosen.model_dump() | {"kernel": None})
+    assert kept == start
+
+
+def test_the_difference_that_shows_the_defects_wins() -> None:
+    seen = evidence()
+    noise = torch.rand(seen.defects.shape, generator=torch.Generator().manual_seed(1))
+    blind = Evidence(seen.clean, noise, seen.truth)
+    for seeing in KINDS:
+        found = {kind: seen if kind == seeing else blind for kind in KINDS}
+        chosen, selection = select(found, AnomalyMap())
+        assert chosen.difference == seeing
+        [alone] = judge(found, [chosen])
+        assert (selection.image_auroc, selection.pixel_auroc) == (
+            alone.image_auroc,
+            alone.pixel_auroc,
+        )
+
+
+def test_of_kernels_that_do_about_as_well_the_widest_is_taken() -> None:
+    found = {"squared": evidence()}
+    judged = [
+        judge(found, [MapSettings(difference="squared", kernel=kernel)])[0]
+        for kernel in kernels_of(KERNEL_SHARES, found["squared"])
+    ]
+    least = min(each.error for each in judged)
+    allowed = [each.settings.kernel for each in judged if each.error <= 1.1 * least]
+    assert 1 < len(allowed) < len(judged)
+    chosen, _ = select(found, AnomalyMap(difference="squared"))
+    assert chosen.kernel == max(allowed)
+
+
+def test_what_is_set_is_kept() -> None:
+    given = MapSettings(difference="squared", kernel=5, repeats=0, image_score="sum")
+    chosen, selection = select({"squared": evidence()}, given)
+    assert chosen == given
+    assert not is_open(given)
+    assert selection.basis == "recipe"
 
 
 def test_without_a_perceptible_defect_there_is_a_fallback() -> None:
     nothing = torch.empty(0, 1, 64, 64)
-    chosen, selection = select(Evidence(torch.rand(4, 1, 64, 64), nothing, nothing.bool()),
-                               AnomalyMap())  # fmt: skip
-    assert (chosen.kernel, chosen.image_score) == (5, "topk")
+    blank = Evidence(torch.rand(4, 1, 64, 64), nothing, nothing.bool())
+    chosen, selection = select(dict.fromkeys(KINDS, blank), AnomalyMap(repeats=1))
+    assert (chosen.difference, chosen.kernel, chosen.repeats) == ("squared", 5, 1)
     assert (selection.basis, selection.image_auroc) == ("recipe", None)
 
 
@@ -59,7 +98,7 @@ def test_each_is_judged_as_if_it_were_alone(side: int) -> None:
         kind: evidence(channels, side) for kind, channels in zip(KINDS, (1, 2, 1), strict=True)
     }
     candidates = [
-        AnomalyMap(
+        MapSettings(
             difference=kind,
             kernel=kernel,
             repeats=repeats,

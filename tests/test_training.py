@@ -356,10 +356,11 @@ def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: R
     maker = MapMaker(found.anomaly_map, torch.tensor(found.scale), average)
     maps = maker(differences(networks, x, found.anomaly_map.difference, torch.float32))
     assert float(maps.max()) == pytest.approx(found.pixel_threshold, rel=1e-5)
-    fixed = override(small, ["anomaly_map.kernel=5", "anomaly_map.image_score=max"])
+    settings = {"difference": "squared", "kernel": 5, "repeats": 2, "image_score": "max"}
+    fixed = override(small, [f"anomaly_map.{name}={value}" for name, value in settings.items()])
     kept, _ = calibrate(networks, stripes[8:], stripes[:8], fixed, torch.float32, seed=0)
     assert (kept.reference_images, kept.held_out_references) == (12, 4)
-    assert kept.anomaly_map == fixed.anomaly_map
+    assert kept.anomaly_map.model_dump() == fixed.anomaly_map.model_dump()
     assert kept.selection.basis == "recipe"
     squared = differences(networks, to_network(stripes[[*range(8, 12), *range(8)]], CPU),
                           "squared", torch.float32)  # fmt: skip

@@ -228,7 +228,7 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
                 sheet = reconstruction_sheet(
                     progress.network,
                     progress.held_out,
-                    job.recipe.anomaly_map.difference,
+                    job.recipe.anomaly_map.difference or "squared",
                     progress.precision,
                 )
                 name = f"{round(100 * progress.history[-1].budget_spent):03}.png"

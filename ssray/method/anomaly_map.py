@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssray.config import AnomalyMap, Difference, ImageScore
+from ssray.config import Difference, ImageScore, MapSettings
 from ssray.method.ssim import ssim_map
 
 
@@ -157,22 +157,22 @@ class MapMaker:
     """Difference maps in, anomaly maps and image scores out.
 
     Attributes:
-        settings: the anomaly map's settings, the kernel among them.
+        settings: of the anomaly map.
         scale: (K,) float32, the level of each channel on defect-free images.
         average: (K, H, W) float32 average map on that scale; None where its power is 0.
     """
 
-    settings: AnomalyMap
+    settings: MapSettings
     scale: Tensor
     average: Tensor | None = None
 
     @classmethod
-    def fitted(cls, settings: AnomalyMap, clean: Tensor) -> MapMaker:
+    def fitted(cls, settings: MapSettings, clean: Tensor) -> MapMaker:
         """From (N, K, H, W) difference maps of defect-free images."""
         return cls.fitted_to_smoothed(settings, cls._smoothed(settings, clean))
 
     @classmethod
-    def fitted_to_smoothed(cls, settings: AnomalyMap, clean: Tensor) -> MapMaker:
+    def fitted_to_smoothed(cls, settings: MapSettings, clean: Tensor) -> MapMaker:
         """From such maps that are smoothed already."""
         scale = common_scale(clean)
         if not settings.average_power:
@@ -196,12 +196,10 @@ class MapMaker:
 
     def scores(self, maps: Tensor) -> Tensor:
         """(B, 1, H, W) anomaly maps as (B,) image scores."""
-        assert self.settings.image_score is not None
         return image_scores(maps, self.settings.image_score, self.settings.top_fraction)
 
     @staticmethod
-    def _smoothed(settings: AnomalyMap, differences: Tensor) -> Tensor:
-        assert settings.kernel is not None
+    def _smoothed(settings: MapSettings, differences: Tensor) -> Tensor:
         return smooth(differences, settings.kernel, settings.repeats)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssray.config import AnomalyMap, Corruption, Mix, Network, Patches, Recipe, Schedule
+from ssray.config import Corruption, Mix, Network, Patches, Recipe, Schedule
 
 
 def texture() -> Recipe:
@@ -41,7 +41,6 @@ def object_() -> Recipe:
             rotation=(5.0, 180.0),
         ),
         schedule=Schedule(crops=(1.0,), images=400_000),
-        anomaly_map=AnomalyMap(difference="both"),
     )
 
 
