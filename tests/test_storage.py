@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from ssray.data import lease
+from ssray.data.lease import Lease
 from ssray.data.storage import Location
 from ssray.errors import ConflictError, DataError
 
@@ -124,3 +128,58 @@ def test_endpoint_and_credentials_may_come_from_a_profile(
 def test_other_places_are_refused(uri: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         Location.parse(uri)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that beat five times a second."""
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "SILENCE_SECONDS", 1.0)
+
+
+def test_a_lease_is_held_by_one(place: Location, quick: None) -> None:
+    waited: list[str] = []
+    with Lease(place / "lease", "the work") as first:
+        assert not first.taken_over
+        second = Lease(place / "lease", "the work", lambda: waited.append("once"))
+        with pytest.raises(ConflictError, match=r"^the work is under way elsewhere"), second:
+            pass
+        assert waited == ["once"]
+    assert not (place / "lease").exists()
+    with Lease(place / "lease", "the work") as third:
+        assert not third.taken_over
+
+
+def test_a_silent_lease_is_taken_over(place: Location, quick: None) -> None:
+    (place / "lease").write(b"of a process that was killed")
+    started = time.monotonic()
+    with Lease(place / "lease", "the work") as held:
+        assert held.taken_over
+        assert time.monotonic() - started >= 1.0
+    assert not (place / "lease").exists()
+
+
+def test_a_lease_that_was_lost_is_left_to_its_new_holder(place: Location, quick: None) -> None:
+    with Lease(place / "lease", "the work"):
+        (place / "lease").write(b"someone else's")
+        time.sleep(0.5)
+    assert (place / "lease").read() == b"someone else's"
+
+
+def test_of_many_who_want_a_lease_one_gets_it(place: Location, quick: None) -> None:
+    inside, most = [0], [0]
+
+    def work(number: int) -> bool:
+        try:
+            with Lease(place / "lease", "the work"):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(2)
+                inside[0] -= 1
+        except ConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(work, range(6))) == 1
+    assert most == [1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import threading
 import time
@@ -23,9 +24,10 @@ from ssray.cluster.runtime import check_capacity, one_line, threads_per_worker, 
 from ssray.cluster.streaming import RESERVED_CPUS, decode_on_cluster
 from ssray.config import Compute, Recipe
 from ssray.data.fingerprint import fingerprint
+from ssray.data.lease import SILENCE_SECONDS, Lease
 from ssray.data.storage import Location
 from ssray.device import resolve_device
-from ssray.errors import ConflictError, DataError, ImageError, SsrayError, TrainingError
+from ssray.errors import DataError, ImageError, SsrayError, TrainingError
 from ssray.model_store import in_use, publish, versions
 from ssray.report.sheets import reconstruction_sheet
 from ssray.training import Epoch
@@ -106,7 +108,8 @@ def train_category(
     Raises:
         ArtifactError: if the last checkpoint can't be used.
         ConfigError: if this machine can't hold the workers asked for.
-        ConflictError: if someone else published the category meanwhile; the version is kept.
+        ConflictError: if the same is being trained elsewhere; or if someone else published the
+            category meanwhile, then the version is kept.
         DataError, TrainingError: as ``build_model``; or if workers were lost too often.
     """
     use_gpu = wants_gpu(compute)
@@ -119,28 +122,32 @@ def train_category(
     if done:
         return done
     folder = store / TRAININGS / category / key
-    job = _Job(
-        uris=uris,
-        category=category,
-        version=_claimed_version(folder),
-        recipe=recipe,
-        compute=compute,
-        use_gpu=use_gpu,
-        threads=threads,
-        data_fingerprint=data_fingerprint,
-        store=store,
-        folder=folder,
-        streamed=feeding.exceeds(uris, recipe.image_size, compute.memory_gib, threads),
-        instead_of=in_use(store, category),
-        progress=Queue(actor_options={"num_cpus": 0}),
+    on_wait = functools.partial(
+        on_state, f"{SILENCE_SECONDS:g} s to see if it is trained elsewhere"
     )
-    try:
-        with _forwarded(job.progress, on_epoch, on_state):
-            _run(job, on_state)
-    except SystemExit:  # Ray Train's answer to Ctrl-C, after it has ended the workers
-        raise KeyboardInterrupt from None
-    finally:
-        job.progress.shutdown()
+    with Lease(folder / "lease", f"{category}: the same training", on_wait) as lease:
+        job = _Job(
+            uris=uris,
+            category=category,
+            version=_version_to_make(store / category, folder, lease.taken_over),
+            recipe=recipe,
+            compute=compute,
+            use_gpu=use_gpu,
+            threads=threads,
+            data_fingerprint=data_fingerprint,
+            store=store,
+            folder=folder,
+            streamed=feeding.exceeds(uris, recipe.image_size, compute.memory_gib, threads),
+            instead_of=in_use(store, category),
+            progress=Queue(actor_options={"num_cpus": 0}),
+        )
+        try:
+            with _forwarded(job.progress, on_epoch, on_state):
+                _run(job, on_state)
+        except SystemExit:  # Ray Train's answer to Ctrl-C, after it has ended the workers
+            raise KeyboardInterrupt from None
+        finally:
+            job.progress.shutdown()
     folder.delete()
     return Trained(job.version, published=True, new=True)
 
@@ -156,12 +163,20 @@ def _completed(store: Location, category: str, key: str) -> Trained | None:
     return Trained(best.version, best.published, new=False)
 
 
-def _claimed_version(folder: Location) -> str:
-    """The version that this training makes: the same after an interruption."""
+def _version_to_make(models: Location, folder: Location, taken_over: bool) -> str:
+    """The version that this training makes: that of an earlier start which ended in good order.
+
+    Another name after one that did not, as whatever is left of it may still write to its own.
+    """
     place = folder / "version.txt"
-    with contextlib.suppress(ConflictError):
-        place.write_if(new_version().encode(), None)
-    return place.read().decode()
+    earlier = place.read().decode() if place.exists() else None
+    if earlier and not taken_over:
+        return earlier
+    if earlier and not is_complete(models / earlier):
+        (models / earlier).delete()
+    version = new_version()
+    place.write(version.encode())
+    return version
 
 
 def _run(job: _Job, on_state: Callable[[str], None]) -> None:

@@ -127,9 +127,11 @@ class Location:
         self.filesystem.move(partial, self.path)
 
     def delete(self) -> None:
-        """Removes a folder and all below it; nothing if there is none."""
+        """Removes a file, or a folder and all below it; nothing if there is none."""
         if self.is_dir():
             self.filesystem.delete_dir(self.path)
+        elif self.exists():
+            self.filesystem.delete_file(self.path)
 
     def read_tagged(self) -> Tagged | None:
         """The file with what ``write_if`` asks for; None if there is none."""

@@ -172,13 +172,13 @@ def _notes(model: ModelArtifact) -> list[str]:
     )
     if selection.basis == "synthetic defects":
         choice = (
-            "The kernel and the image score were chosen without test labels, on "
+            "The difference and the kernel were chosen without test labels, on "
             f"{selection.defects} synthetic defects made from {references} "
             f"(image AUROC {_percent(selection.image_auroc)}, pixel AUROC "
             f"{_percent(selection.pixel_auroc)} there)."
         )
     else:
-        choice = "The kernel and the image score are the recipe's own."
+        choice = "The difference and the kernel are the recipe's own."
     threshold = (
         "The predicted mask marks pixels above the largest value on "
         f"{references}: {calibration.pixel_threshold:.3g} times the level that such images "

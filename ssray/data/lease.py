@@ -1,0 +1,97 @@
+"""A file that says that something is being worked on; who works renews it, a silent one is free.
+
+No clocks are compared: who finds a lease watches whether it changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from ssray.data.storage import Location
+from ssray.errors import ConflictError
+
+BEAT_SECONDS = 5.0
+SILENCE_SECONDS = 15.0
+"""After so long without a beat the holder is taken to be dead."""
+
+
+class Lease:
+    """A context manager; one process at a time is inside.
+
+    Attributes:
+        taken_over: whether someone held it before and did not give it back.
+    """
+
+    def __init__(
+        self, place: Location, work: str, on_wait: Callable[[], None] = lambda: None
+    ) -> None:
+        """Takes nothing yet.
+
+        Args:
+            place: the lease's file.
+            work: what it is for, in words.
+            on_wait: called if someone else holds it, before it is watched.
+        """
+        self.taken_over = False
+        self._place, self._work, self._on_wait = place, work, on_wait
+        self._name = secrets.token_hex(8)
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Takes the lease, after ``SILENCE_SECONDS`` if someone else holds it.
+
+        Raises:
+            ConflictError: if someone else renews it meanwhile, or takes it first.
+        """
+        found = self._place.read_tagged()
+        if found:
+            self._on_wait()
+            deadline = time.monotonic() + SILENCE_SECONDS
+            while found and time.monotonic() < deadline:
+                time.sleep(BEAT_SECONDS / 5)
+                now = self._place.read_tagged()
+                if now and now.content != found.content:
+                    raise ConflictError(
+                        f"{self._work} is under way elsewhere ({self._place} is being renewed)."
+                    )
+                found = now
+        self.taken_over = found is not None
+        self._place.write_if(self._content(0), found.tag if found else None)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._left.set()
+        self._thread.join()
+        if self._mine():
+            self._place.delete()
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._left.wait(BEAT_SECONDS):
+            count += 1
+            with contextlib.suppress(OSError, ConflictError):  # the next beat may get through
+                found = self._place.read_tagged()
+                if found and found.content.startswith(self._name.encode()):
+                    self._place.write_if(self._content(count), found.tag)
+
+    def _mine(self) -> bool:
+        with contextlib.suppress(OSError):
+            found = self._place.read_tagged()
+            return found is not None and found.content.startswith(self._name.encode())
+        return False
+
+    def _content(self, count: int) -> bytes:
+        return f"{self._name} {count}".encode()
