@@ -183,6 +183,12 @@ class Schedule(_Frozen):
         ge=1,
         description="images to train on, over all workers; a crop counts by the area it covers",
     )
+    epochs: float | None = Field(
+        400,
+        gt=0,
+        description="passes over the training images after which the run ends, if it has not yet; "
+        "a network that saw them more often learns to reproduce defects",
+    )
     batch: int = Field(
         4,
         ge=1,

@@ -10,6 +10,16 @@ LEAST_CROP = 32
 """Pixels."""
 
 
+def images_to_see(schedule: Schedule, training_images: int) -> float:
+    """The budget in images: ``images``, or ``epochs`` passes over the training images if fewer.
+
+    >>> images_to_see(Schedule(images=1000, epochs=20), training_images=30)
+    600.0
+    """
+    epochs = schedule.epochs or math.inf
+    return min(float(schedule.images), epochs * training_images)
+
+
 def learning_rate(spent: float, schedule: Schedule) -> float:
     """Linear warm-up, then a cosine that reaches 0 when the budget is spent."""
     if spent < schedule.warmup:

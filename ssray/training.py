@@ -4,8 +4,8 @@ It knows nothing of Ray. Where ``torch.distributed`` is initialised it trains wi
 each process on its share of every step; otherwise alone.
 
 The learning rate and the crop size follow one number, the share of the budget that is
-spent: images seen out of ``schedule.images``, or minutes out of ``max_minutes``,
-whichever is further along. So a run that is given fifteen minutes anneals within them.
+spent: images seen out of ``schedule.images`` or ``schedule.epochs``, or minutes out of
+``max_minutes``, whichever is further along. So a run of fifteen minutes anneals within them.
 A crop counts as the share of an image that it covers, so that equal shares of the budget
 cost about equal time whatever the crop.
 """
@@ -35,7 +35,7 @@ from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import Corrupted, corrupt
 from ssray.method.inference import autocast, image_batches, reconstruct
 from ssray.method.objective import amplification_objective, reconstruction_objective
-from ssray.schedule import batch_size, crop_shape, learning_rate
+from ssray.schedule import batch_size, crop_shape, images_to_see, learning_rate
 from ssray.stopping import EarlyStopping
 from ssray.team import Team
 
@@ -107,7 +107,7 @@ def fit(
         device: where to train. The training images are moved there as uint8.
         precision: float32, or bfloat16 for autocast with float32 weights.
         seed: fixes initial weights and, with a part's number, what is drawn for it.
-        max_minutes: time budget; None leaves ``schedule.images`` alone to end the run.
+        max_minutes: time budget; None leaves it to the schedule to end the run.
         textures: (T, H', W', 3) uint8 foreign content for the corruption, any device.
         parts: in how many parts each step's batch goes through the network, shared out over the
             processes; default: one each. The result depends on them and, but for rounding and
@@ -181,6 +181,7 @@ class _Run:
         else:
             self._training, self._images_in_all = training.to(device), len(training)
         self._held_out = held_out
+        self._budget = images_to_see(recipe.schedule, self._images_in_all)
         self._textures = None if textures is None else textures.to(device)
 
         torch.manual_seed(seed)  # initial weights are drawn from torch's global generator
@@ -247,7 +248,7 @@ class _Run:
         clock = self._seconds() / (60 * self._max_minutes) if self._max_minutes else 0.0
         row_due = time.monotonic() - self._row_started >= self._row_seconds
         self._spent, row, checkpoint = self._team.first(
-            max(self._seen / schedule.images, clock), row_due, checkpoint_due
+            max(self._seen / self._budget, clock), row_due, checkpoint_due
         )
         stopped = self._stopping.after(self._spent, self.average.model)
         self.finished = stopped or self._spent >= 1.0

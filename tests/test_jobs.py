@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
@@ -25,7 +27,7 @@ from ray._private.runtime_env.packaging import create_package
 from ssray.artifact import load
 from ssray.data.demo import write_demo_data
 from ssray.data.storage import Location
-from ssray.model_store import published
+from ssray.model_store import published, versions
 from ssray.report.tables import METRICS
 
 ROOT = Path(__file__).parent.parent
@@ -46,10 +48,14 @@ class Cluster:
         self, *command: str | Path, timeout: float = 200
     ) -> subprocess.CompletedProcess[str]:
         """Runs a job to its end; its output comes back with that of the client."""
+        return self.run("--", "python", *command, timeout=timeout)
+
+    def run(self, *options: str | Path, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+        """``ray job submit`` with these options."""
         return subprocess.run(
             [
                 *(BIN / "ray", "job", "submit", "--address", self.address),
-                *("--working-dir", ROOT, "--", "python", *command),
+                *("--working-dir", ROOT, *options),
             ],
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -201,6 +207,33 @@ def test_fifteen_categories_one_of_them_broken(cluster: Cluster, tmp_path: Path)
     assert last.returncode == 0, last.stdout
     assert last.stdout.count("up to date") == 14
     assert set(published(Location.parse(store))) == {*names}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_jobs_on_s3_train_each_category_once(
+    cluster: Cluster, data: Path, s3_server: str, tmp_path: Path
+) -> None:
+    """Images, models and checkpoints on S3; its address and keys come with the job."""
+    root, store = (Location.parse(f"s3://{s3_server}/{tmp_path.name}/{n}") for n in ("in", "out"))
+    for image in data.rglob("*.png"):
+        (root / str(image.relative_to(data))).write(image.read_bytes())
+    variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    command = [
+        *("--runtime-env-json", json.dumps({"env_vars": variables}), "--"),
+        *("python", "jobs/train_all.py", "--data", str(root), "--models", str(store)),
+        *(*TINY, "--max-minutes", "0.3", "--at-once", "1"),
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [job.result() for job in [pool.submit(cluster.run, *command) for _ in range(2)]]
+    out = "".join(job.stdout for job in jobs)
+    for category in ("weave", "grain"):
+        assert out.count(f"{category}  published") == 1, out
+        [version] = [v for v in versions(store, category) if v.facts]
+        assert version.published
+    told = out.count("the same training is under way elsewhere") + out.count("up to date")
+    assert told >= 2, out
+    assert not (store / ".training").files()
 
 
 def test_the_upload_holds_the_code_and_no_more(tmp_path: Path) -> None:

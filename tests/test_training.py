@@ -472,3 +472,12 @@ def test_accumulated_parts_are_one_step(stripes: torch.Tensor, small: Recipe) ->
         assert taken[-1].facts["averaged_steps"] == 19
         losses.append(fitted.history[-1].validation_loss)
     assert losses[1] == pytest.approx(losses[0], rel=0.3)
+
+
+def test_a_run_ends_after_so_many_passes_over_its_images(
+    stripes: torch.Tensor, small: Recipe
+) -> None:
+    recipe = override(small, ["schedule.images=100000", "schedule.epochs=5"])
+    last = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32).history[-1]
+    assert last.epoch == pytest.approx(5, abs=0.5)
+    assert last.learning_rate < recipe.schedule.learning_rate / 50

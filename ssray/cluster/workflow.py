@@ -101,10 +101,14 @@ def _train_category_from(
         raise DataError(f"{root / category}: no images in train/good.")
     uris = training["uri"].to_pylist()
     chosen = recipe.resolve(category, lambda: sample_images(uris))
-    budget = f"{chosen.schedule.images:,} images"
+    budget = [f"{chosen.schedule.images:,} images"]
+    if chosen.schedule.epochs:
+        budget.append(f"{chosen.schedule.epochs:g} passes")
     if compute.max_minutes:
-        budget += f" or {compute.max_minutes:g} minutes"
-    board.state(category, f"{len(training)} images, recipe {chosen.name}, ends after {budget}")
+        budget.append(f"{compute.max_minutes:g} minutes")
+    board.state(
+        category, f"{len(training)} images, recipe {chosen.name}, ends after " + " or ".join(budget)
+    )
     with event_log(events and events / category) as log:
 
         def on_epoch(epoch: Epoch) -> None:

@@ -69,7 +69,7 @@ def load_images(
             on_decoded(len(reasons))
     skipped = [(uri, reason) for uri, reason in zip(uris, reasons, strict=True) if reason]
     if len(skipped) == len(uris):
-        raise _nothing_usable([code for _, code in skipped])
+        raise _nothing_usable([code for _, code in skipped], len(uris))
     if skipped:
         images = images[[reason is None for reason in reasons]]
     return LoadedImages(images, skipped)
@@ -92,7 +92,7 @@ def common_shape(uris: Sequence[str], longer_side: int, threads: int) -> tuple[i
         found = list(pool.map(shape_of, spread(uris, SHAPE_SAMPLE)))
     shapes = Counter(shape for shape in found if not isinstance(shape, str))
     if not shapes:
-        raise _nothing_usable([code for code in found if isinstance(code, str)])
+        raise _nothing_usable([code for code in found if isinstance(code, str)], len(uris))
     [(shape, _)] = shapes.most_common(1)
     return shape
 
@@ -107,8 +107,9 @@ def spread(uris: Sequence[str], most: int) -> list[str]:
     return [uris[i] for i in chosen]
 
 
-def _nothing_usable(codes: Sequence[str]) -> DataError:
-    return DataError(f"none of {len(codes)} images can be used ({dict(Counter(codes))}).")
+def _nothing_usable(codes: Sequence[str], count: int) -> DataError:
+    looked_at = "" if len(codes) == count else f" (of {len(codes)} looked at)"
+    return DataError(f"none of {count} images can be used{looked_at}: {dict(Counter(codes))}.")
 
 
 def _middle(image: UInt8Image) -> UInt8Image:

@@ -218,6 +218,7 @@ def _recipe(
         ),
         schedule=Schedule(
             crops=(1.0,) if places_matter else (0.25, 0.5, 1.0),
+            epochs=None,
             learning_rate=1e-4,
             augmentation=augmentation,
             holdout=0.05,
