@@ -48,8 +48,9 @@ class PartStatistics:
     They end as the mean of what each part alone would have made of them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._buffers = list(model.buffers())
+    def __init__(self, model: nn.Module, parts: int) -> None:
+        self._parts = parts
+        self._buffers = list(model.buffers()) if parts > 1 else []
         self._before = [buffer.clone() for buffer in self._buffers]
         self._statistics = [buffer for buffer in self._buffers if buffer.is_floating_point()]
         self._sums = [torch.zeros_like(buffer) for buffer in self._statistics]
@@ -57,15 +58,18 @@ class PartStatistics:
     @contextmanager
     def part(self) -> Iterator[None]:
         """The block runs one part through the network."""
-        torch._foreach_copy_(self._buffers, self._before)
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._before)
         yield
-        torch._foreach_add_(self._sums, self._statistics)
+        if self._buffers:
+            torch._foreach_add_(self._sums, self._statistics)
 
-    def join(self, team: Team, parts: int) -> None:
+    def join(self, team: Team) -> None:
         """Ends the step: the mean over all parts, which the processes of a team ran."""
-        torch._foreach_copy_(self._statistics, self._sums)
-        team.add(self._statistics)
-        torch._foreach_div_(self._statistics, parts)
+        if self._buffers:
+            torch._foreach_copy_(self._statistics, self._sums)
+            team.add(self._statistics)
+            torch._foreach_div_(self._statistics, self._parts)
 
 
 def _state(model: nn.Module) -> list[Tensor]:

@@ -74,7 +74,7 @@ def build_model(
     data_fingerprint: str = "",
     checkpoints: CheckpointFile | None = None,
     decode: Decode | None = None,
-    on_decoded: Callable[[int], None] = lambda done: None,
+    on_decoded: Callable[[int, int], None] = lambda done, count: None,
     on_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> ModelArtifact | None:
     """Trains one category's model.
@@ -91,7 +91,8 @@ def build_model(
         checkpoints: where a checkpoint to resume from may be and new ones go.
         decode: streams the images, of which ``compute.memory_gib`` holds a part; None decodes them
             all before the training begins.
-        on_decoded: called with how many images are decoded before the training begins.
+        on_decoded: called while images are decoded before the training begins, with how many are
+            done, and how many there are.
         on_epoch: called with each new row of the epoch log.
 
     Returns:
@@ -159,7 +160,7 @@ def build_model(
         )
         stored = None
         networks = [*networks, fitted.model]
-    skipped = feed.skipped_in_all()
+    trained_on, skipped = feed.counted()
     if team.rank:
         return None
     model, *others = (networks[i : i + len(parts)] for i in range(0, len(fits), len(parts)))
@@ -172,7 +173,7 @@ def build_model(
     facts = TrainingFacts(
         data_fingerprint=data_fingerprint,
         training_key=training_key(recipe, compute, data_fingerprint),
-        training_images=feed.count,
+        training_images=trained_on,
         held_out_images=len(feed.held_out),
         skipped_images=skipped,
         input_shape=feed.shape,
@@ -276,7 +277,13 @@ def ensemble_parts(recipe: Recipe) -> list[Recipe]:
     """The recipe of each network: itself, or for an ensemble one an objective, half the budget."""
     if recipe.objective.kind != "ensemble":
         return [recipe]
-    half = recipe.schedule.model_copy(update={"images": max(1, recipe.schedule.images // 2)})
+    whole = recipe.schedule
+    half = whole.model_copy(
+        update={
+            "images": max(1, whole.images // 2),
+            "epochs": whole.epochs and whole.epochs / 2,
+        }
+    )
     return [
         recipe.model_copy(
             update={

@@ -256,6 +256,12 @@ class AnomalyMap(_Frozen):
         0.001, gt=0, le=1, description="share of pixels averaged when image_score is topk"
     )
 
+    @field_validator("image_score", mode="before")
+    @classmethod
+    def _null_was_once_a_choice(cls, score: Any) -> Any:
+        """Recipes of earlier versions, in artifacts and files, left it open."""
+        return "max" if score is None else score
+
     @model_validator(mode="after")
     def _kernel_is_odd(self) -> Self:
         if self.kernel is not None and self.kernel % 2 == 0:
@@ -339,7 +345,7 @@ class Compute(_Frozen):
         1,
         ge=1,
         description="parts in which each worker takes its share of a step, where memory holds no "
-        "more; as many workers more give the same model",
+        "more; each has at least two crops",
     )
     max_minutes: float | None = Field(
         None, gt=0, description="time budget the learning rate anneals to, if it ends first"

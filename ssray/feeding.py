@@ -1,8 +1,8 @@
 """What a process trains on, and what is held out.
 
 Images that fit the memory budget are decoded once. Of more, a window moves over those to train
-on, which ``ssray.data.window`` describes, each process has its own part of them, and those held
-out are limited in number.
+on, which ``ssray.data.window`` describes, and each process has its own part of them. Which are held
+out is the same either way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,8 +25,7 @@ from ssray.team import Team
 MIN_IMAGES = 4
 MIN_HELD_OUT = 2
 MOST_TEXTURES = 256
-MOST_HELD_OUT_OF_WINDOW = 1024
-"""Images held out where not all fit into memory; they also take at most a quarter of it."""
+MOST_HELD_OUT = 1024
 MIN_WINDOW = 16
 _GIB = 1024**3
 
@@ -39,13 +37,11 @@ class Feed:
     Attributes:
         training: (N, H, W, 3) uint8, or a window over more.
         held_out: (M, H, W, 3) uint8, the same in every process.
-        count: how many images are trained on, over all processes.
-        skipped: how many could not be used.
+        skipped: how many could not be used of those decoded before the training.
     """
 
     training: Tensor | ImageWindow
     held_out: Tensor
-    count: int
     skipped: int
 
     @property
@@ -60,12 +56,16 @@ class Feed:
         """Rows and columns of every image."""
         return (self.held_out.shape[1], self.held_out.shape[2])
 
-    def skipped_in_all(self) -> int:
-        """How many could not be used, over all processes."""
+    def counted(self) -> tuple[int, int]:
+        """Images there were to draw from so far, and those that could not be used.
+
+        Over all processes, each of which must ask.
+        """
         if isinstance(self.training, Tensor):
-            return self.skipped
-        [damaged] = Team.current().total(len(self.training.damaged))
-        return self.skipped + int(damaged)
+            return len(self.training), self.skipped
+        damaged = len(self.training.damaged)
+        seen, lost = Team.current().total(self.training.met - damaged, damaged)
+        return int(seen), self.skipped + int(lost)
 
 
 def exceeds(uris: Sequence[str], longer_side: int, memory_gib: float, threads: int) -> bool:
@@ -82,7 +82,7 @@ def load(
     recipe: Recipe,
     threads: int,
     seed: int,
-    on_decoded: Callable[[int], None] = lambda done: None,
+    on_decoded: Callable[[int, int], None] = lambda done, count: None,
 ) -> Feed:
     """Decodes all images.
 
@@ -90,11 +90,18 @@ def load(
         DataError: if none can be used.
         TrainingError: if fewer than 4 can.
     """
-    loaded = load_images(uris, recipe.image_size, threads, on_decoded=on_decoded)
-    training, held_out = split_held_out(
-        torch.from_numpy(loaded.images), recipe.schedule.holdout, seed
-    )
-    return Feed(training, held_out, len(training), len(loaded.skipped))
+    first, rest = split(uris, recipe.schedule.holdout, seed)
+    loaded = load_images([*first, *rest], recipe.image_size, threads, on_decoded=on_decoded)
+    count = len(loaded.images)
+    if count < MIN_IMAGES:
+        raise TrainingError(
+            f"{count} usable training images; at least {MIN_IMAGES} are needed, and a few dozen "
+            "for a useful model."
+        )
+    damaged = {uri for uri, _ in loaded.skipped}
+    held = max(MIN_HELD_OUT, len(first) - len(damaged & {*first}))
+    images = torch.from_numpy(loaded.images)
+    return Feed(images[held:], images[:held], len(damaged))
 
 
 def stream(
@@ -104,14 +111,14 @@ def stream(
     seed: int,
     memory_gib: float,
     decode: Decode,
-    on_decoded: Callable[[int], None] = lambda done: None,
+    on_decoded: Callable[[int, int], None] = lambda done, count: None,
 ) -> Feed:
     """Decodes the images held out; those to train on come when they are due.
 
     Args:
         memory_gib: for the decoded images of this process.
         decode: where the images to train on come from.
-        on_decoded: called with how many of those held out are done.
+        on_decoded: as for ``load_images``, of those held out.
 
     Raises:
         ConfigError: if the memory holds too few images.
@@ -119,31 +126,25 @@ def stream(
     """
     shape = common_shape(uris, recipe.image_size, threads)
     affordable = int(memory_gib * _GIB / _bytes(shape))
-    held = min(
-        max(MIN_HELD_OUT, round(recipe.schedule.holdout * len(uris))),
-        MOST_HELD_OUT_OF_WINDOW,
-        max(MIN_HELD_OUT, affordable // 4),
-    )
+    first, rest = split(uris, recipe.schedule.holdout, seed)
+    held = len(first)
     if affordable - held < MIN_WINDOW:
-        least = 2 * MIN_WINDOW * _bytes(shape) / _GIB
+        least = (held + MIN_WINDOW) * _bytes(shape) / _GIB
         raise ConfigError(
             f"memory for {memory_gib:g} GiB of images is too little: {shape[1]} x {shape[0]} "
             f"pixels need at least {least:.2g} GiB. Use a larger --memory-gib."
         )
-    order = _shuffled(len(uris), seed)
-    loaded = load_images(
-        [uris[i] for i in order[:held]], recipe.image_size, threads, on_decoded=on_decoded
-    )
+    loaded = load_images(first, recipe.image_size, threads, on_decoded=on_decoded)
     team = Team.current()
     window = ImageWindow(
-        [uris[i] for i in order[held:][team.rank :: team.size]],
+        rest[team.rank :: team.size],
         shape,
         decode,
         affordable - held,
         seed=seed,
-        total=len(uris) - held,
+        total=len(rest),
     )
-    return Feed(window, torch.from_numpy(loaded.images), window.total, len(loaded.skipped))
+    return Feed(window, torch.from_numpy(loaded.images), len(loaded.skipped))
 
 
 def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
@@ -162,21 +163,11 @@ def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
     return torch.from_numpy(load_images(uris, recipe.image_size, threads, square=True).images)
 
 
-def split_held_out(images: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits (N, H, W, 3) images at random into training and held-out ones, at least 2 of these.
-
-    Raises:
-        TrainingError: if there are fewer than 4 images.
-    """
-    count = len(images)
-    if count < MIN_IMAGES:
-        raise TrainingError(
-            f"{count} usable training images; at least {MIN_IMAGES} are needed, and a few dozen "
-            "for a useful model."
-        )
-    held = max(MIN_HELD_OUT, round(share * count))
-    order = torch.from_numpy(_shuffled(count, seed))
-    return images[order[held:]], images[order[:held]]
+def split(uris: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """Images to hold out, 2 to 1,024 of them at random, and the others."""
+    held = min(max(MIN_HELD_OUT, round(share * len(uris))), MOST_HELD_OUT)
+    shuffled = [uris[i] for i in np.random.default_rng(seed).permutation(len(uris))]
+    return shuffled[:held], shuffled[held:]
 
 
 def folds(feed: Feed, count: int) -> list[tuple[Tensor, Tensor]]:
@@ -202,10 +193,6 @@ def folds(feed: Feed, count: int) -> list[tuple[Tensor, Tensor]]:
     return [
         (images[numbers % count != fold], images[numbers % count == fold]) for fold in range(count)
     ]
-
-
-def _shuffled(count: int, seed: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(seed).permutation(count)
 
 
 def _bytes(shape: tuple[int, int]) -> int:

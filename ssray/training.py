@@ -41,13 +41,13 @@ from ssray.team import Team
 
 VALIDATION_IMAGES = 8
 SECONDS_BETWEEN_ROWS = 10.0
-ROW_COST = 0.02
+ROW_COST = 0.01
 """Share of the time that rows of the epoch log may take, for their validation loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One row of the epoch log, written every few seconds and at the end.
+    """One row of the epoch log, written every ten seconds or more, and at the end.
 
     ``objective`` is the one the network is trained with, ``epoch`` counts how often the training
     set was seen, fractions included.
@@ -205,7 +205,7 @@ class _Run:
         self._steps_in_row = 0
         self._seen = self._seen_before_row = self._spent = 0.0
         self._seconds_before = 0.0
-        self._row_seconds = SECONDS_BETWEEN_ROWS
+        self._validation_seconds = math.inf
         self._started = self._row_started = time.monotonic()
 
     def compile(self) -> None:
@@ -231,7 +231,7 @@ class _Run:
             self._training = self._window.images
 
         self._optimizer.zero_grad(set_to_none=True)
-        statistics = PartStatistics(self._model)
+        statistics = PartStatistics(self._model, self._parts)
         for generator in self._generators:
             last = generator is self._generators[-1]
             with self._gradients_exchanged(last), statistics.part():
@@ -239,14 +239,14 @@ class _Run:
                 # DDP takes the mean over processes, however many parts each has.
                 (loss * self._team.size / self._parts).backward()
             self._loss_sum += loss.detach()
-        statistics.join(self._team, self._parts)
+        statistics.join(self._team)
         self._optimizer.step()
         self.average.update(self._model)
 
         self._steps_in_row += 1
         self._seen += self._parts * batch * math.prod(self._crop) / (height * width)
         clock = self._seconds() / (60 * self._max_minutes) if self._max_minutes else 0.0
-        row_due = time.monotonic() - self._row_started >= self._row_seconds
+        row_due = time.monotonic() - self._row_started >= self._seconds_between_rows()
         self._spent, row, checkpoint = self._team.first(
             max(self._seen / self._budget, clock), row_due, checkpoint_due
         )
@@ -283,7 +283,7 @@ class _Run:
         validation = validation_loss(
             self.average.model, self._held_out, self._recipe, self._precision, self._textures
         )
-        self._row_seconds = max(SECONDS_BETWEEN_ROWS, (time.monotonic() - began) / ROW_COST)
+        self._validation_seconds = min(self._validation_seconds, time.monotonic() - began)
         if not math.isfinite(train_loss + validation):
             raise TrainingError(
                 f"the loss became {train_loss} after {self._seen:.0f} images; try a lower "
@@ -357,6 +357,12 @@ class _Run:
         self._seen = self._seen_before_row = facts["images_seen"]
         self._spent = facts["budget_spent"]
         self._seconds_before = facts["seconds"]
+
+    def _seconds_between_rows(self) -> float:
+        """As ``ROW_COST`` has it, by the quickest validation so far: others were disturbed."""
+        if math.isinf(self._validation_seconds):
+            return SECONDS_BETWEEN_ROWS
+        return max(SECONDS_BETWEEN_ROWS, self._validation_seconds / ROW_COST)
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

@@ -142,3 +142,9 @@ def test_the_readme_and_docs_are_finished_and_their_links_exist() -> None:
         assert not re.findall(r"@[A-Z]+@", text), page
         for link in re.findall(r"\]\(([^)#]+)", text):
             assert "://" in link or (page.parent / link).exists(), (page, link)
+
+
+def test_recipes_that_left_the_image_score_open_can_still_be_read() -> None:
+    stored = {"anomaly_map": {"image_score": None, "difference": "both", "repeats": 2}}
+    recipe = parse(Recipe, stored, "recipe.json")
+    assert recipe.anomaly_map.image_score == "max"

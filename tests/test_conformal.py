@@ -87,7 +87,7 @@ def test_folds_give_a_score_to_every_image(
 
 def test_more_folds_than_images_allow_are_refused() -> None:
     training, held_out = torch.zeros(8, 4, 4, 3, dtype=torch.uint8).split([6, 2])
-    eight = feeding.Feed(training, held_out, count=6, skipped=0)
+    eight = feeding.Feed(training, held_out, skipped=0)
     with pytest.raises(TrainingError, match="8 usable training images; 5 calibration folds need"):
         feeding.folds(eight, 5)
     with pytest.raises(ConfigError, match=r"decision\.folds"):

@@ -160,9 +160,11 @@ def test_a_silent_lease_is_taken_over(place: Location, quick: None) -> None:
 
 
 def test_a_lease_that_was_lost_is_left_to_its_new_holder(place: Location, quick: None) -> None:
-    with Lease(place / "lease", "the work"):
+    with Lease(place / "lease", "the work") as held:
+        assert not held.lost
         (place / "lease").write(b"someone else's")
         time.sleep(0.5)
+        assert held.lost
     assert (place / "lease").read() == b"someone else's"
 
 

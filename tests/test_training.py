@@ -19,7 +19,7 @@ from ssray.checkpoint import Checkpoint
 from ssray.config import Compute, Objective, Recipe, Schedule, override
 from ssray.data.storage import Location
 from ssray.device import resolve_device, resolve_precision
-from ssray.errors import ArtifactError, ConfigError, TrainingError
+from ssray.errors import ArtifactError, ConfigError
 from ssray.method.anomaly_map import MapMaker, smooth
 from ssray.method.augmentation import draw_crops, random_light, relight
 from ssray.method.inference import differences, to_network
@@ -315,13 +315,13 @@ def test_bfloat16_trains_to_about_the_same_loss(stripes: torch.Tensor, small: Re
 
 
 def test_held_out_images_are_apart_and_at_least_two() -> None:
-    images = torch.arange(100, dtype=torch.uint8).view(100, 1, 1, 1)
-    training, held_out = feeding.split_held_out(images, 0.05, seed=0)
-    assert len(training) == 95
-    assert sorted(torch.cat([training, held_out]).flatten().tolist()) == list(range(100))
-    assert len(feeding.split_held_out(images[:6], 0.05, seed=0)[1]) == 2
-    with pytest.raises(TrainingError, match="3 usable training images"):
-        feeding.split_held_out(images[:3], 0.05, seed=0)
+    uris = [str(number) for number in range(100)]
+    held_out, training = feeding.split(uris, 0.05, seed=0)
+    assert len(held_out) == 5
+    assert sorted(held_out + training) == sorted(uris)
+    assert feeding.split(uris, 0.05, seed=1)[0] != held_out
+    assert len(feeding.split(uris[:6], 0.05, seed=0)[0]) == 2
+    assert len(feeding.split(uris * 200, 0.1, seed=0)[0]) == 1024
 
 
 def test_synthetic_defects_change_what_their_truth_says() -> None:

@@ -126,6 +126,9 @@ def train_category(
         on_state, f"{SILENCE_SECONDS:g} s to see if it is trained elsewhere"
     )
     with Lease(folder / "lease", f"{category}: the same training", on_wait) as lease:
+        done = _completed(store, category, key)
+        if done:
+            return done
         job = _Job(
             uris=uris,
             category=category,
@@ -148,7 +151,8 @@ def train_category(
             raise KeyboardInterrupt from None
         finally:
             job.progress.shutdown()
-    folder.delete()
+        if not lease.lost:
+            folder.delete()
     return Trained(job.version, published=True, new=True)
 
 
@@ -229,11 +233,11 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
     rank = ray.train.get_context().get_world_rank()
     told = time.monotonic()
 
-    def on_decoded(done: int) -> None:
+    def on_decoded(done: int, count: int) -> None:
         nonlocal told
         if rank == 0 and time.monotonic() - told >= _DECODED_SECONDS:
             told = time.monotonic()
-            job.progress.put(f"reading images: {done} of {len(job.uris)}")
+            job.progress.put(f"reading images: {done} of {count}")
 
     def on_epoch(progress: Progress) -> None:
         if rank == 0:

@@ -22,10 +22,11 @@ SILENCE_SECONDS = 15.0
 
 
 class Lease:
-    """A context manager; one process at a time is inside.
+    """A context manager; one process at a time is inside, if none sleeps for long.
 
     Attributes:
         taken_over: whether someone held it before and did not give it back.
+        lost: whether someone else took it over, as happens to a process that was suspended.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Lease:
             on_wait: called if someone else holds it, before it is watched.
         """
         self.taken_over = False
+        self.lost = False
         self._place, self._work, self._on_wait = place, work, on_wait
         self._name = secrets.token_hex(8)
         self._left = threading.Event()
@@ -58,12 +60,13 @@ class Lease:
                 time.sleep(BEAT_SECONDS / 5)
                 now = self._place.read_tagged()
                 if now and now.content != found.content:
-                    raise ConflictError(
-                        f"{self._work} is under way elsewhere ({self._place} is being renewed)."
-                    )
+                    raise self._held_elsewhere()
                 found = now
         self.taken_over = found is not None
-        self._place.write_if(self._content(0), found.tag if found else None)
+        try:
+            self._place.write_if(self._content(0), found.tag if found else None)
+        except ConflictError:
+            raise self._held_elsewhere() from None
         self._thread.start()
         return self
 
@@ -84,7 +87,8 @@ class Lease:
             count += 1
             with contextlib.suppress(OSError, ConflictError):  # the next beat may get through
                 found = self._place.read_tagged()
-                if found and found.content.startswith(self._name.encode()):
+                self.lost = not (found and found.content.startswith(self._name.encode()))
+                if found and not self.lost:
                     self._place.write_if(self._content(count), found.tag)
 
     def _mine(self) -> bool:
@@ -92,6 +96,11 @@ class Lease:
             found = self._place.read_tagged()
             return found is not None and found.content.startswith(self._name.encode())
         return False
+
+    def _held_elsewhere(self) -> ConflictError:
+        return ConflictError(
+            f"{self._work} is under way elsewhere ({self._place} is being renewed)."
+        )
 
     def _content(self, count: int) -> bytes:
         return f"{self._name} {count}".encode()

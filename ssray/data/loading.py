@@ -36,7 +36,7 @@ def load_images(
     threads: int,
     *,
     square: bool = False,
-    on_decoded: Callable[[int], None] = lambda done: None,
+    on_decoded: Callable[[int, int], None] = lambda done, count: None,
 ) -> LoadedImages:
     """Decodes images in parallel and resizes them to the shape most of them call for.
 
@@ -45,7 +45,7 @@ def load_images(
         longer_side: of the resized images, pixels; the aspect ratio of the majority is kept.
         threads: how many to decode at once.
         square: take the middle square of each image.
-        on_decoded: called with how many are done, after each.
+        on_decoded: called after each image with how many are done, and how many there are.
 
     Raises:
         DataError: if no image can be used.
@@ -66,7 +66,7 @@ def load_images(
     with ThreadPoolExecutor(threads) as pool:
         for reason in pool.map(load, range(len(uris))):
             reasons.append(reason)
-            on_decoded(len(reasons))
+            on_decoded(len(reasons), len(uris))
     skipped = [(uri, reason) for uri, reason in zip(uris, reasons, strict=True) if reason]
     if len(skipped) == len(uris):
         raise _nothing_usable([code for _, code in skipped], len(uris))

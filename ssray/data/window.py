@@ -16,6 +16,8 @@ START = 256
 """Images that are there before the first is drawn."""
 DRAWS = 4
 """Images that are drawn for each one that comes in."""
+_LEAD = 16
+"""Images decoded before the first of a window, which may have to stand in for it."""
 
 Decode = Callable[[Sequence[str], tuple[int, int]], Iterator[UInt8Image | None]]
 """Yields the image behind each URI in order, resized to the shape; None where it can't be used."""
@@ -25,7 +27,8 @@ class ImageWindow:
     """Images to draw from while others take their places, the oldest first.
 
     What it holds depends only on how many were drawn, so that a training that is resumed sees
-    the same images. One that can't be used is replaced by the one before it.
+    the same images. One that can't be used is replaced by the one before it, or the first of all
+    that can.
 
     Attributes:
         total: how many images the window moves over; with several processes, over all of them.
@@ -60,6 +63,11 @@ class ImageWindow:
         self._arrivals: Iterator[UInt8Image] = iter(())
 
     @property
+    def met(self) -> int:
+        """How many different images have come in since the start of the training."""
+        return min(self._entered, len(self._uris))
+
+    @property
     def images(self) -> Tensor:
         """(N, H, W, 3) uint8, on the device last moved to."""
         return self._slots[: self._entered]
@@ -80,7 +88,8 @@ class ImageWindow:
         due = min(START, capacity) + int(drawn / DRAWS)
         if self._entered == 0 or not 0 <= due - self._entered < capacity:
             self._entered = max(0, due - capacity)
-            self._arrivals = self._from(self._entered)
+            lead = min(_LEAD, self._entered)
+            self._arrivals = itertools.islice(self._from(self._entered - lead), lead, None)
         for number in range(self._entered, due):
             self._slots[number % capacity] = torch.tensor(next(self._arrivals))
         self._entered = due
@@ -89,6 +98,7 @@ class ImageWindow:
         """All arrivals from a position on, pass after pass."""
         first, offset = divmod(position, len(self._uris))
         latest: UInt8Image | None = None
+        waiting = 0
         for number in itertools.count(first):
             order = np.random.default_rng((self._seed, number)).permutation(len(self._uris))
             chosen = [self._uris[i] for i in order[offset:]]
@@ -96,9 +106,10 @@ class ImageWindow:
             for uri, image in zip(chosen, self._decode(chosen, self._shape), strict=True):
                 if image is None:
                     self.damaged.add(uri)
-                    image = latest
-                if image is not None:
-                    latest = image
-                    yield image
+                latest = latest if image is None else image
+                waiting += 1
+                if latest is not None:
+                    yield from itertools.repeat(latest, waiting)
+                    waiting = 0
             if len(self.damaged) == len(self._uris):
                 raise DataError(f"none of {len(self._uris)} images can be used.")

@@ -45,12 +45,10 @@ def draw_crops(
         rows = torch.where(upside_down, rows.flip(1), rows)
     if augmentation != "none":
         columns = torch.where(mirrored, columns.flip(1), columns)
-    crops = images[
-        tuple(
-            t.to(device, non_blocking=True)
-            for t in (index.unsqueeze(2), rows.unsqueeze(2), columns.unsqueeze(1))
-        )
-    ]
+    places: tuple[Tensor, ...] = (index.unsqueeze(2), rows.unsqueeze(2), columns.unsqueeze(1))
+    if crop == (height, width) and augmentation == "none":
+        places = (index.squeeze(1),)  # whole images are copied several times as fast as crops
+    crops = images[tuple(place.to(device, non_blocking=True) for place in places)]
     if augmentation in ("turn", "dihedral"):
         across = turned.view(batch, 1, 1, 1).to(device, non_blocking=True)
         crops = torch.where(across, crops.transpose(1, 2), crops)

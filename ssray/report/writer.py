@@ -141,7 +141,6 @@ def _category_report(
 def _facts(model: ModelArtifact) -> list[tuple[str, str]]:
     facts, chosen, recipe = model.facts, model.calibration.anomaly_map, model.recipe
     height, width = facts.input_shape
-    assert chosen.image_score is not None
     score = {
         "sum": "sum of the map",
         "max": "maximum of the map",
@@ -170,12 +169,19 @@ def _notes(model: ModelArtifact) -> list[str]:
         f"{calibration.reference_images} defect-free images, {calibration.held_out_references} "
         "of them held out from training"
     )
+    wanted = model.recipe.anomaly_map
+    left_open = [name for name in ("difference", "kernel") if getattr(wanted, name) is None]
     if selection.basis == "synthetic defects":
         choice = (
-            "The difference and the kernel were chosen without test labels, on "
+            f"Chosen without test labels ({' and '.join(left_open)}), on "
             f"{selection.defects} synthetic defects made from {references} "
             f"(image AUROC {_percent(selection.image_auroc)}, pixel AUROC "
             f"{_percent(selection.pixel_auroc)} there)."
+        )
+    elif left_open:
+        choice = (
+            f"No synthetic defect was perceptible, so a default was taken "
+            f"({' and '.join(left_open)})."
         )
     else:
         choice = "The difference and the kernel are the recipe's own."
