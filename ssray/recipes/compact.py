@@ -32,7 +32,8 @@ def object_() -> Recipe:
     ``ssray train --data ROOT --category transistor --models STORE --max-minutes 15``
 
     Two cores train on 55 images a second. Measured on MVTec AD transistor, one seed: image AUROC
-    0.983 and pixel AUROC 0.980 after 15 minutes, 0.975 and 0.984 after 60.
+    0.983 and pixel AUROC 0.980 after 15 minutes, 0.984 and 0.987 at the end, 400 passes over the
+    images, after 27.
     """
     return Recipe(
         name="compact-object",
