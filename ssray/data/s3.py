@@ -8,6 +8,7 @@ role. Reading and writing goes through pyarrow, which looks for credentials in t
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pyarrow import fs
 
 from ssray.errors import ConflictError
+
+# Where Ray shows a worker's log, it would tell for every client where its endpoint was found.
+logging.getLogger("botocore").setLevel(logging.WARNING)
 
 ATTEMPTS = 5
 """How often a request is made before its error counts."""
