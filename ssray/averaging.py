@@ -13,7 +13,7 @@ from ssray.team import Team
 
 
 class WeightAverage:
-    """Exponential average of a network's weights and buffers.
+    """Exponential average of a network's weights and buffers, which stay the same tensors.
 
     Its memory grows with the run, up to ``limit``: short runs would otherwise still remember
     their random initial weights at the end.
@@ -27,19 +27,19 @@ class WeightAverage:
         self.model = copy.deepcopy(model)
         self.steps = 0
         self._limit = limit
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        decay = min(self._limit, (1 + self.steps) / (10 + self.steps)) if self.steps else 0.0
-        self.steps += 1
         pairs = list(zip(_state(self.model), _state(model), strict=True))
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        torch._foreach_lerp_(
-            [mine for mine, _ in floats], [theirs for _, theirs in floats], 1 - decay
-        )
-        for mine, theirs in pairs:
-            if not mine.is_floating_point():
-                mine.copy_(theirs)
+        self._averages, self._values = ([*side] for side in zip(*floats, strict=True))
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """After each step of the network's optimizer."""
+        decay = min(self._limit, (1 + self.steps) / (10 + self.steps)) if self.steps else 0.0
+        self.steps += 1
+        torch._foreach_lerp_(self._averages, self._values, 1 - decay)
+        for mine, theirs in self._counts:
+            mine.copy_(theirs)
 
 
 class PartStatistics:

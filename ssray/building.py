@@ -28,7 +28,7 @@ from ssray.calibration import calibrate, cross_fitted
 from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe
 from ssray.data.window import Decode
-from ssray.device import describe_hardware, peak_memory_gib, resolve_precision
+from ssray.device import describe_hardware, peak_memory_gib, resolve_precision, use_cores
 from ssray.method.autoencoder import Autoencoder
 from ssray.team import Team
 from ssray.training import Epoch, fit
@@ -112,7 +112,7 @@ def build_model(
     else:
         feed = feeding.load(uris, recipe, threads, compute.seed, on_decoded)
     textures = feeding.load_textures(recipe, threads)
-    torch.set_num_threads(threads)
+    use_cores(threads)
     stored = checkpoints.read() if checkpoints else None
     before = _Before.read(stored, recipe) if stored else _Before()
     precision = _PRECISIONS.get(before.precision) or _agreed(

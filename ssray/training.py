@@ -193,7 +193,7 @@ class _Run:
             self._network = DistributedDataParallel(self._model, broadcast_buffers=False)
         self._network.train()
         self._optimizer = torch.optim.Adam(
-            self._network.parameters(), lr=recipe.schedule.learning_rate
+            self._network.parameters(), lr=recipe.schedule.learning_rate, fused=True
         )
         self._generators = [
             torch.Generator().manual_seed(_seed_of(seed, part))
@@ -241,7 +241,7 @@ class _Run:
             self._loss_sum += loss.detach()
         statistics.join(self._team)
         self._optimizer.step()
-        self.average.update(self._model)
+        self.average.update()
 
         self._steps_in_row += 1
         self._seen += self._parts * batch * math.prod(self._crop) / (height * width)
@@ -341,8 +341,11 @@ class _Run:
         self.average.model.load_state_dict(checkpoint.below("average"))
         self.average.steps = facts["averaged_steps"]
         state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        weights = list(self._model.parameters())
         for key, tensor in checkpoint.below("optimizer").items():
             number, name = key.split(".")
+            if name != "step":  # fused Adam takes the memory layout of moments for the weights'
+                tensor = torch.empty_like(weights[int(number)]).copy_(tensor)
             state[int(number)][name] = tensor
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})

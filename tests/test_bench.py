@@ -23,7 +23,7 @@ from ssray.data.decode import read_image
 from ssray.data.demo import write_demo_data
 from ssray.data.loading import load_images
 from ssray.data.storage import Location
-from ssray.device import resolve_precision
+from ssray.device import resolve_precision, use_cores
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import KINDS, corrupt
 from ssray.method.inference import autocast
@@ -68,7 +68,7 @@ def training_step(
     batch = round(recipe.schedule.batch / share**2)
     generator = torch.Generator().manual_seed(0)
     model = Autoencoder(recipe.network).to(memory_format=memory)
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
     images = torch.rand(batch, 3, crop, crop, generator=generator).contiguous(memory_format=memory)
     ready = corrupt(images, recipe.corruption, side, generator)
 
@@ -97,7 +97,7 @@ def training_step(
 )
 def test_cost_of_the_corruption(recipe: Recipe, crop: float, most: float) -> None:
     """Every kind and shape mixed: at most a tenth of a compact step, a twentieth of a full one."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    use_cores(os.cpu_count() or 1)
     everything = override(
         recipe,
         [
@@ -125,7 +125,7 @@ def test_cost_of_the_corruption(recipe: Recipe, crop: float, most: float) -> Non
 
 
 def test_bfloat16_and_channels_last_pay() -> None:
-    torch.set_num_threads(os.cpu_count() or 1)
+    use_cores(os.cpu_count() or 1)
     recipe = texture()
     precision = resolve_precision("auto", CPU, recipe.network)
     if precision != torch.bfloat16:
@@ -152,7 +152,7 @@ def test_training_keeps_up_with_the_bare_step(recipe: Recipe, crop: float, round
 
     The rows of the epoch log may take ``ROW_COST`` of the time; that is added in full.
     """
-    torch.set_num_threads(os.cpu_count() or 1)
+    use_cores(os.cpu_count() or 1)
     recipe = override(recipe, [f"schedule.crops=[{crop}]"])
     side = recipe.image_size
     precision = resolve_precision("auto", CPU, recipe.network)
@@ -188,7 +188,7 @@ class DecodedEachTime(torch.utils.data.Dataset[torch.Tensor]):
 
 def test_training_is_twice_as_fast_as_a_plain_loop(tmp_path: Path) -> None:
     """A DataLoader, float32 and contiguous tensors, on the same network and corruption."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    use_cores(os.cpu_count() or 1)
     recipe = override(texture(), ["schedule.crops=[1]"])
     write_demo_data(tmp_path, categories=1, images=64, size=recipe.image_size)
     uris = sorted(str(path) for path in (tmp_path / "weave/train/good").iterdir())
@@ -259,7 +259,7 @@ def test_streaming_costs_little(ray_local: None, tmp_path: Path) -> None:
 
 def test_thousands_of_settings_are_judged_in_half_a_minute() -> None:
     """As many maps as grid gives at 256 px, three repeats, scores and ten average-map powers."""
-    torch.set_num_threads(1)
+    use_cores(1)
     generator = torch.Generator().manual_seed(0)
 
     def maps(count: int) -> torch.Tensor:

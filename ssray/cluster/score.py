@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import ray.data
-import torch
 from ray.exceptions import RayError
 
 from ssray.artifact import load, load_facts
@@ -30,7 +29,7 @@ from ssray.cluster.runtime import check_capacity, one_line, threads_per_worker, 
 from ssray.config import Compute
 from ssray.data.decode import read_image, read_mask, resize
 from ssray.data.storage import Location
-from ssray.device import resolve_device
+from ssray.device import resolve_device, use_cores
 from ssray.errors import ImageError, ScoringError
 from ssray.metrics.pixels import PixelCounts
 from ssray.report.heatmap import encode_levels, levels_to_png
@@ -175,7 +174,7 @@ class ScoringActor:
         threads: int,
         maps: Location | None,
     ) -> None:
-        torch.set_num_threads(threads)
+        use_cores(threads)
         device = resolve_device("cuda" if use_gpu else "cpu")
         self._maps = maps
         self._scorers = {}

@@ -33,11 +33,12 @@ def draw_crops(
     def draw(high: int) -> Tensor:
         return torch.randint(high, (batch, 1), generator=generator)
 
-    index, rows, columns = (
-        draw(count),
-        draw(height - crop[0] + 1) + torch.arange(crop[0]),
-        draw(width - crop[1] + 1) + torch.arange(crop[1]),
-    )
+    index = draw(count)
+    if crop == (height, width) and augmentation == "none":
+        whole = images.index_select(0, index.squeeze(1).to(device, non_blocking=True))
+        return whole.permute(0, 3, 1, 2).float().div_(255)
+    rows = draw(height - crop[0] + 1) + torch.arange(crop[0])
+    columns = draw(width - crop[1] + 1) + torch.arange(crop[1])
     upside_down, mirrored, turned = (draw(2) == 1 for _ in range(3))
     if augmentation == "turn":  # a quarter turn is a transposition and one flip
         mirrored = upside_down ^ turned
@@ -45,9 +46,7 @@ def draw_crops(
         rows = torch.where(upside_down, rows.flip(1), rows)
     if augmentation != "none":
         columns = torch.where(mirrored, columns.flip(1), columns)
-    places: tuple[Tensor, ...] = (index.unsqueeze(2), rows.unsqueeze(2), columns.unsqueeze(1))
-    if crop == (height, width) and augmentation == "none":
-        places = (index.squeeze(1),)  # whole images are copied several times as fast as crops
+    places = (index.unsqueeze(2), rows.unsqueeze(2), columns.unsqueeze(1))
     crops = images[tuple(place.to(device, non_blocking=True) for place in places)]
     if augmentation in ("turn", "dihedral"):
         across = turned.view(batch, 1, 1, 1).to(device, non_blocking=True)

@@ -64,8 +64,9 @@ def corrupt(
         settings: kinds, strengths and sizes.
         side: what their lengths are shares of, pixels: the shorter side of the whole image, of
             which ``images`` may be crops.
-        generator: on the CPU; the same state gives the same corruption on every device, but for
-            the white noise of *pattern*, which is drawn where the images are.
+        generator: on the CPU; the same state gives the same corruption, to rounding, on every
+            device and with any number of threads, but for the white noise of *pattern*, which is
+            drawn where the images are.
         textures: (T, H', W', C) uint8, a source of foreign content, on the device of ``images``.
     """
     batch, _, height, width = images.shape
@@ -82,7 +83,7 @@ def corrupt(
         if len(chosen) == batch:
             content = fill(draw)
         else:
-            content[chosen] = fill(draw)
+            content.index_copy_(0, chosen, fill(draw))
         if kind == "pattern":
             alpha = alpha.index_copy(0, chosen, alpha[chosen] * draw.uniform(settings.opacity))
             target = target.index_copy(0, chosen, _noisy(draw))
@@ -108,7 +109,7 @@ class _Draw:
     @property
     def own(self) -> Tensor:
         whole = len(self.chosen) == len(self.images)
-        return self.images if whole else self.images[self.chosen]
+        return self.images if whole else self.images.index_select(0, self.chosen)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -119,7 +120,7 @@ class _Draw:
         """Another image of the batch for each; in a batch of one, itself."""
         batch = len(self.images)
         shift = torch.randint(1, max(batch, 2), self.chosen.shape, generator=self.generator)
-        return self.images[(self.chosen + self.moved(shift)) % batch]
+        return self.images.index_select(0, (self.chosen + self.moved(shift)) % batch)
 
     def moved(self, numbers: Tensor) -> Tensor:
         """On the images' device."""
@@ -168,7 +169,8 @@ def foreign(draw: _Draw) -> Tensor:
     for number, source in enumerate(sources):
         place = _indices(drawn == number, draw.images.device)
         if len(place):
-            content[place] = _SOURCES[source](replace(draw, chosen=draw.chosen[place]))
+            found = _SOURCES[source](replace(draw, chosen=draw.chosen[place]))
+            content.index_copy_(0, place, found)
     return content
 
 

@@ -1,11 +1,12 @@
 """Random numbers and smooth random fields, the raw material of corruptions.
 
 Numbers are drawn on the CPU from the generator passed in and then moved: the coarse grids are
-small, and one generator state gives the same fields on a CPU, on a GPU and on every worker.
+small, and one generator state gives the same fields, to rounding, on a CPU, a GPU and every worker.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -13,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _OCTAVES = 3
-_HALVED_FROM = 4.0
-"""Correlation length, pixels, from which a grid of half the resolution holds all there is."""
 
 Range = tuple[float, float]
 
@@ -69,10 +68,6 @@ def _octaves(
 ) -> Tensor:
     low, high = lengths
     batch, channels, height, width = shape
-    if low >= _HALVED_FROM and min(height, width) > 1:
-        half = (batch, channels, (height + 1) // 2, (width + 1) // 2)
-        noise = _octaves(half, (low / 2, high / 2), generator, device)
-        return F.interpolate(noise, size=(height, width), mode="bilinear", align_corners=False)
     octaves = _OCTAVES if high > low else 1
     # A hat function over the octaves, centred where this image's length lies.
     position = uniform((batch, 1, 1, 1), (0.0, octaves - 1.0), generator)
@@ -80,12 +75,18 @@ def _octaves(
     for octave in range(octaves):
         length = low * (high / low) ** (octave / max(octaves - 1, 1))
         weight = (1 - (position - octave).abs()).clamp_min(0)
-        grid = (batch, channels, math.ceil(height / length) + 1, math.ceil(width / length) + 1)
-        coarse = weight * torch.randn(grid, generator=generator)
-        noise += F.interpolate(
-            coarse.to(device, non_blocking=True),
-            size=(height, width),
-            mode="bicubic",
-            align_corners=True,
-        )
+        rows, columns = math.ceil(height / length) + 1, math.ceil(width / length) + 1
+        coarse = weight * torch.randn(batch, channels, rows, columns, generator=generator)
+        along_rows = coarse.to(device, non_blocking=True) @ _cubic(columns, width, device).T
+        noise += _cubic(rows, height, device) @ along_rows
     return noise
+
+
+@functools.lru_cache(maxsize=256)
+def _cubic(points: int, size: int, device: torch.device) -> Tensor:
+    """Cubic interpolation along one axis, (size, points): as products with these, it takes a
+    fraction of the time that torch's own takes on a CPU.
+    """
+    values = torch.eye(points).view(1, points, points, 1)
+    matrix = F.interpolate(values, size=(size, 1), mode="bicubic", align_corners=True)
+    return matrix.view(points, size).T.contiguous().to(device)
