@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from ssray.calibration import Calibration
 from ssray.config import Precision, Recipe
+from ssray.criterion import By
 from ssray.data.storage import Location
 from ssray.device import resolve_precision
 from ssray.errors import ArtifactError
@@ -50,21 +51,50 @@ AVERAGE_MAP = "average_map.safetensors"
 _TENSOR = "average_map"
 
 
+class SweepFacts(BaseModel):
+    """The search that a model is the best trial of.
+
+    Attributes:
+        key: the same for searches that try the same.
+        trial: its name there.
+        criterion: what it was chosen by.
+        error: by the criterion, the least of all trials.
+        default_error: of the recipe as it was, at the same budget; None if that failed.
+        trials: how many there were.
+        finished: how many of them were trained to their end.
+        settings: what the trial has in place of the recipe's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    trial: str
+    criterion: By
+    error: float
+    default_error: float | None
+    trials: int
+    finished: int
+    settings: dict[str, Any]
+
+
 class TrainingFacts(BaseModel):
     """What a model was trained on and with: for people, for reports, and to repeat it.
 
-    The same images, recipe, ``seed``, ``precision``, ``parts``, ``workers`` and ``threads`` give
-    the same weights on the same kind of CPU, if the budget was in images; where ``streamed``, with
-    the same ``memory_gib``.
+    The same images, recipe, ``seed``, ``precision``, ``parts``, ``workers``, ``threads`` and
+    ``compiled`` give the same weights on the same kind of CPU, if the budget was in images; where
+    ``streamed``, with the same ``memory_gib``.
 
     Attributes:
-        data_fingerprint: of the training images, held-out ones included.
+        data_fingerprint: of the training images, held-out ones included, and of the textures that
+            the recipe names.
         training_key: the same for the same images, recipe, seed and budget.
         max_minutes: the time budget, if there was one.
         resumed: how often the run went on from a checkpoint.
         parts: in which each step's batch was normalised.
+        compiled: whether the network that was trained was.
         streamed: whether the images were more than ``memory_gib`` holds.
         peak_memory_gib: of the first worker's process: ``resident``, and ``device`` on a GPU.
+        sweep: the search that the model comes from, if it does.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,11 +105,13 @@ class TrainingFacts(BaseModel):
     resumed: int = 0
     threads: int = 0
     parts: int = 1
+    compiled: bool = False
     streamed: bool = False
     memory_gib: float | None = None
     peak_memory_gib: dict[str, float] = {}
     packages: dict[str, str] = {}
     hardware: dict[str, str] = {}
+    sweep: SweepFacts | None = None
 
     training_images: int
     held_out_images: int

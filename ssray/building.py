@@ -27,8 +27,10 @@ from ssray.artifact import ModelArtifact, TrainingFacts
 from ssray.calibration import calibrate, cross_fitted
 from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe
+from ssray.criterion import Criterion
 from ssray.data.window import Decode
 from ssray.device import describe_hardware, peak_memory_gib, resolve_precision, use_cores
+from ssray.feeding import Feed, Fold
 from ssray.method.autoencoder import Autoencoder
 from ssray.team import Team
 from ssray.training import Epoch, fit
@@ -76,6 +78,7 @@ def build_model(
     decode: Decode | None = None,
     on_decoded: Callable[[int, int], None] = lambda done, count: None,
     on_epoch: Callable[[Progress], None] = lambda progress: None,
+    criterion: Criterion | None = None,
 ) -> ModelArtifact | None:
     """Trains one category's model.
 
@@ -94,6 +97,7 @@ def build_model(
         on_decoded: called while images are decoded before the training begins, with how many are
             done, and how many there are.
         on_epoch: called with each new row of the epoch log.
+        criterion: what the map's settings are chosen by; default: synthetic defects.
 
     Returns:
         The model; None in processes other than rank 0's.
@@ -120,11 +124,12 @@ def build_model(
     )
     parts = ensemble_parts(recipe)
     parts_a_step = max(compute.workers * compute.accumulate, team.size)
-    splits = [(feed.training, feed.held_out), *feeding.folds(feed, recipe.decision.folds)]
-    fits = [(part, *split) for split in splits for part in parts]
+    splits: list[Feed | Fold] = [feed, *feeding.folds(feed, recipe.decision.folds)]
+    fits = [(part, split) for split in splits for part in parts]
     networks = [network.to(device) for network in before.networks]
     history = [*before.history]
-    for number, (part, seen, unseen) in list(enumerate(fits))[len(networks) :]:
+    for number, (part, split) in list(enumerate(fits))[len(networks) :]:
+        unseen = split.held_out
         finished = _Before(_NAMES[precision], networks, tuple(history), before.resumed)
         in_whole = functools.partial(
             _in_whole, before=history[-1] if history else None, number=number, parts=len(fits)
@@ -143,7 +148,7 @@ def build_model(
                 checkpoints.write(finished.added_to(checkpoint))
 
         fitted = fit(
-            seen,
+            split.training,
             unseen,
             part,
             device=device,
@@ -165,14 +170,14 @@ def build_model(
         return None
     model, *others = (networks[i : i + len(parts)] for i in range(0, len(fits), len(parts)))
     calibration, average_map = calibrate(
-        model, feed.held_out, feed.sample, recipe, precision, compute.seed
+        model, feed.held_out, feed.sample, recipe, precision, compute.seed, criterion
     )
     if others:
-        left_out = [unseen for _, unseen in splits[1:]]
+        left_out = [split.held_out for split in splits[1:]]
         calibration = cross_fitted(calibration, list(zip(others, left_out, strict=True)), precision)
     facts = TrainingFacts(
         data_fingerprint=data_fingerprint,
-        training_key=training_key(recipe, compute, data_fingerprint),
+        training_key=training_key(recipe, compute, data_fingerprint, criterion),
         training_images=trained_on,
         held_out_images=len(feed.held_out),
         skipped_images=skipped,
@@ -187,6 +192,7 @@ def build_model(
         workers=team.size,
         threads=threads,
         parts=parts_a_step,
+        compiled=compute.compile,
         streamed=decode is not None,
         memory_gib=compute.memory_gib,
         peak_memory_gib=peak_memory_gib(device),
@@ -208,7 +214,9 @@ def build_model(
     )
 
 
-def training_key(recipe: Recipe, compute: Compute, data_fingerprint: str) -> str:
+def training_key(
+    recipe: Recipe, compute: Compute, data_fingerprint: str, criterion: Criterion | None = None
+) -> str:
     """The same for trainings that are to give the same model, wherever and however they run."""
     decisive = {
         "recipe": recipe.model_dump(mode="json", exclude={"name"}),
@@ -216,6 +224,8 @@ def training_key(recipe: Recipe, compute: Compute, data_fingerprint: str) -> str
         "max_minutes": compute.max_minutes,
         "data": data_fingerprint,
     }
+    if criterion:
+        decisive["criterion"] = criterion.model_dump(mode="json")
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
 
 

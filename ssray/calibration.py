@@ -1,11 +1,11 @@
 """What a trained network needs before it can judge, from defect-free images alone.
 
 The smoothing of the map and the reduction to an image score need no retraining, so they
-are chosen here, on synthetic defects; the pixel threshold is what no reference image exceeds, and
-the scores of the held-out images tell how unusual a score is.
+are chosen here, on synthetic defects. Scale, average map, pixel threshold and the scores that tell
+how unusual a score is come from the held-out images alone.
 
-The reference images are the held-out ones. Where these are few, training images join them:
-the choice among settings suffers less from images the network has seen than from two
+The reference images, on which settings are chosen, are the held-out ones. Where these are few,
+training images join them: the choice suffers less from images the network has seen than from two
 images that happen to be alike.
 """
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ssray import conformal
 from ssray.config import MapSettings, Recipe
+from ssray.criterion import Criterion
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import differences, image_batches
 from ssray.selection import Selection, gather_evidence, is_open, open_differences, select
@@ -36,11 +37,11 @@ class Calibration(BaseModel):
 
     Attributes:
         anomaly_map: how maps and image scores are made.
-        scale: the level each channel of the difference maps reaches on the references.
-        pixel_threshold: the largest map value on any reference image; a pixel above it
-            belongs to the predicted mask. On the common scale, where 1 is what a reference
-            image typically reaches at its worst place.
-        reference_images: how many there were.
+        scale: the level each channel of the difference maps reaches on the held-out references.
+        pixel_threshold: the largest map value on any of these; a pixel above it belongs to the
+            predicted mask. On the common scale, where 1 is what such an image typically reaches at
+            its worst place.
+        reference_images: on how many the settings were chosen.
         held_out_references: how many of them the network was not trained on.
         image_scores: of all images the network was not trained on, rising.
         false_alarm_rate: that the recipe asked for.
@@ -84,6 +85,7 @@ def calibrate(
     recipe: Recipe,
     precision: torch.dtype,
     seed: int,
+    criterion: Criterion | None = None,
 ) -> tuple[Calibration, Tensor | None]:
     """Chooses what the recipe leaves open of the anomaly map, and the pixel threshold.
 
@@ -91,35 +93,36 @@ def calibrate(
         networks: in eval mode, on the device to use; several for an ensemble.
         held_out: (M, H, W, 3) uint8 defect-free images the model was not trained on.
         training: (N, H, W, 3) uint8 images it was trained on; the first ones fill up the
-            references to 16.
+            references to 16, unless models are compared: those it knows best would win.
         recipe: what the model was trained with.
         precision: of the forward pass.
         seed: fixes the synthetic defects.
+        criterion: what the settings, and models, are chosen by, on held-out images alone; default:
+            synthetic defects, for the settings alone.
 
     Returns:
         The calibration, and the average map, (K, H, W) float32, where its power is above 0.
     """
-    references = torch.cat(
-        [held_out[:MOST_REFERENCES], training[: max(0, LEAST_REFERENCES - len(held_out))]]
-    )
+    references = held_out[:MOST_REFERENCES]
+    if criterion is None:
+        missing = max(0, LEAST_REFERENCES - len(held_out))
+        references = torch.cat([references, training[:missing]])
     wanted = recipe.anomaly_map
-    evidence = gather_evidence(
-        networks,
-        references,
-        open_differences(wanted),
-        precision,
-        seed,
-        recipe.corruption.patches.radius if is_open(wanted) else None,
-    )
-    settings, selection = select(evidence, wanted)
-    clean = evidence[settings.difference].clean
-    maker = MapMaker.fitted(settings, clean)
+    if criterion is None and not is_open(wanted):
+        evidence = gather_evidence(networks, references, open_differences(wanted), precision, None)
+        settings, selection = select(evidence, wanted)
+    else:
+        criterion = criterion or Criterion.of(recipe, seed)
+        found = criterion.examine(networks, references, wanted, precision)
+        settings, selection, evidence = found.settings, found.selection, found.evidence
+    unseen = evidence[settings.difference].clean[: min(len(held_out), MOST_REFERENCES)]
+    maker = MapMaker.fitted(settings, unseen)
     calibration = Calibration(
         anomaly_map=settings,
         scale=tuple(maker.scale.tolist()),
-        pixel_threshold=float(maker(clean).max().clamp_min(torch.finfo(torch.float32).tiny)),
+        pixel_threshold=float(maker(unseen).max().clamp_min(torch.finfo(torch.float32).tiny)),
         reference_images=len(references),
-        held_out_references=min(len(held_out), MOST_REFERENCES),
+        held_out_references=len(unseen),
         image_scores=tuple(sorted(_scores(networks, maker, held_out, precision))),
         false_alarm_rate=recipe.decision.false_alarm_rate,
         selection=selection,

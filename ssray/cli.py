@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 import ssray
 from ssray import diagnosis, model_store
 from ssray.config import Recipe
+from ssray.criterion import By
 from ssray.data.demo import write_demo_data
 from ssray.data.index import index_images
 from ssray.data.storage import Location
@@ -32,6 +34,7 @@ from ssray.options import (
 )
 from ssray.recipes import RecipeRequest
 from ssray.report.diagnosis import paragraph
+from ssray.selection import GRIDS
 from ssray.terminal import console, show_evaluation, show_unscored
 
 DEMO_MINUTES = 1.0
@@ -113,6 +116,92 @@ def train(
     )
     for error in failed.values():
         raise error
+
+
+@cli.command()
+@data_option
+@models_option
+@out_option
+@categories_option
+@recipe_options
+@click.option(
+    "--space",
+    default="default",
+    show_default=True,
+    metavar="small|default|FILE",
+    help="What to vary: small has the objective's weight, the corruption mix and the learning "
+    'rate; a file is JSON, {"network.kernel": [3, 5], "objective.lam": {"low": 0.3, "high": 0.9}}.',
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(min=2),
+    default=12,
+    show_default=True,
+    metavar="N",
+    help="Recipes to try for each category, the given one included.",
+)
+@click.option(
+    "--select-by",
+    "by",
+    type=click.Choice(get_args(By)),
+    default="synthetic",
+    show_default=True,
+    help="What chooses the best one: synthetic defects in held-out images, labelled images, or the "
+    "plain reconstruction error.",
+)
+@click.option(
+    "--validation",
+    metavar="ROOT",
+    help="Folder above the categories of labelled images in CATEGORY/test, apart from those the "
+    "models are evaluated on; for --select-by labelled.",
+)
+@click.option(
+    "--map-settings",
+    "grid",
+    type=click.Choice(list(GRIDS)),
+    default="narrow",
+    show_default=True,
+    help="What to choose of the anomaly map for every model: difference and kernel, or also "
+    "repetitions, average map and image score, 2,160 settings.",
+)
+@compute_options(*TRAINING)
+def sweep(
+    root: str,
+    store: str,
+    out: str,
+    only: tuple[str, ...],
+    recipe: RecipeRequest,
+    space: str,
+    trials: int,
+    by: By,
+    validation: str | None,
+    grid: str,
+    **compute: Any,
+) -> None:
+    """Search the best recipe of each category, and publish its model.
+
+    Each trial is a training with the budget of --max-minutes, which the worse two of three do not
+    get to spend. Test images take no part. The same command goes on after an interruption.
+    """
+    from ssray.cluster.sweeps import SweepRequest, sweep_categories
+
+    request = SweepRequest(
+        recipe=recipe,
+        space=space,
+        trials=trials,
+        by=by,
+        validation=Location.parse(validation) if validation else None,
+        grid=GRIDS[grid],
+    )
+    place = Location.parse(out)
+    failed = sweep_categories(
+        Location.parse(root), only, request, compute_from(compute), Location.parse(store), place
+    )
+    console.print(f"Trials: {place / 'leaderboard.parquet'}")
+    console.print(f"Page: {place / 'sweep.html'}")
+    for category, error in failed.items():
+        console.print(f"Failed {category}: {error}")
+    sys.exit(1 if failed else 0)
 
 
 @cli.command()

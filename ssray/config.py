@@ -170,8 +170,11 @@ class Objective(_Frozen):
         0.3,
         gt=0,
         le=1,
-        description="amplify: share of the budget after which training stops if synthetic defects "
-        "in held-out images are separated no better; the best weights are kept",
+        description="early stopping: share of the budget after which training stops if synthetic "
+        "defects in held-out images are separated no better; the best weights are kept",
+    )
+    early_stopping: bool | None = Field(
+        None, description="by default for amplify, which overfits, and not for reconstruct"
     )
 
 
@@ -317,7 +320,11 @@ class Recipe(_Frozen):
 class Compute(_Frozen):
     """Where and how fast; never what. The same recipe runs on any of these."""
 
-    device: Device = Field("auto", description="auto takes CUDA where there is one")
+    device: Device = Field(
+        "auto",
+        description="auto takes CUDA where there is one now; cuda also where a cluster starts its "
+        "GPUs on demand",
+    )
     precision: Precision = Field(
         "auto",
         description="auto: training times both on this processor and takes the faster, scoring "

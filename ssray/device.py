@@ -73,7 +73,8 @@ def _cpu_name() -> str:
 
 
 def resolve_precision(precision: Precision, device: torch.device, network: Network) -> torch.dtype:
-    """``auto`` is bfloat16 on GPUs that support it; on a CPU, the faster of two timed steps.
+    """``auto`` is bfloat16 on GPUs that have instructions for it, float32 on others; on a CPU, the
+    faster of two timed steps.
 
     Some processors have bfloat16 instructions and gain two-fold, others emulate them and
     lose; a second of measuring, once a process, settles it for the network at hand.
@@ -81,7 +82,8 @@ def resolve_precision(precision: Precision, device: torch.device, network: Netwo
     if precision != "auto":
         return _DTYPES[precision]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
     return _faster_precision(network, device)
 
 

@@ -147,19 +147,29 @@ def stream(
     return Feed(window, torch.from_numpy(loaded.images), len(loaded.skipped))
 
 
-def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
-    """The recipe's folder of foreign content, squares of the images' size, (T, S, S, 3) uint8.
+def texture_uris(recipe: Recipe) -> list[str]:
+    """Images of the recipe's folder of foreign content; none where it names no folder.
 
-    Of more than ``MOST_TEXTURES``, that many are taken, spread over the folder. None where the
-    recipe names no folder.
+    Of more than ``MOST_TEXTURES``, that many are taken, spread over the folder.
 
     Raises:
-        DataError: if the folder holds no image that can be decoded.
+        DataError: if there is no such folder, or no image in it.
     """
     if recipe.corruption.textures is None:
-        return None
+        return []
     manifest = index_images(Location.parse(recipe.corruption.textures), "textures")
-    uris = spread(manifest["uri"].to_pylist(), MOST_TEXTURES)
+    return spread(manifest["uri"].to_pylist(), MOST_TEXTURES)
+
+
+def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
+    """The recipe's foreign content, squares of the images' size, (T, S, S, 3) uint8; or None.
+
+    Raises:
+        DataError: as ``texture_uris``, or if none of the images can be decoded.
+    """
+    uris = texture_uris(recipe)
+    if not uris:
+        return None
     return torch.from_numpy(load_images(uris, recipe.image_size, threads, square=True).images)
 
 
@@ -170,8 +180,42 @@ def split(uris: Sequence[str], share: float, seed: int) -> tuple[list[str], list
     return shuffled[:held], shuffled[held:]
 
 
-def folds(feed: Feed, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Cuts all images into parts, each once left out: the rest, and the part.
+@dataclass(frozen=True)
+class Fold:
+    """One of several parts of all images, and the rest; neither is copied before it is asked for.
+
+    Attributes:
+        feed: what is cut.
+        number: of the part, from 0.
+        count: how many parts there are.
+    """
+
+    feed: Feed
+    number: int
+    count: int
+
+    @property
+    def training(self) -> Tensor:
+        """(N, H, W, 3) uint8: all but the part."""
+        return self._chosen(left_out=False)
+
+    @property
+    def held_out(self) -> Tensor:
+        """(M, H, W, 3) uint8: the part."""
+        return self._chosen(left_out=True)
+
+    def _chosen(self, left_out: bool) -> Tensor:
+        chosen, before = [], 0
+        for images in (self.feed.training, self.feed.held_out):
+            assert isinstance(images, Tensor)
+            numbers = torch.arange(before, before + len(images))
+            chosen.append(images[(numbers % self.count == self.number) == left_out])
+            before += len(images)
+        return torch.cat(chosen)
+
+
+def folds(feed: Feed, count: int) -> list[Fold]:
+    """Cuts all images into parts, each to be left out once.
 
     Raises:
         TrainingError: if there are fewer than two images a fold, or not all are in memory.
@@ -183,16 +227,13 @@ def folds(feed: Feed, count: int) -> list[tuple[Tensor, Tensor]]:
             "calibration folds need all images in memory. Use --calibration-folds 0, as so many "
             "held-out images support small rates, or a larger --memory-gib."
         )
-    images = torch.cat([feed.training, feed.held_out])
-    if len(images) < MIN_HELD_OUT * count:
+    images = len(feed.training) + len(feed.held_out)
+    if images < MIN_HELD_OUT * count:
         raise TrainingError(
-            f"{len(images)} usable training images; {count} calibration folds need at least "
+            f"{images} usable training images; {count} calibration folds need at least "
             f"{MIN_HELD_OUT * count}."
         )
-    numbers = torch.arange(len(images))
-    return [
-        (images[numbers % count != fold], images[numbers % count == fold]) for fold in range(count)
-    ]
+    return [Fold(feed, number, count) for number in range(count)]
 
 
 def _bytes(shape: tuple[int, int]) -> int:

@@ -14,14 +14,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ssray.config import AnomalyMap, Difference, MapSettings
+from ssray.config import AnomalyMap, Difference, ImageScore, MapSettings
 from ssray.method.anomaly_map import MapMaker, difference_maps, image_scores, smooth
 from ssray.method.inference import image_batches, reconstruct
 from ssray.method.synthetic_defects import add_defects
@@ -44,15 +44,27 @@ LEAST = 1e-4
 _BATCH = 8
 
 
+Basis = Literal["synthetic defects", "labelled images", "recipe"]
+
+
 class Selection(BaseModel):
-    """How the anomaly map's settings were chosen, for the artifact and the report."""
+    """How the anomaly map's settings were chosen, for the artifact and the report.
+
+    Attributes:
+        basis: what they were judged on; ``recipe`` where there was nothing to choose.
+        defects: how many images with a defect there were.
+        image_auroc: of the settings chosen, on these; None without defects.
+        pixel_auroc: likewise; None without masks, too.
+        error: what a search minimises; None where nothing could be judged.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    basis: Literal["synthetic defects", "recipe"]
+    basis: Basis
     defects: int
     image_auroc: float | None
     pixel_auroc: float | None
+    error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,12 +74,17 @@ class Evidence:
     Attributes:
         clean: (M, K, H, W) float32 difference maps of defect-free images.
         defects: (D, K, H, W) of images with a defect; D may be 0.
-        truth: (D, 1, H, W) bool, where it is.
+        truth: (D, 1, H, W) bool, where it is; all False where that is not known.
+        basis: where the defects come from.
+        fitted_on: (R, K, H, W) of the images that scale and average map come from, if these are
+            others than the clean ones.
     """
 
     clean: Tensor
     defects: Tensor
     truth: Tensor
+    basis: Basis = "synthetic defects"
+    fitted_on: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,7 @@ class Judged:
     Attributes:
         settings: of the anomaly map.
         image_auroc: of images with and without a defect.
-        pixel_auroc: over all pixels of both.
+        pixel_auroc: over all pixels of both; NaN where no mask is known.
     """
 
     settings: MapSettings
@@ -86,8 +103,54 @@ class Judged:
 
     @property
     def error(self) -> float:
-        """To be minimised: the product of what the two AUROC lack of 1."""
-        return max(1 - self.image_auroc, LEAST) * max(1 - self.pixel_auroc, LEAST)
+        """To be minimised: the product of what the two AUROC lack of 1.
+
+        Without masks the square of what the image AUROC lacks.
+        """
+        image = max(1 - self.image_auroc, LEAST)
+        return image * (image if np.isnan(self.pixel_auroc) else max(1 - self.pixel_auroc, LEAST))
+
+
+class DefectSource(Protocol):
+    """Images with a defect, to judge settings on."""
+
+    @property
+    def basis(self) -> Basis:
+        """What they are."""
+
+    def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images, (B, 3, H, W) float32 in [0, 1], and (B, 1, H, W) bool, where the defect is.
+
+        Args:
+            references: (M, H, W, 3) uint8 defect-free images.
+            device: of the images and the masks.
+        """
+
+
+@dataclass(frozen=True)
+class SyntheticDefects:
+    """Made in the references, of kinds that no network is trained on.
+
+    Attributes:
+        radius: shares of the image's shorter side, best those that the networks were taught to
+            repair.
+        seed: the same gives the same defects.
+    """
+
+    radius: tuple[float, float]
+    seed: int
+    basis: Basis = "synthetic defects"
+
+    def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """As ``DefectSource``; what is not perceptible is left out."""
+        generator = torch.Generator().manual_seed(self.seed)
+        source = torch.arange(SYNTHETIC_DEFECTS) % len(references)
+        # Kinds take turns along a batch, so a fixed order would give every image one kind only.
+        source = source[torch.randperm(SYNTHETIC_DEFECTS, generator=generator)]
+        for batch in image_batches(references[source], _BATCH, device):
+            defective, truth = add_defects(batch, generator, self.radius)
+            if len(defective):
+                yield defective, truth
 
 
 def gather_evidence(
@@ -95,19 +158,16 @@ def gather_evidence(
     references: Tensor,
     kinds: Sequence[Difference],
     precision: torch.dtype,
-    seed: int,
-    radius: tuple[float, float] | None,
+    source: DefectSource | None,
 ) -> dict[Difference, Evidence]:
-    """Runs defect-free images through networks, as they are and with synthetic defects.
+    """Runs images through networks, defect-free ones and ones with a defect.
 
     Args:
         networks: in eval mode, on the device to use; several for an ensemble.
         references: (M, H, W, 3) uint8 defect-free images.
         kinds: of difference, each with evidence of its own from the same images.
         precision: of the forward pass.
-        seed: fixes the defects.
-        radius: of the defects, shares of the image's shorter side, best those that the networks
-            were taught to repair; None goes without defects.
+        source: of the images with a defect; None goes without.
     """
     device = next(networks[0].parameters()).device
     clean, defects = (defaultdict[Difference, list[Tensor]](list) for _ in range(2))
@@ -120,23 +180,64 @@ def gather_evidence(
 
     for batch in image_batches(references, _BATCH, device):
         compare(batch, clean)
-    generator = torch.Generator().manual_seed(seed)
-    source = torch.arange(SYNTHETIC_DEFECTS) % len(references)
-    # Kinds take turns along a batch, so a fixed order would give every image one kind only.
-    source = source[torch.randperm(SYNTHETIC_DEFECTS, generator=generator)]
-    if radius:
-        for batch in image_batches(references[source], _BATCH, device):
-            defective, truth = add_defects(batch, generator, radius)
-            if len(defective):
-                compare(defective, defects)
-                truths.append(truth)
+    for defective, truth in source.batches(references, device) if source else ():
+        compare(defective, defects)
+        truths.append(truth)
     evidence = {}
     for kind in kinds:
         maps = torch.cat(clean[kind])
         none = maps[:0], maps[:0, :1].bool()
         found = (torch.cat(defects[kind]), torch.cat(truths)) if truths else none
-        evidence[kind] = Evidence(maps, *found)
+        evidence[kind] = Evidence(maps, *found, source.basis if source else "recipe")
     return evidence
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Settings to try beside the difference and the kernel; empty means the recipe's alone.
+
+    Attributes:
+        repeats: of the mean filter, n.
+        powers: of the average map, t.
+        reductions: of the map to the image score, each with the share that ``topk`` takes.
+    """
+
+    repeats: tuple[int, ...] = ()
+    powers: tuple[float, ...] = ()
+    reductions: tuple[tuple[ImageScore, float], ...] = ()
+
+    def candidates(
+        self, evidence: Mapping[Difference, Evidence], wanted: AnomalyMap
+    ) -> list[MapSettings]:
+        """All combinations, without those that differ in nothing that matters."""
+        kinds = open_differences(wanted)
+        kernels = kernels_of(KERNEL_SHARES, evidence[kinds[0]])
+        found = {
+            MapSettings(
+                difference=kind,
+                kernel=kernel,
+                repeats=repeats,
+                average_power=power,
+                image_score=reduction,
+                top_fraction=share,
+            ): None
+            for kind in kinds
+            for kernel in ([wanted.kernel] if wanted.kernel else kernels)
+            for repeats in self.repeats or (wanted.repeats,)
+            for power in self.powers or (wanted.average_power,)
+            for reduction, share in self.reductions or ((wanted.image_score, wanted.top_fraction),)
+        }
+        return list(found)
+
+
+NARROW = Grid()
+WIDE = Grid(
+    repeats=(1, 2, 3),
+    powers=(0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0),
+    reductions=(("max", 0.001), ("topk", 0.005), ("sum", 0.001)),
+)
+"""2,160 settings for every model, where kind of difference and kernel are open."""
+GRIDS = {"narrow": NARROW, "wide": WIDE}
 
 
 def open_differences(settings: AnomalyMap) -> tuple[Difference, ...]:
@@ -150,48 +251,57 @@ def is_open(settings: AnomalyMap) -> bool:
 
 
 def select(
-    evidence: Mapping[Difference, Evidence], settings: AnomalyMap
+    evidence: Mapping[Difference, Evidence], settings: AnomalyMap, grid: Grid = NARROW
 ) -> tuple[MapSettings, Selection]:
     """Fills in the difference and the kernel where ``settings`` leave them open.
 
-    The difference is the one with which some kernel best tells images with a synthetic defect from
-    defect-free ones, and the pixels of the defects from all others (``Judged.error``). The kernel
-    is the largest that does about as well: people outline real defects more generously than
-    synthetic ones are made, and a wider filter leaves less noise. The rest is not chosen, as
-    synthetic defects say little about it.
+    The difference is the one with which some settings best tell images with a defect from
+    defect-free ones, and the pixels of the defects from all others (``Judged.error``). Of settings
+    with this difference that do about as well, those are taken that depart least from the recipe's
+    repetitions, average map and image score, and of these the widest filter: people outline real
+    defects more generously than synthetic ones are made, and a wider filter leaves less noise.
 
     Args:
         evidence: for each of ``open_differences``.
         settings: what is None is open.
+        grid: what else to try.
     """
-    kinds = open_differences(settings)
-    count = len(evidence[kinds[0]].defects)
-    if not count or not is_open(settings):
-        [kernel] = kernels_of((FALLBACK_KERNEL_SHARE,), evidence[kinds[0]])
-        chosen = _filled_in(settings, kinds[0], settings.kernel or kernel)
+    return choose(judge(evidence, grid.candidates(evidence, settings)), evidence, settings)
+
+
+def choose(
+    judged: Sequence[Judged], evidence: Mapping[Difference, Evidence], settings: AnomalyMap
+) -> tuple[MapSettings, Selection]:
+    """``select`` from candidates that were judged."""
+    some = evidence[open_differences(settings)[0]]
+    if not len(some.defects):
+        [kernel] = kernels_of((FALLBACK_KERNEL_SHARE,), some)
+        chosen = _filled_in(settings, open_differences(settings)[0], settings.kernel or kernel)
         return chosen, Selection(basis="recipe", defects=0, image_auroc=None, pixel_auroc=None)
-    kernels = kernels_of(KERNEL_SHARES, evidence[kinds[0]])
-    candidates = [
-        _filled_in(settings, kind, kernel)
-        for kind in kinds
-        for kernel in ([settings.kernel] if settings.kernel else kernels)
-    ]
-    judged = judge(evidence, candidates)
     least = min(judged, key=lambda each: each.error)
-    best = max(
+    best = min(
         (
             each
             for each in judged
             if each.settings.difference == least.settings.difference
             and each.error <= (1 + ABOUT_EQUAL) * least.error
         ),
-        key=lambda each: each.settings.kernel,
+        key=lambda each: (_departures(each.settings, settings), -each.settings.kernel, each.error),
     )
     return best.settings, Selection(
-        basis="synthetic defects",
-        defects=count,
+        basis=some.basis if len(judged) > 1 else "recipe",
+        defects=len(some.defects),
         image_auroc=best.image_auroc,
-        pixel_auroc=best.pixel_auroc,
+        pixel_auroc=None if np.isnan(best.pixel_auroc) else best.pixel_auroc,
+        error=best.error,
+    )
+
+
+def _departures(found: MapSettings, wanted: AnomalyMap) -> int:
+    """How many settings are not the recipe's, of those that it always states."""
+    return sum(
+        getattr(found, name) != getattr(wanted, name)
+        for name in ("repeats", "average_power", "image_score", "top_fraction")
     )
 
 
@@ -235,7 +345,7 @@ def _judge_one_kernel(
     labels = np.repeat([0, 1], [clean, len(evidence.defects)])
     none = evidence.truth.new_zeros((clean, *evidence.truth.shape[1:]))
     truth = torch.cat([none, evidence.truth])[..., ::stride, ::stride].cpu().numpy()
-    smoothed = torch.cat([evidence.clean, evidence.defects])
+    smoothed, known = torch.cat([evidence.clean, evidence.defects]), evidence.fitted_on
     done = 0
 
     def costly(number: int) -> tuple[int, float]:
@@ -245,8 +355,11 @@ def _judge_one_kernel(
         numbers = list(members)
         settings = candidates[numbers[0]]
         smoothed = smooth(smoothed, settings.kernel, repeats - done)
+        if known is not None:
+            known = smooth(known, settings.kernel, repeats - done)
         done = repeats
-        maps = MapMaker.fitted_to_smoothed(settings, smoothed[:clean]).joined(smoothed, stride)
+        maker = MapMaker.fitted_to_smoothed(settings, smoothed[:clean] if known is None else known)
+        maps = maker.joined(smoothed, stride)
         pixel = pixel_auroc(maps.cpu().numpy(), truth)
         for number in numbers:
             settings = candidates[number]

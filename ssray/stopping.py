@@ -1,4 +1,4 @@
-"""Early stopping without labels, for objective (4)."""
+"""Early stopping without labels: for objective (4), which overfits, or where a recipe asks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssray.config import Objective
 from ssray.method.anomaly_map import smooth
-from ssray.method.inference import differences, image_batches
+from ssray.method.inference import differences, evaluating, image_batches
 from ssray.method.synthetic_defects import add_defects
 from ssray.metrics.pixels import pixel_auroc
 from ssray.team import Team
@@ -36,16 +36,14 @@ def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> fl
     defective, truth = add_defects(images, generator)
     if not len(defective):
         return math.nan
-    was_training = model.training
-    model.eval()
-    maps = differences([model], defective, "squared", precision)
-    model.train(was_training)
+    with evaluating(model):
+        maps = differences([model], defective, "squared", precision)
     maps = smooth(maps, min(images.shape[2:]) // 48 * 2 + 1, 2)
     return pixel_auroc(maps.cpu().numpy(), truth.cpu().numpy())
 
 
 class EarlyStopping:
-    """Keeps the best weights of a network trained with objective (4), which overfits.
+    """Keeps the best weights, of a network trained with objective (4) unless the recipe says else.
 
     What is best is decided by ``separation``; looking at fixed shares of the budget, not at
     fixed times, lets a budget in images end alike on every machine.
@@ -58,7 +56,8 @@ class EarlyStopping:
         self, settings: Objective, held_out: Tensor, precision: torch.dtype, team: Team
     ) -> None:
         self._team = team
-        self._watching = settings.kind == "amplify"
+        wanted = settings.early_stopping
+        self._watching = settings.kind == "amplify" if wanted is None else wanted
         self._patience = settings.patience
         self._held_out = held_out
         self._precision = precision

@@ -115,6 +115,13 @@ class TrainingBoard:
         return table
 
 
+def show_totals(categories: int, failed: int) -> None:
+    """Prints how work on several categories ended; nothing for a single one."""
+    if categories > 1:
+        ended = f"{categories - failed} of {categories} categories have a model"
+        console.print(f"{ended}, {failed} failed." if failed else f"{ended}.")
+
+
 @contextmanager
 def counting(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Shows how far a loop of ``total`` steps is; yields what to call with each step's number."""

@@ -33,7 +33,7 @@ from ssray.errors import TrainingError
 from ssray.method.augmentation import draw_crops, random_light
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import Corrupted, corrupt
-from ssray.method.inference import autocast, image_batches, reconstruct
+from ssray.method.inference import autocast, evaluating, image_batches, reconstruct
 from ssray.method.objective import amplification_objective, reconstruction_objective
 from ssray.schedule import batch_size, crop_shape, images_to_see, learning_rate
 from ssray.stopping import EarlyStopping
@@ -408,15 +408,13 @@ def validation_loss(
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     side = min(held_out.shape[1:3])
-    was_training = model.training
-    model.eval()
     loss, count = 0.0, 0.0
-    for number, image in enumerate(image_batches(held_out[:VALIDATION_IMAGES], 1, device)):
-        corrupted = corrupt(image, recipe.corruption, side, generator, textures)
-        if number % team.size == team.rank:
-            reconstruction = reconstruct(model, corrupted.images, precision)
-            loss += float(objective(reconstruction, corrupted, recipe.objective))
-            count += 1
-    model.train(was_training)
+    with evaluating(model):
+        for number, image in enumerate(image_batches(held_out[:VALIDATION_IMAGES], 1, device)):
+            corrupted = corrupt(image, recipe.corruption, side, generator, textures)
+            if number % team.size == team.rank:
+                reconstruction = reconstruct(model, corrupted.images, precision)
+                loss += float(objective(reconstruction, corrupted, recipe.objective))
+                count += 1
     loss, count = team.total(loss, count)
     return loss / count

@@ -92,3 +92,13 @@ def test_more_folds_than_images_allow_are_refused() -> None:
         feeding.folds(eight, 5)
     with pytest.raises(ConfigError, match=r"decision\.folds"):
         override(Recipe(), ["decision.folds=1"])
+
+
+def test_each_image_is_left_out_once() -> None:
+    images = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 2, 2, 3)
+    found = feeding.folds(feeding.Feed(images[2:], images[:2], skipped=0), 3)
+    left_out = [sorted(fold.held_out[:, 0, 0, 0].tolist()) for fold in found]
+    assert sorted(number for part in left_out for number in part) == list(range(8))
+    assert {len(part) for part in left_out} == {2, 3}
+    for fold, part in zip(found, left_out, strict=True):
+        assert sorted(fold.training[:, 0, 0, 0].tolist()) == sorted({*range(8)} - {*part})

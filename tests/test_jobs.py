@@ -214,7 +214,7 @@ def test_fifteen_categories_one_of_them_broken(cluster: Cluster, tmp_path: Path)
 def test_two_jobs_on_s3_train_each_category_once(
     cluster: Cluster, data: Path, s3_server: str, tmp_path: Path
 ) -> None:
-    """Images, models and checkpoints on S3; its address and keys come with the job."""
+    """Images and models on S3; its address and keys come with the job."""
     root, store = (Location.parse(f"s3://{s3_server}/{tmp_path.name}/{n}") for n in ("in", "out"))
     for image in data.rglob("*.png"):
         (root / str(image.relative_to(data))).write(image.read_bytes())

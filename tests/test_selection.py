@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -15,6 +16,7 @@ from ssray.method.inference import differences, to_network
 from ssray.selection import (
     KERNEL_SHARES,
     Evidence,
+    SyntheticDefects,
     gather_evidence,
     is_open,
     judge,
@@ -126,13 +128,30 @@ def test_each_is_judged_as_if_it_were_alone(side: int) -> None:
     )
 
 
+def test_scale_and_average_map_may_come_from_other_images() -> None:
+    """As if the settings' map maker had been fitted on these and then given the evidence."""
+    seen, others = evidence(channels=2), 3 * torch.rand(5, 2, 64, 64)
+    for power in (0.0, 2.0):
+        settings = MapSettings(
+            difference="ssim", kernel=5, repeats=2, average_power=power, image_score="max"
+        )
+        found = dataclasses.replace(seen, fitted_on=others)
+        [judged] = judge({"ssim": found}, [settings])
+        maker = MapMaker.fitted(settings, others)
+        maps = maker(torch.cat([seen.clean, seen.defects]))
+        truth = torch.cat([torch.zeros_like(seen.truth), seen.truth])
+        expected = roc_auc_score(truth.flatten(), maps.flatten())
+        assert judged.pixel_auroc == pytest.approx(expected, abs=1e-5)
+
+
 def test_evidence_shows_the_same_images_with_and_without_defects() -> None:
     torch.manual_seed(0)
     networks = [Autoencoder(Network(width=2)).eval() for _ in range(2)]
     images = torch.randint(256, (5, 32, 32, 3), dtype=torch.uint8)
-    found = gather_evidence(networks, images, KINDS, torch.float32, 0, radius=(0.1, 0.3))
-    again = gather_evidence(networks, images, ["ssim"], torch.float32, 0, radius=(0.1, 0.3))
-    bare = gather_evidence(networks, images, ["ssim"], torch.float32, 0, radius=None)
+    source = SyntheticDefects((0.1, 0.3), seed=0)
+    found = gather_evidence(networks, images, KINDS, torch.float32, source)
+    again = gather_evidence(networks, images, ["ssim"], torch.float32, source)
+    bare = gather_evidence(networks, images, ["ssim"], torch.float32, None)
     assert set(found) == set(KINDS)
     for kind, seen in found.items():
         assert seen.clean.shape == (5, 2, 32, 32)

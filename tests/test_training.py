@@ -150,8 +150,13 @@ def test_same_seed_same_weights(stripes: torch.Tensor, small: Recipe) -> None:
     assert not torch.equal(weights[0]["to_image.weight"], weights[2]["to_image.weight"])
 
 
-def test_objective_4_keeps_the_weights_that_separate_best(
-    stripes: torch.Tensor, small: Recipe, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "objective",
+    [["objective.kind=amplify"], ["objective.early_stopping=true"]],
+    ids=["amplify", "where asked for"],
+)
+def test_the_weights_that_separate_best_are_kept(
+    stripes: torch.Tensor, small: Recipe, monkeypatch: pytest.MonkeyPatch, objective: list[str]
 ) -> None:
     """Separation rises, then falls: training stops early and the weights of the peak return."""
     seen: list[dict[str, torch.Tensor]] = []
@@ -162,9 +167,7 @@ def test_objective_4_keeps_the_weights_that_separate_best(
         return next(values)
 
     monkeypatch.setattr("ssray.stopping.separation", measured)
-    recipe = override(
-        small, ["objective.kind=amplify", "objective.patience=0.2", "schedule.images=400"]
-    )
+    recipe = override(small, [*objective, "objective.patience=0.2", "schedule.images=400"])
     fitted = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32)
     last = fitted.history[-1]
     assert last.images_seen < 0.5 * 400
@@ -180,6 +183,17 @@ def test_early_stopping_needs_something_to_see(stripes: torch.Tensor, small: Rec
     recipe = override(small, ["objective.kind=amplify", "objective.patience=0.1"])
     last = fit(white[:8], white[8:], recipe, device=CPU, precision=torch.float32).history[-1]
     assert last.images_seen >= small.schedule.images
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_to_the_same_loss(stripes: torch.Tensor, small: Recipe) -> None:
+    losses = [
+        fit(stripes[:8], stripes[8:], small, device=CPU, precision=torch.float32, compiled=compiled)
+        .history[-1]
+        .validation_loss
+        for compiled in (False, True)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 def test_one_network_is_not_an_ensemble(stripes: torch.Tensor, small: Recipe) -> None:
@@ -443,6 +457,21 @@ def test_maps_are_resampled_without_new_extremes() -> None:
 def test_device_and_precision_are_settings(tiny: Recipe) -> None:
     assert resolve_precision("float32", CPU, tiny.network) == torch.float32
     assert resolve_precision("bfloat16", CPU, tiny.network) == torch.bfloat16
+
+
+def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = {"value": False}
+
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation or native["value"]
+
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", supported)
+    gpu = torch.device("cuda")
+    assert resolve_precision("auto", gpu, tiny.network) == torch.float32
+    native["value"] = True
+    assert resolve_precision("auto", gpu, tiny.network) == torch.bfloat16
     assert resolve_precision("auto", CPU, tiny.network) is resolve_precision(
         "auto", CPU, tiny.network
     )

@@ -8,8 +8,9 @@ import functools
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -19,15 +20,17 @@ from ray.util.queue import Empty, Queue
 from ssray import feeding
 from ssray.artifact import is_complete, new_version, save, write_epoch_log
 from ssray.building import Progress, build_model, training_key
+from ssray.calibration import MOST_REFERENCES
 from ssray.checkpoint import CheckpointFile
 from ssray.cluster.runtime import check_capacity, one_line, threads_per_worker, wants_gpu
 from ssray.cluster.streaming import RESERVED_CPUS, decode_on_cluster
-from ssray.config import Compute, Recipe
+from ssray.config import AnomalyMap, Compute, Recipe
+from ssray.criterion import Criterion
 from ssray.data.fingerprint import fingerprint
 from ssray.data.lease import SILENCE_SECONDS, Lease
 from ssray.data.storage import Location
 from ssray.device import resolve_device
-from ssray.errors import DataError, ImageError, SsrayError, TrainingError
+from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
 from ssray.model_store import in_use, publish, versions
 from ssray.report.sheets import reconstruction_sheet
 from ssray.training import Epoch
@@ -55,6 +58,32 @@ class Trained:
     new: bool
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What makes a training one of a search.
+
+    Attributes:
+        criterion: what its model is judged by, on the way and at the end.
+        rungs: shares of the budget after which it is judged on the way.
+    """
+
+    criterion: Criterion
+    rungs: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How good the network was on the way.
+
+    Attributes:
+        share: of the budget that was spent at least.
+        error: by the trial's criterion; None where nothing could be judged.
+    """
+
+    share: float
+    error: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Job:
     """What every worker is told.
@@ -63,6 +92,7 @@ class _Job:
         folder: of this training alone, for checkpoints.
         streamed: whether the images exceed a worker's memory.
         instead_of: the version in use when the training began.
+        trial: set if this is a trial of a search, whose model is not put into use.
     """
 
     uris: Sequence[str]
@@ -77,6 +107,7 @@ class _Job:
     folder: Location
     streamed: bool
     instead_of: str | None
+    trial: Trial | None
     progress: Queue
 
 
@@ -89,8 +120,10 @@ def train_category(
     *,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_state: Callable[[str], None] = lambda state: None,
+    trial: Trial | None = None,
+    on_rung: Callable[[Rung], None] = lambda rung: None,
 ) -> Trained:
-    """Trains one category on the connected Ray and publishes the model.
+    """Trains one category on the connected Ray and publishes the model, unless it is a trial.
 
     A training is known by its images, recipe, seed and budget. One that is complete in the store
     is not repeated, and one that was interrupted goes on from its last checkpoint.
@@ -104,6 +137,8 @@ def train_category(
         on_epoch: called on the driver with each row of the epoch log.
         on_state: called with a few words on what goes on before the training begins, and when it
             goes on after workers were lost.
+        trial: set for a training of a search.
+        on_rung: called on the driver when the trial was judged on the way.
 
     Raises:
         ArtifactError: if the last checkpoint can't be used.
@@ -116,8 +151,8 @@ def train_category(
     threads = threads_per_worker(compute, use_gpu)
     check_capacity(compute.workers, threads, compute.gpus_per_worker if use_gpu else 0)
     uris = sorted(uris)
-    data_fingerprint = fingerprint(uris)
-    key = training_key(recipe, compute, data_fingerprint)
+    data_fingerprint = fingerprint([*uris, *feeding.texture_uris(recipe)])
+    key = training_key(recipe, compute, data_fingerprint, trial.criterion if trial else None)
     done = _completed(store, category, key)
     if done:
         return done
@@ -142,10 +177,11 @@ def train_category(
             folder=folder,
             streamed=feeding.exceeds(uris, recipe.image_size, compute.memory_gib, threads),
             instead_of=in_use(store, category),
+            trial=trial,
             progress=Queue(actor_options={"num_cpus": 0}),
         )
         try:
-            with _forwarded(job.progress, on_epoch, on_state):
+            with _forwarded(job.progress, {Epoch: on_epoch, str: on_state, Rung: on_rung}):
                 _run(job, on_state)
         except SystemExit:  # Ray Train's answer to Ctrl-C, after it has ended the workers
             raise KeyboardInterrupt from None
@@ -153,14 +189,15 @@ def train_category(
             job.progress.shutdown()
         if not lease.lost:
             folder.delete()
-    return Trained(job.version, published=True, new=True)
+    return Trained(job.version, published=trial is None, new=True)
 
 
 def _completed(store: Location, category: str, key: str) -> Trained | None:
     """The complete version that this training made before; rather the one in use than another."""
-    if not (store / category).exists():
+    try:
+        same = [v for v in versions(store, category) if v.facts and v.facts.training_key == key]
+    except ArtifactError:  # there is none, or no longer
         return None
-    same = [v for v in versions(store, category) if v.facts and v.facts.training_key == key]
     if not same:
         return None
     best = max(same, key=lambda v: (v.published, v.version))
@@ -241,6 +278,9 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
 
     def on_epoch(progress: Progress) -> None:
         if rank == 0:
+            if job.trial:
+                for rung in _rungs_reached(job.trial, progress, job.recipe.anomaly_map):
+                    job.progress.put(rung)
             rows = [dataclasses.asdict(epoch) for epoch in progress.history]
             write_epoch_log(job.store, job.category, job.version, rows)
             if _sheet_due(progress.history):
@@ -269,11 +309,22 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
             decode=decode_on_cluster if job.streamed else None,
             on_decoded=on_decoded,
             on_epoch=on_epoch,
+            criterion=job.trial.criterion if job.trial else None,
         )
         if model:
             save(model, job.store)
-    if rank == 0:
+    if rank == 0 and not job.trial:
         publish(job.store, job.category, job.version, job.instead_of)
+
+
+def _rungs_reached(trial: Trial, progress: Progress, wanted: AnomalyMap) -> Iterator[Rung]:
+    """Judges the network if the last row is the first beyond a rung, and not the end."""
+    before, now = [0.0, *(row.budget_spent for row in progress.history)][-2:]
+    reached = [share for share in trial.rungs if before < share <= now < 1]
+    if reached:
+        references = progress.held_out[:MOST_REFERENCES]
+        found = trial.criterion.examine([progress.network], references, wanted, progress.precision)
+        yield Rung(reached[-1], found.selection.error)
 
 
 def _sheet_due(history: Sequence[Epoch]) -> bool:
@@ -283,10 +334,13 @@ def _sheet_due(history: Sequence[Epoch]) -> bool:
 
 
 @contextlib.contextmanager
-def _forwarded(
-    progress: Queue, on_epoch: Callable[[Epoch], None], on_state: Callable[[str], None]
-) -> Iterator[None]:
-    """Hands on what the workers report while the block runs, and what is left at its end."""
+def _forwarded(progress: Queue, receivers: Mapping[type, Callable[[Any], None]]) -> Iterator[None]:
+    """Hands on what the workers report while the block runs, and what is left at its end.
+
+    Args:
+        progress: what they put it into.
+        receivers: who gets what, by its type.
+    """
     finished = threading.Event()
 
     def forward() -> None:
@@ -295,10 +349,7 @@ def _forwarded(
             with contextlib.suppress(Empty):
                 while True:
                     news = progress.get(timeout=_POLL_SECONDS)
-                    if isinstance(news, Epoch):
-                        on_epoch(news)
-                    else:
-                        on_state(news)
+                    receivers[type(news)](news)
             if last_round:
                 return
 

@@ -25,7 +25,7 @@ from ssray.method.inference import to_network
 from ssray.model_store import published
 from ssray.recipes import RecipeRequest
 from ssray.report.events import event_log
-from ssray.terminal import TrainingBoard
+from ssray.terminal import TrainingBoard, show_totals
 from ssray.training import Epoch
 
 SAMPLE = 32
@@ -81,6 +81,7 @@ def train_categories(
                     board.state(name, f"failed: {error or type(error).__name__}")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+    show_totals(len(names), len(failed))
     return failed
 
 

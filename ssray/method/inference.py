@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,19 @@ def differences(
     """``difference_maps`` of (B, 3, H, W) float32 images under each network."""
     reconstructions = [reconstruct(network, images, precision) for network in networks]
     return difference_maps(images, reconstructions, difference)
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Networks are in eval mode while the block runs, and afterwards in the mode they were in."""
+    modes = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network, mode in zip(networks, modes, strict=True):
+            network.train(mode)
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:

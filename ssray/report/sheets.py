@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssray.config import Difference
 from ssray.method.anomaly_map import difference_maps, smooth
-from ssray.method.inference import reconstruct, to_network
+from ssray.method.inference import evaluating, reconstruct, to_network
 from ssray.method.synthetic_defects import add_defects
 from ssray.report.heatmap import encode_levels, overlay
 
@@ -39,15 +39,13 @@ def reconstruction_sheet(
         difference: what the heatmap shows.
         precision: of the forward pass.
     """
-    was_training = network.training
-    network.eval()
     clean = to_network(held_out[:IMAGES], next(network.parameters()).device)
     defective, _ = add_defects(clean, torch.Generator().manual_seed(0))
     images = torch.cat([clean, defective])
-    reconstructions = reconstruct(network, images, precision)
+    with evaluating(network):
+        reconstructions = reconstruct(network, images, precision)
     kernel = min(images.shape[2:]) // _SMOOTHING_SHARE // 2 * 2 + 1
     maps = smooth(difference_maps(images, [reconstructions], difference)[:, :1], kernel, 2)
-    network.train(was_training)
     worst = float(maps[: len(clean)].max().clamp_min(torch.finfo(torch.float32).tiny))
     rows = []
     for image, reconstruction, heat in zip(images, reconstructions, maps, strict=True):

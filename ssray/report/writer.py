@@ -187,8 +187,8 @@ def _notes(model: ModelArtifact) -> list[str]:
         choice = "The difference and the kernel are the recipe's own."
     threshold = (
         "The predicted mask marks pixels above the largest value on "
-        f"{references}: {calibration.pixel_threshold:.3g} times the level that such images "
-        "typically reach at their worst place."
+        f"{calibration.held_out_references} held-out images: {calibration.pixel_threshold:.3g} "
+        "times the level that such images typically reach at their worst place."
     )
     return [choice, threshold, _decision(calibration)]
 

@@ -1,0 +1,10 @@
+"""Search the best recipe for every category of a data set: ``ssray sweep`` as a job.
+
+ray job submit --working-dir . -- python jobs/sweep_all.py --data ROOT --models STORE --out DIR
+"""
+
+from ssray.cli import sweep
+from ssray.options import run
+
+if __name__ == "__main__":
+    run(sweep)

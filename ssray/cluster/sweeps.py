@@ -1,0 +1,306 @@
+"""Searches over many categories at once, and what comes of them: models in use, tables, a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pyarrow.compute as pc
+import ray
+from ray.util.queue import Empty, Queue
+
+import ssray
+from ssray.artifact import SweepFacts, is_complete, load, save
+from ssray.cluster.runtime import one_line, ray_session, shared_out
+from ssray.cluster.sweep import Search, search_category
+from ssray.cluster.train import TRAININGS
+from ssray.cluster.workflow import SAMPLE_SIDE, sample_images
+from ssray.config import Compute
+from ssray.criterion import By, Criterion, LabelledImage
+from ssray.data.fingerprint import fingerprint
+from ssray.data.index import categories, index_dataset
+from ssray.data.lease import Lease
+from ssray.data.loading import load_images
+from ssray.data.storage import Location
+from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
+from ssray.feeding import texture_uris
+from ssray.model_store import in_use, publish
+from ssray.recipes import RecipeRequest
+from ssray.report.leaderboard import TrialResult, best, leaderboard
+from ssray.report.sweep_page import CategorySweep, render_sweep
+from ssray.report.tables import write_table
+from ssray.search_space import fitted_to, read_space, size_of
+from ssray.selection import NARROW, Grid
+from ssray.terminal import TrainingBoard, show_totals
+
+STATE = ".sweep"
+"""Folder of the results for what a restart needs."""
+RESULT = "result.json"
+"""How the search of a category ended, below ``STATE``."""
+MODELS = "trials"
+"""Folder of the results with the trials' models."""
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRequest:
+    """What a user asked for.
+
+    Attributes:
+        recipe: whose settings are varied.
+        space: a name, or the place of a file.
+        trials: of each category, the recipe itself included.
+        by: what chooses.
+        validation: the folder above the categories of a labelled validation set, if that chooses.
+        grid: settings of the anomaly map to try on every model.
+    """
+
+    recipe: RecipeRequest
+    space: str = "default"
+    trials: int = 12
+    by: By = "synthetic"
+    validation: Location | None = None
+    grid: Grid = NARROW
+
+    def __post_init__(self) -> None:
+        """Finds mistakes before any data is read.
+
+        Raises:
+            ConfigError: if there is no such space, or a validation set is missing or not used.
+        """
+        read_space(self.space)
+        if (self.by == "labelled") != (self.validation is not None):
+            raise ConfigError(
+                "--select-by labelled and --validation ROOT go together: the labelled images that "
+                "choose are to be others than those the models are evaluated on."
+            )
+
+
+def sweep_categories(
+    root: Location,
+    only: Sequence[str],
+    request: SweepRequest,
+    compute: Compute,
+    store: Location,
+    out: Location,
+) -> dict[str, Exception]:
+    """Searches categories of a data set on one Ray and publishes the best model of each.
+
+    Started again with the same arguments, it goes on where it was.
+
+    Args:
+        root: the folder above the categories.
+        only: which to search; empty takes all below ``root``.
+        request: what to search, and how.
+        compute: of each trial.
+        store: where the best models go.
+        out: ``leaderboard.parquet``, ``sweep.html``, the trials' models, and what a restart needs.
+
+    Returns:
+        The error of each category that failed.
+
+    Raises:
+        DataError: if there is no category below ``root``.
+    """
+    names = list(dict.fromkeys(only)) or categories(root)
+    failed: dict[str, Exception] = {}
+    with ray_session(), TrainingBoard(names) as board:
+        share, at_once = shared_out(compute, len(names) * request.trials)
+        searches_at_once = min(len(names), at_once)
+        pool = ThreadPoolExecutor(searches_at_once)
+        each = max(1, at_once // searches_at_once)
+        sweep = _Sweep(root, request, share, store, out, each, board)
+        try:
+            futures = {pool.submit(sweep.search, name): name for name in names}
+            for future in as_completed(futures):
+                name = futures[future]
+                try:
+                    board.state(name, future.result())
+                except Exception as error:  # whatever it is, the others go on
+                    failed[name] = error
+                    board.state(name, f"failed: {error or type(error).__name__}")
+                _write_results(out)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    show_totals(len(names), len(failed))
+    return failed
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """What the searches have in common."""
+
+    root: Location
+    request: SweepRequest
+    compute: Compute
+    store: Location
+    out: Location
+    at_once: int
+    board: TrainingBoard
+
+    def search(self, category: str) -> str:
+        """Searches one category; returns how it ended in a few words."""
+        self.board.state(category, "reading images")
+        before = in_use(self.store, category)
+        search = self._begun(category)
+        lease = Lease(search.folder / f"{search.key}.lease", f"{category}: the same search")
+        try:
+            with lease, _Told(self.board, search):
+                trials: list[TrialResult] = ray.get(search_category.remote(search))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SsrayError):
+                raise error.cause from error
+            raise TrainingError(f"{category}: {one_line(error)}") from error
+        finally:
+            search.news.shutdown()
+        swept = CategorySweep(
+            category=category, recipe=search.recipe.name, by=search.criterion.by, trials=trials
+        )
+        (search.folder / RESULT).write(swept.model_dump_json(indent=2).encode())
+        return self._published(search, trials, before)
+
+    def _begun(self, category: str) -> Search:
+        """The search of a category, once its images and the user's settings have been looked at."""
+        rows = index_dataset(self.root, [category])
+        rows = rows.filter(pc.equal(rows["split"], "train"))
+        if not len(rows):
+            raise DataError(f"{self.root / category}: no images in train/good.")
+        uris = sorted(rows["uri"].to_pylist())
+        sample = sample_images(uris)  # where none can be used, no trial needs to find out
+        recipe = self.request.recipe.resolve(category, lambda: sample)
+        space = fitted_to(read_space(self.request.space), recipe)
+        labelled = _labelled(self.request.validation, category)
+        files = [uri for row in labelled for uri in (row.uri, row.mask_uri) if uri]
+        return Search(
+            uris=uris,
+            category=category,
+            recipe=recipe,
+            space=space,
+            criterion=Criterion(
+                by=self.request.by,
+                radius=recipe.corruption.patches.radius,
+                seed=self.compute.seed,
+                labelled=labelled,
+                labelled_fingerprint=fingerprint(files),
+                grid=self.request.grid,
+            ),
+            compute=self.compute,
+            trials=min(self.request.trials, size_of(space)),
+            at_once=self.at_once,
+            store=self.out / MODELS,
+            folder=self.out / STATE / category,
+            data_fingerprint=fingerprint([*uris, *texture_uris(recipe)]),
+            news=Queue(actor_options={"num_cpus": 0}),
+        )
+
+    def _published(self, search: Search, trials: Sequence[TrialResult], before: str | None) -> str:
+        """Puts the best trial's model into use, in place of the version before the search."""
+        chosen, category = best(trials), search.category
+        if chosen is None or chosen.version is None or chosen.error is None:
+            reasons = sorted({trial.reason for trial in trials if trial.reason})
+            raise TrainingError(
+                f"{category}: none of {len(trials)} trials ended with a model that could be "
+                f"judged. {' '.join(reasons)}"
+            )
+        if is_complete(self.store / category / chosen.version):
+            if in_use(self.store, category) == chosen.version:
+                return f"up to date: {chosen.version}"
+            return (
+                f"complete but not in use: {chosen.version}. To use it: ssray models publish "
+                f"--models {self.store} --category {category} --version {chosen.version}"
+            )
+        default = next((trial.error for trial in trials if trial.is_default), None)
+        facts = SweepFacts(
+            key=search.key,
+            trial=chosen.trial,
+            criterion=search.criterion.by,
+            error=chosen.error,
+            default_error=default,
+            trials=len(trials),
+            finished=sum(trial.state == "finished" for trial in trials),
+            settings=chosen.settings,
+        )
+        model = load(search.store, category, chosen.version)
+        known = model.facts.model_copy(update={"sweep": facts})
+        save(dataclasses.replace(model, facts=known), self.store)
+        publish(self.store, category, chosen.version, before)
+        for trial in trials:
+            if trial.state != "finished":  # what it would go on from
+                (search.store / TRAININGS / category / search.training_key(trial.settings)).delete()
+        what = "the recipe as it is" if chosen.is_default else f"trial {chosen.trial}"
+        return f"published {chosen.version}, {what}; {_count(trials)}"
+
+
+def _write_results(out: Location) -> None:
+    """``leaderboard.parquet`` and ``sweep.html``, of all categories that were searched so far."""
+    places = [out.at(info) for info in (out / STATE).files() if info.base_name == RESULT]
+    sweeps = [CategorySweep.model_validate_json(place.read()) for place in places]
+    write_table(leaderboard({s.category: s.trials for s in sweeps}), out / "leaderboard.parquet")
+    generated = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    (out / "sweep.html").write(render_sweep(sweeps, generated, ssray.__version__).encode())
+
+
+class _Told:
+    """Shows on a board what the trials of a search report, while the block runs."""
+
+    def __init__(self, board: TrainingBoard, search: Search) -> None:
+        self._board, self._search = board, search
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._left.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        begun = finished = 0
+        while not self._left.is_set():
+            try:
+                more_begun, more_finished = self._search.news.get(timeout=_POLL_SECONDS)
+            except Empty:
+                continue
+            except ray.exceptions.RayError:
+                return
+            begun += more_begun
+            finished += more_finished
+            self._board.state(
+                self._search.category,
+                f"{begun} of {self._search.trials} trials begun, {finished} finished",
+            )
+
+
+def _labelled(validation: Location | None, category: str) -> tuple[LabelledImage, ...]:
+    """The test images of a category of the validation set.
+
+    Raises:
+        DataError: if it has none, or no defective one can be used.
+    """
+    if validation is None:
+        return ()
+    rows = index_dataset(validation, [category])
+    rows = rows.filter(pc.equal(rows["split"], "test")).to_pylist()
+    defective = [row["uri"] for row in rows if row["label"]]
+    if not defective:
+        raise DataError(
+            f"{validation / category}: no defective image in test/; nothing to choose by."
+        )
+    load_images(defective, SAMPLE_SIDE, threads=os.cpu_count() or 1)
+    return tuple(
+        LabelledImage(uri=row["uri"], defective=bool(row["label"]), mask_uri=row["mask_uri"])
+        for row in rows
+    )
+
+
+def _count(trials: Sequence[TrialResult]) -> str:
+    """How the trials ended, such as "4 finished, 7 stopped early, 1 failed"."""
+    names = {"finished": "finished", "stopped": "stopped early", "failed": "failed"}
+    counts = {name: sum(trial.state == state for trial in trials) for state, name in names.items()}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

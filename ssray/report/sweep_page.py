@@ -1,0 +1,268 @@
+"""A sweep as one HTML file: what was tried, what was chosen, and which settings mattered."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from ssray.criterion import By
+from ssray.report.charts import Axis, Tick
+from ssray.report.leaderboard import TrialResult, best, ranked
+from ssray.report.page import template
+
+LEAST_TRIALS = 6
+"""Trials judged from which on the settings' shares of the variance are shown."""
+PARTS = 3
+"""In how many equal groups a range is cut to see whether it matters."""
+_TOP, _BOTTOM = 40.0, 300.0
+_BETWEEN = 150.0
+_MARGIN = 70.0
+
+CRITERIA: dict[By, str] = {
+    "synthetic": "synthetic defects in held-out defect-free images",
+    "labelled": "labelled images of the validation set given",
+    "reconstruction": "the mean squared reconstruction error of held-out defect-free images",
+}
+
+
+class CategorySweep(BaseModel):
+    """What the page says about one category.
+
+    Attributes:
+        category: its name.
+        recipe: name of the one whose settings were varied.
+        by: what chose.
+        trials: how they ended.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    category: str
+    recipe: str
+    by: By
+    trials: list[TrialResult]
+
+
+def render_sweep(sweeps: Sequence[CategorySweep], generated: str, ssray_version: str) -> str:
+    """The page as HTML.
+
+    Args:
+        sweeps: one a category, in the order of the page.
+        generated: when, for people.
+        ssray_version: the version that made it.
+    """
+    return template("sweep.html.j2").render(
+        sections=[_Section.of(sweep) for sweep in sweeps],
+        generated=generated,
+        ssray_version=ssray_version,
+        least_trials=LEAST_TRIALS,
+    )
+
+
+def importances(trials: Sequence[TrialResult]) -> dict[str, float]:
+    """How much of the variance of log(error) over the trials each setting explains alone.
+
+    The error is the one at the first rung, which all trials reach, good and bad. Adjusted for the
+    number of groups (epsilon squared), so that 0 is what chance would explain; ranges are cut into
+    three groups of equal size. Settings that took one value only are left out.
+
+    Returns:
+        Shares in [0, 1] by setting, the largest first; empty with fewer than 6 trials judged.
+    """
+    judged = [t for t in trials if t.first_error]
+    if len(judged) < LEAST_TRIALS:
+        return {}
+    errors = np.log([t.first_error for t in judged if t.first_error])
+    shares = {}
+    for key in judged[0].settings:
+        groups = defaultdict(list)
+        for group, error in zip(_groups([t.settings[key] for t in judged]), errors, strict=True):
+            groups[group].append(error)
+        if 1 < len(groups) < len(errors):
+            shares[key] = _explained([np.array(values) for values in groups.values()])
+    return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
+
+
+def _groups(values: Sequence[Any]) -> list[Any]:
+    texts = [json.dumps(value) for value in values]
+    if len(set(texts)) < len(texts) or not all(isinstance(value, float) for value in values):
+        return texts
+    ranks = np.argsort(np.argsort(values, kind="stable"))
+    return [int(rank) * PARTS // len(values) for rank in ranks]
+
+
+def _explained(groups: Sequence[np.ndarray[Any, Any]]) -> float:
+    together = np.concatenate(groups)
+    total = float(((together - together.mean()) ** 2).sum())
+    within = float(sum(((group - group.mean()) ** 2).sum() for group in groups))
+    if total == 0:
+        return 0.0
+    noise = within / (len(together) - len(groups))
+    return max(0.0, (total - within - (len(groups) - 1) * noise) / total)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A trial in the drawing; ``points`` are those of an SVG polyline."""
+
+    kind: str
+    points: str
+    text: str
+
+
+@dataclass(frozen=True)
+class _Upright:
+    """A vertical axis of the parallel coordinates."""
+
+    name: str
+    at: float
+    ticks: list[Tick]
+
+
+@dataclass(frozen=True)
+class _Parallel:
+    """Parallel coordinates: an axis a setting, the last for the score; a line a finished trial."""
+
+    axes: list[_Upright]
+    lines: list[_Line]
+    width: float
+    height: float = _BOTTOM + 34
+
+    @classmethod
+    def of(cls, trials: Sequence[TrialResult], chosen: TrialResult | None) -> _Parallel | None:
+        shown = [t for t in trials if t.state == "finished" and t.selection_score is not None]
+        if len(shown) < 2:
+            return None
+        columns = {key: [t.settings[key] for t in shown] for key in shown[0].settings}
+        columns = {k: v for k, v in columns.items() if len({json.dumps(x) for x in v}) > 1}
+        columns["selection score"] = [t.selection_score for t in shown]
+        places = []
+        axes = []
+        for number, (name, values) in enumerate(columns.items()):
+            shares, ticks = _upright(values)
+            at = _MARGIN + number * _BETWEEN
+            axes.append(_Upright(name, at, ticks))
+            places.append([f"{at:.1f},{_height(share):.1f}" for share in shares])
+        lines = [
+            _Line(_kind(trial, chosen), " ".join(points), _told(trial))
+            for trial, points in zip(shown, zip(*places, strict=True), strict=True)
+        ]
+        lines.sort(key=lambda line: line.kind == "chosen")  # drawn last, on top
+        return cls(axes, lines, 2 * _MARGIN + (len(axes) - 1) * _BETWEEN)
+
+
+def _upright(values: Sequence[Any]) -> tuple[list[float], list[Tick]]:
+    """Where values lie on their axis, in [0, 1], and its ticks."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        numbers = np.array(values, dtype=np.float64)
+        logarithmic = bool(numbers.min() > 0 and numbers.max() > 8 * numbers.min())
+        axis = Axis.of(numbers, logarithmic)
+        ticks = [Tick(_height(axis.share(value)), f"{value:g}") for value in axis.ticks()]
+        return [axis.share(value) for value in numbers], ticks
+    texts = [short(value) for value in values]
+    names = sorted(set(texts))
+    shares = {name: (number + 0.5) / len(names) for number, name in enumerate(names)}
+    return [shares[t] for t in texts], [Tick(_height(shares[name]), name) for name in names]
+
+
+def _height(share: float) -> float:
+    return _BOTTOM - share * (_BOTTOM - _TOP)
+
+
+def _kind(trial: TrialResult, chosen: TrialResult | None) -> str:
+    return "chosen" if trial is chosen else "default" if trial.is_default else "other"
+
+
+def _told(trial: TrialResult) -> str:
+    settings = ", ".join(f"{key} {short(value)}" for key, value in trial.settings.items())
+    return f"trial {trial.trial}: {settings}; selection score {trial.selection_score:.4f}"
+
+
+def short(value: Any) -> str:
+    """A setting's value in few characters; of a mix, the kinds that take part.
+
+    >>> short({"elastic": 1.0, "cut_out": 0.0, "pattern": 2.0})
+    'elastic 1, pattern 2'
+    """
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {number:g}" for key, number in value.items() if number)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " to ".join(short(part) for part in value)
+    return str(value)
+
+
+@dataclass(frozen=True)
+class _Row:
+    trial: TrialResult
+    kind: str
+    score: str
+    synthetic: str
+    settings: list[str]
+    map: str
+
+
+@dataclass(frozen=True)
+class _Section:
+    sweep: CategorySweep
+    says: str
+    counts: str
+    columns: list[str]
+    rows: list[_Row]
+    chart: _Parallel | None
+    importances: list[tuple[str, float]]
+
+    @classmethod
+    def of(cls, sweep: CategorySweep) -> _Section:
+        chosen = best(sweep.trials)
+        ordered = ranked(sweep.trials)
+        counts = defaultdict[str, int](int)
+        for trial in sweep.trials:
+            counts[trial.state] += 1
+        return cls(
+            sweep=sweep,
+            says=_says(sweep, chosen),
+            counts=", ".join(f"{count} {state}" for state, count in counts.items()),
+            columns=list(ordered[0].settings) if ordered else [],
+            rows=[_row(trial, chosen) for trial in ordered],
+            chart=_Parallel.of(sweep.trials, chosen),
+            importances=list(importances(sweep.trials).items()),
+        )
+
+
+def _says(sweep: CategorySweep, chosen: TrialResult | None) -> str:
+    if chosen is None or chosen.selection_score is None:
+        return "No trial ended with a model that could be judged."
+    basis = f"Chosen by {CRITERIA[sweep.by]}."
+    default = next((t for t in sweep.trials if t.is_default), None)
+    if chosen.is_default:
+        return f"{basis} No trial did better than the recipe {sweep.recipe} as it is."
+    if default is None or default.selection_score is None:
+        return f"{basis} The recipe {sweep.recipe} as it is gave no model to compare with."
+    return (
+        f"{basis} The best trial's selection score is {chosen.selection_score:.4f}; the recipe "
+        f"{sweep.recipe} as it is reached {default.selection_score:.4f} with the same budget. Of "
+        "so many trials the best one looks better than it is."
+    )
+
+
+def _row(trial: TrialResult, chosen: TrialResult | None) -> _Row:
+    found = trial.anomaly_map
+    score, known = trial.selection_score, (trial.image_auroc, trial.pixel_auroc)
+    return _Row(
+        trial=trial,
+        kind=_kind(trial, chosen),
+        score="" if score is None else f"{score:.4f}",
+        synthetic=" / ".join("n/a" if v is None else f"{v:.4f}" for v in known) if found else "",
+        settings=[short(value) for value in trial.settings.values()],
+        map=f"{found.difference}, k {found.kernel}, n {found.repeats}, {found.image_score}"
+        if found
+        else "",
+    )

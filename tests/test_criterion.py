@@ -1,0 +1,155 @@
+"""What models are compared by, without the test set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ssray.config import AnomalyMap, MapSettings, Network
+from ssray.criterion import Criterion, LabelledImage
+from ssray.errors import DataError
+from ssray.method.autoencoder import Autoencoder
+from ssray.selection import WIDE
+
+SIDE = 64
+RADIUS = (0.1, 0.2)
+
+
+class Repairs(nn.Module):
+    """Knows what defect-free images look like, and gives that back, mixed with its input."""
+
+    def __init__(self, normal: Tensor, share: float) -> None:
+        super().__init__()
+        self.normal = nn.Parameter(normal.permute(2, 0, 1).float() / 255)
+        self.share = share
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.lerp(images, self.normal.expand_as(images), self.share)
+
+
+@pytest.fixture
+def normal() -> Tensor:
+    rows = torch.arange(SIDE).view(SIDE, 1, 1).expand(SIDE, SIDE, 3)
+    return ((rows * 23) % 200 + 20).to(torch.uint8)
+
+
+@pytest.fixture
+def references(normal: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(-3, 4, (8, SIDE, SIDE, 3), generator=generator)
+    return (normal + noise).clamp(0, 255).to(torch.uint8)
+
+
+def examined(
+    criterion: Criterion, network: nn.Module, references: Tensor, mode: bool = False
+) -> float:
+    network.train(mode)
+    found = criterion.examine([network], references, AnomalyMap(), torch.float32)
+    assert found.selection.error is not None
+    return found.selection.error
+
+
+def test_synthetic_defects_prefer_the_network_that_repairs_them(
+    normal: Tensor, references: Tensor
+) -> None:
+    criterion = Criterion(radius=RADIUS, seed=0)
+    repairs, copies = (
+        examined(criterion, Repairs(normal, share), references) for share in (1.0, 1e-3)
+    )
+    assert repairs < 1e-4
+    assert repairs < examined(criterion, Repairs(normal.flip(0), 1.0), references)
+    assert repairs <= copies
+    by_error = Criterion(by="reconstruction", radius=RADIUS, seed=0)
+    assert examined(by_error, Repairs(normal, 1.0), references) > examined(
+        by_error, Repairs(normal, 1e-3), references
+    ), "plain reconstruction error prefers the network that copies its input"
+
+
+def test_every_setting_of_a_wide_grid_is_judged(normal: Tensor, references: Tensor) -> None:
+    criterion = Criterion(radius=RADIUS, seed=0, grid=WIDE)
+    wanted = AnomalyMap(difference="squared")
+    found = criterion.examine([Repairs(normal, 1.0).eval()], references, wanted, torch.float32)
+    kernels = {each.settings.kernel for each in found.judged}
+    assert len(found.judged) == len(kernels) * 3 * 10 * 3
+
+    def departures(settings: MapSettings) -> int:
+        return (
+            (settings.repeats != 3)
+            + (settings.average_power != 0)
+            + (2 if settings.image_score == "topk" else settings.image_score != "max")
+        )
+
+    least = min(each.error for each in found.judged)
+    about_equal = [each.settings for each in found.judged if each.error <= 1.1 * least]
+    assert found.settings in about_equal
+    assert len({*map(departures, about_equal)}) > 1
+    assert departures(found.settings) == min(map(departures, about_equal)), (
+        "the recipe's settings stay where they do about as well"
+    )
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, references: Tensor) -> list[LabelledImage]:
+    """Two good images, two with a bright square, with masks at another size, and a broken file."""
+    rows = []
+    for number, image in enumerate(references[:4].numpy()):
+        place, mask_place = tmp_path / f"{number}.png", tmp_path / f"{number}_mask.png"
+        defective = number >= 2
+        pixels = image.copy()
+        if defective:
+            pixels[20:30, 30:44] = 255
+            mask = np.zeros((2 * SIDE, 2 * SIDE), np.uint8)
+            mask[40:60, 60:88] = 255
+            Image.fromarray(mask).save(mask_place)
+        Image.fromarray(pixels).save(place)
+        mask_uri = str(mask_place) if defective else None
+        rows.append(LabelledImage(uri=str(place), defective=defective, mask_uri=mask_uri))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    return [*rows, LabelledImage(uri=str(broken), defective=True)]
+
+
+def test_examining_a_network_leaves_it_as_it_was(normal: Tensor, references: Tensor) -> None:
+    """Also one that is being trained: its running statistics and its mode."""
+    torch.manual_seed(0)
+    network = Autoencoder(Network(width=2)).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    criterion = Criterion(radius=RADIUS, seed=0)
+    error = examined(criterion, network, references, mode=True)
+    assert network.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert error == examined(criterion, network, references, mode=False)
+
+
+def test_labelled_images_choose_with_their_masks_and_without(
+    normal: Tensor, references: Tensor, labelled: list[LabelledImage]
+) -> None:
+    network = [Repairs(normal, 1.0).eval()]
+    for rows, masked in (
+        (labelled, True),
+        ([row.model_copy(update={"mask_uri": None}) for row in labelled], False),
+    ):
+        criterion = Criterion(by="labelled", radius=RADIUS, seed=0, labelled=tuple(rows))
+        found = criterion.examine(network, references, AnomalyMap(), torch.float32)
+        assert found.selection.basis == "labelled images"
+        assert found.selection.defects == 2
+        assert found.selection.image_auroc == 1
+        for evidence in found.evidence.values():
+            assert len(evidence.clean) == len(references) + 2
+            assert evidence.truth.float().mean() == (pytest.approx(140 / SIDE**2) if masked else 0)
+        assert (found.selection.pixel_auroc is not None) == masked
+
+
+def test_a_validation_set_without_a_usable_defect_is_refused(
+    references: Tensor, labelled: list[LabelledImage]
+) -> None:
+    rows = (labelled[0], labelled[-1])
+    criterion = Criterion(by="labelled", radius=RADIUS, seed=0, labelled=rows)
+    with pytest.raises(DataError, match=r"no defective image.*broken\.png"):
+        criterion.examine([nn.Identity()], references, AnomalyMap(), torch.float32)

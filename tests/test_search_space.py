@@ -1,0 +1,107 @@
+"""What a sweep varies: read, checked against the recipe, applied to it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssray.errors import ConfigError
+from ssray.recipes.compact import object_, texture
+from ssray.search_space import (
+    SPACES,
+    Range,
+    fitted_to,
+    own_values,
+    read_space,
+    size_of,
+    with_settings,
+)
+
+
+def written(folder: Path, content: Any) -> str:
+    file = folder / "space.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(file)
+
+
+@pytest.mark.parametrize("name", list(SPACES))
+@pytest.mark.parametrize("recipe", [texture(), object_()], ids=lambda recipe: recipe.name)
+def test_each_named_space_fits_the_default_recipes(name: str, recipe: Any) -> None:
+    fitted = fitted_to(read_space(name), recipe)
+    assert list(fitted) == list(SPACES[name])
+    for key, own in own_values(fitted, recipe).items():
+        values = fitted[key]
+        if isinstance(values, Range):
+            assert own in values
+        else:
+            stated = [json.dumps(value) for value in values]
+            assert json.dumps(own) == stated[0], "to the letter, as a sampler compares texts"
+            assert len(set(stated)) == len(stated)
+
+
+def test_a_file_names_lists_and_ranges(tmp_path: Path) -> None:
+    space = read_space(
+        written(tmp_path, {"network.kernel": [3, 5], "objective.lam": {"low": 0.2, "high": 0.8}})
+    )
+    assert space == {"network.kernel": (3, 5), "objective.lam": Range(low=0.2, high=0.8)}
+    assert size_of({"network.kernel": (3, 5), "image_size": (128, 192, 256)}) == 6
+    assert size_of(space) == sys.maxsize
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", ["not valid JSON"]),
+        ({}, ["at least one setting"]),
+        ({"objective.lam": 3}, ["objective.lam", "expected a list"]),
+        ({"objective.lam": {"low": 0.8, "high": 0.2}}, ["objective.lam", "below"]),
+        ({"objective.lam": {"low": 0, "high": 1, "log": True}}, ["above 0"]),
+    ],
+)
+def test_a_file_that_is_no_space_is_refused(tmp_path: Path, content: Any, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_space(written(tmp_path, content))
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"medium.*small, default"):
+        read_space("medium")
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"network.depth": (3,)}, ["network.depth", "no setting"]),
+        ({"network.kernel": (3, 4)}, ["network.kernel", "found 4"]),
+        ({"network.kernel": ()}, ["at least one value"]),
+        ({"schedule.learning_rate": Range(low=0.1, high=0.2)}, ["0.001", "Widen"]),
+        ({"objective.lam": Range(low=0.2, high=3)}, ["objective.lam", "found 3"]),
+        ({"image_size": Range(low=128, high=256)}, ["image_size", "integer"]),
+        ({"schedule.images": (10, 20)}, ["schedule.images", "--set"]),
+        ({"anomaly_map.kernel": (3, 5)}, ["anomaly_map.kernel", "not a setting of the training"]),
+    ],
+)
+def test_what_the_recipe_does_not_allow_is_refused(space: Any, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        fitted_to(space, texture())
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_the_recipes_own_value_is_always_among_the_choices() -> None:
+    fitted = fitted_to({"network.width": (8, 32), "network.kernel": (5, 3)}, texture())
+    assert fitted == {"network.width": (16, 8, 32), "network.kernel": (3, 5)}
+    mixed = fitted_to({"corruption.mix": ({"elastic": 1, "pattern": 1}, {"elastic": 2})}, texture())
+    assert [mix["elastic"] for mix in mixed["corruption.mix"]] == [1, 2]
+
+
+def test_settings_change_the_recipe_and_nothing_else() -> None:
+    mix = {"elastic": 0.0, "cut_out": 2.0}
+    changed = with_settings(texture(), {"corruption.mix": mix, "schedule.learning_rate": 2e-3})
+    assert (changed.corruption.mix.elastic, changed.corruption.mix.cut_out) == (0, 2)
+    assert changed.schedule.learning_rate == 2e-3
+    assert with_settings(changed, own_values(SPACES["default"], texture())) == texture()

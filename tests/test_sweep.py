@@ -1,0 +1,182 @@
+"""Searches on a real Ray with two CPUs: what they try, choose, publish, and do not repeat."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import TINY
+
+from ssray import artifact, model_store
+from ssray.artifact import is_complete
+from ssray.config import Compute
+from ssray.data.demo import write_demo_data
+from ssray.data.storage import Location
+from ssray.errors import ConfigError
+from ssray.recipes import RecipeRequest
+
+SPACE = {
+    "schedule.learning_rate": [1e20],
+    "objective.lam": {"low": 0.2, "high": 0.9},
+}
+"""With this learning rate every training ends with a loss that is no number."""
+TRIALS = 3
+
+
+def leaderboard(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(out / "leaderboard.parquet").to_pylist()
+    return rows
+
+
+def models_of(out: Path, category: str) -> list[str]:
+    """Complete models of a category's trials."""
+    folders = (out / "trials" / category).iterdir()
+    return sorted(place.name for place in folders if is_complete(Location.parse(place)))
+
+
+@pytest.fixture(scope="module")
+def swept(
+    ray_local: None, demo_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Exception]]:
+    """A folder with a search's data, results and store; and which categories failed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    shutil.copytree(demo_root / "weave", folder / "data/weave")
+    broken = folder / "data/broken/train/good"
+    broken.mkdir(parents=True)
+    (broken / "0.png").write_bytes(b"no image")
+    (folder / "space.json").write_text(json.dumps(SPACE))
+    return folder, search(folder)
+
+
+def search(folder: Path) -> dict[str, Exception]:
+    from ssray.cluster.sweeps import SweepRequest, sweep_categories
+
+    request = SweepRequest(
+        recipe=RecipeRequest("demo", TINY), space=str(folder / "space.json"), trials=TRIALS
+    )
+    data, store, out = (Location.parse(folder / name) for name in ("data", "store", "out"))
+    return sweep_categories(data, [], request, Compute(precision="float32"), store, out)
+
+
+def test_each_trial_is_on_the_leaderboard(swept: tuple[Path, dict[str, Exception]]) -> None:
+    folder, _ = swept
+    rows = leaderboard(folder / "out")
+    assert len(rows) == TRIALS
+    assert {row["category"] for row in rows} == {"weave"}
+    for row in rows:
+        if row["schedule.learning_rate"] == 1e20:
+            assert row["state"] == "failed"
+            assert "loss became" in row["reason"]
+        else:
+            assert row["state"] in ("finished", "stopped")
+            assert row["reason"] is None
+            assert 0 <= row["selection_score"] <= 1
+    assert {row["state"] for row in rows} >= {"finished", "failed"}
+    [default] = [row for row in rows if row["is_default"]]
+    assert default["state"] == "finished"
+    assert default["objective.lam"] == 0.5
+
+
+def test_the_best_trial_is_in_use_and_says_where_it_comes_from(
+    swept: tuple[Path, dict[str, Exception]],
+) -> None:
+    folder, _ = swept
+    rows = leaderboard(folder / "out")
+    finished = [row for row in rows if row["state"] == "finished"]
+    [chosen] = [row for row in rows if row["chosen"]]
+    assert chosen is rows[0]
+    assert chosen["selection_score"] == max(row["selection_score"] for row in finished)
+    store = Location.parse(folder / "store")
+    version = model_store.published_version(store, "weave")
+    assert version == chosen["version"]
+    model = artifact.load(store, "weave", version)
+    sweep = model.facts.sweep
+    assert sweep is not None
+    assert (sweep.trial, sweep.trials, sweep.finished) == (chosen["trial"], TRIALS, len(finished))
+    assert model.recipe.objective.lam == chosen["objective.lam"]
+    assert sweep.error <= (sweep.default_error or 0)
+    assert model.calibration.selection.error == sweep.error
+
+
+def test_a_category_that_fails_leaves_the_others_alone(
+    swept: tuple[Path, dict[str, Exception]],
+) -> None:
+    folder, failed = swept
+    assert list(failed) == ["broken"]
+    assert "none of 1 images can be used" in str(failed["broken"])
+    assert not (folder / "out/trials/broken").exists()
+
+
+def test_the_same_search_again_trains_nothing(swept: tuple[Path, dict[str, Exception]]) -> None:
+    folder, _ = swept
+    before, models = leaderboard(folder / "out"), models_of(folder / "out", "weave")
+    pointer = (folder / "store/weave/published.json").read_bytes()
+    failed = search(folder)
+    assert list(failed) == ["broken"]
+    assert models_of(folder / "out", "weave") == models
+    assert leaderboard(folder / "out") == before
+    assert (folder / "store/weave/published.json").read_bytes() == pointer
+
+
+def test_a_validation_set_and_what_chooses_by_it_go_together() -> None:
+    from ssray.cluster.sweeps import SweepRequest
+
+    with pytest.raises(ConfigError, match="go together"):
+        SweepRequest(recipe=RecipeRequest("demo"), by="labelled")
+    with pytest.raises(ConfigError, match="go together"):
+        SweepRequest(recipe=RecipeRequest("demo"), validation=Location.parse("data"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_fifteen_categories_killed_twice(tmp_path: Path) -> None:
+    """SIGKILL of the driver, twice: in the end every category is published, nothing done twice."""
+    names = write_demo_data(tmp_path / "data", categories=15, images=12, size=64)
+    (tmp_path / "space.json").write_text(json.dumps({"objective.lam": [0.3, 0.5, 0.8]}))
+    command = [
+        *(sys.executable, "-m", "ssray.cli", "sweep", "--data", tmp_path / "data"),
+        *("--models", tmp_path / "store", "--out", tmp_path / "out", "--recipe", "demo"),
+        *("--space", tmp_path / "space.json", "--trials", "2", "--precision", "float32"),
+        *(part for setting in TINY for part in ("--set", setting)),
+    ]
+    finished_before: dict[str, list[str]] = {}
+    log = tmp_path / "log.txt"
+    for kill_after in (4, 12, None):
+        with log.open("ab") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+        if kill_after is None:
+            assert process.wait(timeout=1200) == 0, log.read_text()
+            break
+        while sum(map(len, finished(tmp_path / "out").values())) < kill_after:
+            assert process.poll() is None, log.read_text()
+            time.sleep(1)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        finished_before = finished(tmp_path / "out")
+        time.sleep(5)  # what Ray left behind notices
+    rows = leaderboard(tmp_path / "out")
+    assert sorted({row["category"] for row in rows}) == sorted(names)
+    assert len(rows) == 2 * len(names)
+    assert sorted(model_store.published(Location.parse(tmp_path / "store"))) == sorted(names)
+    after = finished(tmp_path / "out")
+    for category, versions in finished_before.items():
+        assert set(versions) <= set(after[category])
+    assert all(len(versions) <= 2 for versions in after.values()), "one model a trial"
+
+
+def finished(out: Path) -> dict[str, list[str]]:
+    """Complete models of each category's trials."""
+    folder = out / "trials"
+    if not folder.is_dir():
+        return {}
+    categories = [place.name for place in folder.iterdir() if not place.name.startswith(".")]
+    return {category: models_of(out, category) for category in categories}
