@@ -40,7 +40,7 @@ from ssray.terminal import TrainingBoard, show_totals
 
 STATE = ".sweep"
 """Folder of the results for what a restart needs."""
-RESULT = "result.json"
+RESULT = "search.json"
 """How the search of a category ended, below ``STATE``."""
 MODELS = "trials"
 """Folder of the results with the trials' models."""
