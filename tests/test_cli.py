@@ -30,7 +30,9 @@ def ssray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_every_command_explains_itself() -> None:
     from click.testing import CliRunner
 
-    assert COMMANDS == ["demo", "demo-data", "diagnose", "evaluate", "models", "score", "train"]
+    assert COMMANDS == [
+        *("demo", "demo-data", "diagnose", "evaluate", "models", "score", "sweep", "train"),
+    ]
     for command in COMMANDS:
         result = CliRunner().invoke(cli, [command, "--help"])
         assert result.exit_code == 0
