@@ -26,7 +26,7 @@ from ssray.model_store import published_version
 from ssray.training import Epoch
 
 CATEGORY = "weave"
-IMAGES = 1500
+IMAGES = 2500
 EVERY_SECOND = 1 / 60
 ROOT = Path(__file__).parents[1]
 
@@ -265,7 +265,7 @@ def trained_while_a_node_dies(
         timeout=280,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "nodes alive: 2\nrestarts: 1\n" in done.stdout
+    assert "nodes alive: 2\nrestarts: 1\n" in done.stdout, done.stdout
     place = Location.parse(store)
     model = artifact.load(place, CATEGORY, published_version(place, CATEGORY))
     assert model.facts.resumed == 1
