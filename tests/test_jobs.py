@@ -199,15 +199,20 @@ def test_fifteen_categories_one_of_them_broken(cluster: Cluster, tmp_path: Path)
     assert set(models) == {*names} - {names[3]}
     again = cluster.submit(*command)
     assert again.returncode == 1, again.stdout
-    assert again.stdout.count("up to date") == 14
+    assert up_to_date(again) == 14, again.stdout
     assert published(Location.parse(store)) == models
     shutil.copytree(
         data / names[0] / "train/good", data / names[3] / "train/good", dirs_exist_ok=True
     )
     last = cluster.submit(*command)
     assert last.returncode == 0, last.stdout
-    assert last.stdout.count("up to date") == 14
+    assert up_to_date(last) == 14, last.stdout
     assert set(published(Location.parse(store))) == {*names}
+
+
+def up_to_date(job: subprocess.CompletedProcess[str]) -> int:
+    """Categories that a job found complete; Ray's client shows some of its lines twice."""
+    return len({line for line in job.stdout.splitlines() if "up to date" in line})
 
 
 @pytest.mark.slow
