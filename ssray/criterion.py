@@ -128,7 +128,6 @@ class Criterion(BaseModel):
         kinds = open_differences(wanted)
         with evaluating(*networks):
             evidence = gather_evidence(networks, clean, kinds, precision, source)
-            squared = _squared_error(networks, references, precision)
         if len(clean) > len(references):
             evidence = {
                 kind: dataclasses.replace(seen, fitted_on=seen.clean[: len(references)])
@@ -137,7 +136,9 @@ class Criterion(BaseModel):
         judged = judge(evidence, self.grid.candidates(evidence, wanted), threads)
         settings, selection = choose(judged, evidence, wanted)
         if self.by == "reconstruction":
-            selection = selection.model_copy(update={"error": squared})
+            with evaluating(*networks):
+                error = _squared_error(networks, references, precision)
+            selection = selection.model_copy(update={"error": error})
         return Examined(settings, selection, evidence, judged)
 
 

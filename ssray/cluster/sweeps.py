@@ -6,7 +6,6 @@ import dataclasses
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -19,7 +18,12 @@ from ssray.artifact import SweepFacts, is_complete, load, save
 from ssray.cluster.runtime import one_line, ray_session, shared_out
 from ssray.cluster.sweep import Search, search_category
 from ssray.cluster.train import TRAININGS
-from ssray.cluster.workflow import SAMPLE_SIDE, sample_images
+from ssray.cluster.workflow import (
+    SAMPLE_SIDE,
+    each_category,
+    sample_images,
+    training_uris,
+)
 from ssray.config import Compute
 from ssray.criterion import By, Criterion, LabelledImage
 from ssray.data.fingerprint import fingerprint
@@ -108,25 +112,14 @@ def sweep_categories(
         DataError: if there is no category below ``root``.
     """
     names = list(dict.fromkeys(only)) or categories(root)
-    failed: dict[str, Exception] = {}
     with ray_session(), TrainingBoard(names) as board:
         share, at_once = shared_out(compute, len(names) * request.trials)
         searches_at_once = min(len(names), at_once)
-        pool = ThreadPoolExecutor(searches_at_once)
         each = max(1, at_once // searches_at_once)
         sweep = _Sweep(root, request, share, store, out, each, board)
-        try:
-            futures = {pool.submit(sweep.search, name): name for name in names}
-            for future in as_completed(futures):
-                name = futures[future]
-                try:
-                    board.state(name, future.result())
-                except Exception as error:  # whatever it is, the others go on
-                    failed[name] = error
-                    board.state(name, f"failed: {error or type(error).__name__}")
-                _write_results(out)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        failed = each_category(
+            names, searches_at_once, sweep.search, board, on_end=lambda: _write_results(out)
+        )
     show_totals(len(names), len(failed))
     return failed
 
@@ -166,11 +159,7 @@ class _Sweep:
 
     def _begun(self, category: str) -> Search:
         """The search of a category, once its images and the user's settings have been looked at."""
-        rows = index_dataset(self.root, [category])
-        rows = rows.filter(pc.equal(rows["split"], "train"))
-        if not len(rows):
-            raise DataError(f"{self.root / category}: no images in train/good.")
-        uris = sorted(rows["uri"].to_pylist())
+        uris = sorted(training_uris(self.root, category))
         sample = sample_images(uris)  # where none can be used, no trial needs to find out
         recipe = self.request.recipe.resolve(category, lambda: sample)
         space = fitted_to(read_space(self.request.space), recipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -61,28 +61,65 @@ def train_categories(
         DataError: if there is no category below ``root``.
     """
     names = list(dict.fromkeys(only)) or categories(root)
-    failed: dict[str, Exception] = {}
     with ray_session(), TrainingBoard(names) as board:
         share, at_once = shared_out(compute, len(names), at_once)
-        pool = ThreadPoolExecutor(at_once)
-        try:
-            futures = {
-                pool.submit(
-                    _train_category_from, root, name, recipe, share, store, board, events
-                ): name
-                for name in names
-            }
-            for future in as_completed(futures):
-                name = futures[future]
-                try:
-                    board.state(name, future.result())
-                except Exception as error:  # whatever it is, the others go on
-                    failed[name] = error
-                    board.state(name, f"failed: {error or type(error).__name__}")
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+
+        def train(name: str) -> str:
+            return _train_category_from(root, name, recipe, share, store, board, events)
+
+        failed = each_category(names, at_once, train, board)
     show_totals(len(names), len(failed))
     return failed
+
+
+def each_category(
+    names: Sequence[str],
+    at_once: int,
+    work: Callable[[str], str],
+    board: TrainingBoard,
+    on_end: Callable[[], None] = lambda: None,
+) -> dict[str, Exception]:
+    """Works on categories in threads; what goes wrong with one leaves the others alone.
+
+    Args:
+        names: of the categories.
+        at_once: how many to work on at once.
+        work: on one, by its name; returns how it ended in a few words.
+        board: is told how each ended.
+        on_end: called whenever one has.
+
+    Returns:
+        The error of each category that failed.
+    """
+    failed: dict[str, Exception] = {}
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        futures = {pool.submit(work, name): name for name in names}
+        for future in as_completed(futures):
+            name = futures[future]
+            try:
+                board.state(name, future.result())
+            except Exception as error:  # whatever it is, the others go on
+                failed[name] = error
+                board.state(name, f"failed: {error or type(error).__name__}")
+            on_end()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return failed
+
+
+def training_uris(root: Location, category: str) -> list[str]:
+    """The defect-free training images of a category.
+
+    Raises:
+        DataError: as ``index_dataset``, or if there is none.
+    """
+    manifest = index_dataset(root, [category])
+    training = manifest.filter(pc.equal(manifest["split"], "train"))
+    if not len(training):
+        raise DataError(f"{root / category}: no images in train/good.")
+    uris: list[str] = training["uri"].to_pylist()
+    return uris
 
 
 def _train_category_from(
@@ -96,11 +133,7 @@ def _train_category_from(
 ) -> str:
     """Trains one category of a data set; returns how it ended, in a few words."""
     board.state(category, "reading images")
-    manifest = index_dataset(root, [category])
-    training = manifest.filter(pc.equal(manifest["split"], "train"))
-    if not len(training):
-        raise DataError(f"{root / category}: no images in train/good.")
-    uris = training["uri"].to_pylist()
+    uris = training_uris(root, category)
     chosen = recipe.resolve(category, lambda: sample_images(uris))
     budget = [f"{chosen.schedule.images:,} images"]
     if chosen.schedule.epochs:
@@ -108,7 +141,7 @@ def _train_category_from(
     if compute.max_minutes:
         budget.append(f"{compute.max_minutes:g} minutes")
     board.state(
-        category, f"{len(training)} images, recipe {chosen.name}, ends after " + " or ".join(budget)
+        category, f"{len(uris)} images, recipe {chosen.name}, ends after " + " or ".join(budget)
     )
     with event_log(events and events / category) as log:
 
