@@ -9,16 +9,17 @@ as it is, and after a gain and an offset that bring the reconstruction nearest t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from labelled import BATCH, TestSet, category_parser
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssray import artifact, model_store
-from ssray.artifact import ModelArtifact
 from ssray.data.index import index_dataset
 from ssray.data.storage import Location
-from ssray.method.anomaly_map import difference_maps
+from ssray.method.anomaly_map import MapMaker, difference_maps
 from ssray.method.augmentation import relight
 from ssray.method.inference import image_batches, reconstruct
 from ssray.metrics.images import image_auroc
@@ -42,39 +43,45 @@ def main() -> None:
     model = artifact.load(store, options.category, version)
     manifest = index_dataset(Location.parse(options.data), [options.category])
     test_set = TestSet.read(manifest, model.recipe.image_size)
+    networks, maker = model.build_all(CPU), model.map_maker(CPU)
+    precision = model.precision("auto", CPU)
+    as_it_is, fitted = (
+        under_light(networks, maker, test_set, precision, matching) for matching in (False, True)
+    )
+    print(f"{'change':18}  image AUROC: as it is   gain and offset matched")
+    for name, found in as_it_is.items():
+        print(f"{name:18}  {found:20.4f}   {fitted[name]:.4f}")
+
+
+def under_light(
+    networks: Sequence[nn.Module],
+    maker: MapMaker,
+    test_set: TestSet,
+    precision: torch.dtype,
+    matching: bool = False,
+) -> dict[str, float]:
+    """Image AUROC for each of ``CHANGES`` of the good images."""
     good, defective = (
         test_set.images[torch.from_numpy(test_set.labels == label)] for label in (0, 1)
     )
     labels = np.repeat([0, 1], [len(good), len(defective)])
-    print(f"{'change':18}  image AUROC: as it is   gain and offset matched")
-    for name, (gain, contrast) in CHANGES.items():
+
+    def scores(images: Tensor, gain: float, contrast: float) -> Tensor:
         found = []
-        for matching in (False, True):
-            scores = torch.cat(
-                [
-                    scores_of(model, good, gain, contrast, matching),
-                    scores_of(model, defective, 1.0, 1.0, matching),
-                ]
-            )
-            found.append(image_auroc(labels, scores.numpy()))
-        print(f"{name:18}  {found[0]:20.4f}   {found[1]:.4f}")
+        for batch in image_batches(images, BATCH, CPU):
+            lit = relight(batch, gain, contrast)
+            reconstructions = [reconstruct(network, lit, precision) for network in networks]
+            if matching:
+                reconstructions = [matched(each, lit) for each in reconstructions]
+            maps = maker(difference_maps(lit, reconstructions, maker.settings.difference))
+            found.append(maker.scores(maps))
+        return torch.cat(found)
 
-
-def scores_of(
-    model: ModelArtifact, images: Tensor, gain: float, contrast: float, matching: bool
-) -> Tensor:
-    """Image scores of (N, H, W, 3) uint8 images under a light."""
-    networks, maker = model.build_all(CPU), model.map_maker(CPU)
-    precision = model.precision("auto", CPU)
-    scores = []
-    for batch in image_batches(images, BATCH, CPU):
-        lit = relight(batch, gain, contrast)
-        reconstructions = [reconstruct(network, lit, precision) for network in networks]
-        if matching:
-            reconstructions = [matched(each, lit) for each in reconstructions]
-        maps = maker(difference_maps(lit, reconstructions, maker.settings.difference))
-        scores.append(maker.scores(maps))
-    return torch.cat(scores)
+    unchanged = scores(defective, 1.0, 1.0)
+    return {
+        name: image_auroc(labels, torch.cat([scores(good, *change), unchanged]).numpy())
+        for name, change in CHANGES.items()
+    }
 
 
 def matched(reconstruction: Tensor, images: Tensor) -> Tensor:

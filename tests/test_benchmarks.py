@@ -24,7 +24,7 @@ def ablation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 
     monkeypatch.setattr(ablation, "RESULTS", tmp_path / "results.jsonl")
     yield ablation
-    for name in ("ablation", "labelled"):
+    for name in ("ablation", "labelled", "lighting", "selection_study"):
         sys.modules.pop(name, None)
 
 
@@ -50,6 +50,7 @@ def test_what_is_stored_is_not_run_again_and_close_ones_get_a_second_seed(
         return json.dumps(
             {"key": run.key, "category": run.category, "seed": 0, "image_auroc": image,
              "pixel_auroc": image, "commit": "abc1234",
+             "lighting": {"none": image, "brightness +10 %": image - 0.02},
              "chosen": CHOSEN.model_dump()}
         )  # fmt: skip
 
@@ -62,7 +63,7 @@ def test_what_is_stored_is_not_run_again_and_close_ones_get_a_second_seed(
     assert {"baseline", near} <= again
     assert far not in again
     page = ablation.table(ablation.stored())
-    assert "| width 32 | 90.5 | 90.5 | 1 | squared, k 5, n 2, max |" in page
+    assert "| width 32 | 90.5 | 90.5 | 88.5 | 1 | squared, k 5, n 2, max |" in page
     assert "width 8" in page
     assert "Commits of the runs: `abc1234`." in page
 
