@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from ssray.config import Blend, Network
 from ssray.method.autoencoder import Autoencoder, ConvexCombination, pad_to_stride
+from ssray.recipes import RECIPES
 
 BLENDS = get_args(Blend)
 
@@ -21,14 +23,30 @@ def test_parameter_count_at_the_papers_width(kernel: int, millions: float) -> No
 
 @pytest.mark.parametrize(("kernel", "gigaflop"), [(3, 304), (5, 375)])
 def test_operations_at_the_papers_size(kernel: int, gigaflop: float) -> None:
-    """2 x MAC of a 512 x 512 forward pass, counted on a 64 x 64 one: it scales with area."""
+    """2 x MAC of a 512 x 512 forward pass."""
+    found = forward_operations(Network(width=64, kernel=kernel), 512)
+    assert found / 1e9 == pytest.approx(gigaflop, rel=0.01)
+
+
+def forward_operations(network: Network, side: int) -> float:
+    """Counted on an image of 64 x 64: they scale with the area."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = Autoencoder(Network(width=64, kernel=kernel)).eval()
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        model(torch.rand(1, 3, 64, 64))
-    assert counter.get_total_flops() * 64 / 1e9 == pytest.approx(gigaflop, rel=0.01)
+        Autoencoder(network).eval()(torch.rand(1, 3, 64, 64))
+    return counter.get_total_flops() * (side / 64) ** 2
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_state_their_command_and_what_a_run_costs(name: str) -> None:
+    """Backward takes twice the forward pass."""
+    recipe, text = RECIPES[name](), RECIPES[name].__doc__
+    assert "``ssray train --data ROOT" in text
+    stated = re.search(r"Cost: (\S+) FLOP", text)
+    assert stated, text
+    counted = 3 * forward_operations(recipe.network, recipe.image_size) * recipe.schedule.images
+    assert float(stated[1]) == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize("blend", BLENDS)

@@ -1,4 +1,8 @@
-"""Small networks for CPUs and edge devices."""
+"""Small networks for CPUs and edge devices: 0.89 M parameters, the demo's 0.22 M.
+
+Costs are those of a whole run, forward and backward, counted on the network. To score an image
+takes 4.8 GFLOP at 256 px, 1.2 at 128 px, and 0.3 with the demo's network.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ def texture() -> Recipe:
 
     ``ssray train --data ROOT --category grid --models STORE --max-minutes 15``
 
+    Cost: 1.4e15 FLOP for the 100,000 images that end a run without ``--max-minutes``.
     Two cores train on 20 images a second. Measured on MVTec AD grid after 15 minutes, three seeds:
     image AUROC 1.000 and pixel AUROC 0.992 to 0.994.
     """
@@ -31,6 +36,8 @@ def object_() -> Recipe:
 
     ``ssray train --data ROOT --category transistor --models STORE --max-minutes 15``
 
+    Cost: 1.4e15 FLOP for 400,000 images; with fewer than 1,000 training images, 400 passes over
+    them end a run earlier.
     Two cores train on 56 images a second. Measured on MVTec AD transistor, one seed: image AUROC
     0.973 and pixel AUROC 0.979 after 15 minutes; another run ended after 27 minutes, 400 passes
     over the images, at 0.984 and 0.987.
@@ -55,6 +62,11 @@ def demo() -> Recipe:
     """Width 8 at 128 px: the generated demo data in a minute of one core.
 
     A quarter of its 80 images are held out, so that a false-alarm rate of 5 % can be asked for.
+
+    ``make demo``, or ``ssray train --data ROOT --models STORE --recipe demo --max-minutes 1``
+
+    Cost: 9.1e13 FLOP for 100,000 images; the demo's minute ends a run long before. Measured by
+    ``make demo``: image AUROC 0.99 for the generated weave and grain, 1.00 for the washer.
     """
     return Recipe(
         name="demo",
