@@ -5,8 +5,8 @@ Layout of a version::
     STORE/CATEGORY/VERSION/weights.safetensors  recipe.json  calibration.json  training.json
                            manifest.json        epochs.parquet
 
-The second network of an ensemble adds ``weights-1.safetensors``, an average map
-``average_map.safetensors``.
+The second network of an ensemble adds ``weights-1.safetensors``, and ``partner.json`` if its recipe
+is another; an average map adds ``average_map.safetensors``.
 
 ``manifest.json`` is written last, so its presence means the version is complete.
 Nothing is pickled. A version is never changed; ``ssray.model_store`` tells which one is in use.
@@ -43,11 +43,12 @@ from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
 
-FORMAT_VERSION = 3
-READABLE = (2, FORMAT_VERSION)
+FORMAT_VERSION = 4
+READABLE = (2, 3, FORMAT_VERSION)
 MANIFEST = "manifest.json"
 EPOCH_LOG = "epochs.parquet"
 AVERAGE_MAP = "average_map.safetensors"
+PARTNER = "partner.json"
 _TENSOR = "average_map"
 
 
@@ -63,6 +64,7 @@ class SweepFacts(BaseModel):
         trials: how many there were.
         finished: how many of them were trained to their end.
         settings: what the trial has in place of the recipe's.
+        partner: the trial that the second network of an ensemble comes from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,6 +77,7 @@ class SweepFacts(BaseModel):
     trials: int
     finished: int
     settings: dict[str, Any]
+    partner: str | None = None
 
 
 class TrainingFacts(BaseModel):
@@ -136,6 +139,7 @@ class ModelArtifact:
         weights: state dict of each network, CPU tensors; more than one for an ensemble.
         history: the rows of the epoch log.
         average_map: (K, H, W) float32 on the CPU, where the calibration makes use of one.
+        partner: the second network's recipe, where it is not ``recipe``.
     """
 
     category: str
@@ -145,6 +149,7 @@ class ModelArtifact:
     facts: TrainingFacts
     weights: tuple[dict[str, Tensor], ...]
     average_map: Tensor | None = None
+    partner: Recipe | None = None
     history: Sequence[Mapping[str, Any]] = ()
 
     @property
@@ -159,8 +164,9 @@ class ModelArtifact:
     def build_all(self, device: torch.device) -> list[nn.Module]:
         """Every network with its weights, in eval mode on ``device``, channels-last."""
         networks: list[nn.Module] = []
-        for weights in self.weights:
-            network = Autoencoder(self.recipe.network)
+        recipes = (self.recipe, self.partner or self.recipe)
+        for recipe, weights in zip(recipes, self.weights, strict=False):
+            network = Autoencoder(recipe.network)
             network.load_state_dict(weights)
             networks.append(network.eval().to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
         return networks
@@ -203,6 +209,8 @@ def save(artifact: ModelArtifact, store: Location) -> None:
     }
     if artifact.average_map is not None:
         files[AVERAGE_MAP] = safetensors.torch.save({_TENSOR: artifact.average_map})
+    if artifact.partner is not None:
+        files[PARTNER] = _json(artifact.partner)
     for name, content in files.items():
         (place / name).write(content)
     manifest = {
@@ -241,6 +249,7 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
             average_map=safetensors.torch.load(files[AVERAGE_MAP])[_TENSOR]
             if AVERAGE_MAP in files
             else None,
+            partner=Recipe.model_validate_json(files[PARTNER]) if PARTNER in files else None,
         )
     except (KeyError, ValidationError, SafetensorError, pa.ArrowException) as error:
         raise ArtifactError(f"{place}: not a model this ssray can read. ({error})") from None
@@ -290,7 +299,7 @@ def _manifest(place: Location) -> dict[str, Any]:
     if manifest.get("format_version") not in READABLE:
         raise ArtifactError(
             f"{place}: format version {manifest.get('format_version')}, this ssray reads "
-            f"{' and '.join(map(str, READABLE))}. Upgrade ssray or train again."
+            f"{', '.join(map(str, READABLE))}. Upgrade ssray or train again."
         )
     return manifest
 

@@ -164,6 +164,12 @@ def train(
     help="What to choose of the anomaly map for every model: difference and kernel, or also "
     "repetitions, average map and image score, 2,160 settings.",
 )
+@click.option(
+    "--ensemble",
+    is_flag=True,
+    help="Try the best models in pairs, too. A pair takes twice as long to score, so it must be "
+    "clearly better to be chosen.",
+)
 @compute_options(*TRAINING)
 def sweep(
     root: str,
@@ -176,6 +182,7 @@ def sweep(
     by: By,
     validation: str | None,
     grid: str,
+    ensemble: bool,
     **compute: Any,
 ) -> None:
     """Search the best recipe of each category, and publish its model.
@@ -192,6 +199,7 @@ def sweep(
         by=by,
         validation=Location.parse(validation) if validation else None,
         grid=GRIDS[grid],
+        ensemble=ensemble,
     )
     place = Location.parse(out)
     failed = sweep_categories(

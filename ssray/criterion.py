@@ -120,26 +120,43 @@ class Criterion(BaseModel):
         Raises:
             DataError: if no defective image of the validation set can be used.
         """
+        evidence = self.gather(networks, references, wanted, precision)
+        examined = self.judge(evidence, wanted, threads)
+        if self.by != "reconstruction":
+            return examined
+        with evaluating(*networks):
+            error = _squared_error(networks, references, precision)
+        selection = examined.selection.model_copy(update={"error": error})
+        return dataclasses.replace(examined, selection=selection)
+
+    def gather(
+        self,
+        networks: Sequence[nn.Module],
+        references: Tensor,
+        wanted: AnomalyMap,
+        precision: torch.dtype,
+    ) -> dict[Difference, Evidence]:
+        """The difference maps to judge settings on; arguments and errors as of ``examine``."""
         source: DefectSource = SyntheticDefects(self.radius, self.seed)
         clean = references
         if self.by == "labelled":
             good, source = _read(self.labelled, references)
             clean = torch.cat([references, good])
-        kinds = open_differences(wanted)
         with evaluating(*networks):
-            evidence = gather_evidence(networks, clean, kinds, precision, source)
-        if len(clean) > len(references):
-            evidence = {
-                kind: dataclasses.replace(seen, fitted_on=seen.clean[: len(references)])
-                for kind, seen in evidence.items()
-            }
+            evidence = gather_evidence(networks, clean, open_differences(wanted), precision, source)
+        if len(clean) == len(references):
+            return evidence
+        return {
+            kind: dataclasses.replace(seen, fitted_on=seen.clean[: len(references)])
+            for kind, seen in evidence.items()
+        }
+
+    def judge(
+        self, evidence: dict[Difference, Evidence], wanted: AnomalyMap, threads: int = 1
+    ) -> Examined:
+        """Judges settings on what was gathered, by images with a defect and without."""
         judged = judge(evidence, self.grid.candidates(evidence, wanted), threads)
-        settings, selection = choose(judged, evidence, wanted)
-        if self.by == "reconstruction":
-            with evaluating(*networks):
-                error = _squared_error(networks, references, precision)
-            selection = selection.model_copy(update={"error": error})
-        return Examined(settings, selection, evidence, judged)
+        return Examined(*choose(judged, evidence, wanted), evidence, judged)
 
 
 @dataclass(frozen=True)

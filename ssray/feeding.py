@@ -134,7 +134,7 @@ def stream(
             f"memory for {memory_gib:g} GiB of images is too little: {shape[1]} x {shape[0]} "
             f"pixels need at least {least:.2g} GiB. Use a larger --memory-gib."
         )
-    loaded = load_images(first, recipe.image_size, threads, on_decoded=on_decoded)
+    loaded = load_images(first, recipe.image_size, threads, shape=shape, on_decoded=on_decoded)
     team = Team.current()
     window = ImageWindow(
         rest[team.rank :: team.size],
@@ -145,6 +145,21 @@ def stream(
         total=len(rest),
     )
     return Feed(window, torch.from_numpy(loaded.images), len(loaded.skipped))
+
+
+def held_out(
+    uris: Sequence[str], recipe: Recipe, threads: int, seed: int, shape: tuple[int, int]
+) -> Tensor:
+    """What a training on the images leaves out, (M, H, W, 3) uint8, without decoding the others.
+
+    Args:
+        shape: of the training's images.
+
+    Raises:
+        DataError: if none of them can be used.
+    """
+    first, _ = split(uris, recipe.schedule.holdout, seed)
+    return torch.from_numpy(load_images(first, recipe.image_size, threads, shape=shape).images)
 
 
 def texture_uris(recipe: Recipe) -> list[str]:

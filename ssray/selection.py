@@ -86,6 +86,24 @@ class Evidence:
     basis: Basis = "synthetic defects"
     fitted_on: Tensor | None = None
 
+    def joined_with(self, other: Evidence) -> Evidence:
+        """Of an ensemble, from that of its networks on the same images."""
+
+        def both(one: Tensor, another: Tensor) -> Tensor:
+            return torch.cat([one, another], dim=1)
+
+        assert torch.equal(self.truth, other.truth)
+        known = None
+        if self.fitted_on is not None and other.fitted_on is not None:
+            known = both(self.fitted_on, other.fitted_on)
+        return Evidence(
+            both(self.clean, other.clean),
+            both(self.defects, other.defects),
+            self.truth,
+            self.basis,
+            known,
+        )
+
 
 @dataclass(frozen=True)
 class Judged:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
 import shutil
@@ -10,19 +12,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import TINY
 
 from ssray import artifact, model_store
 from ssray.artifact import is_complete
-from ssray.config import Compute
+from ssray.building import build_model
+from ssray.config import Compute, Recipe
+from ssray.criterion import Criterion
 from ssray.data.demo import write_demo_data
 from ssray.data.storage import Location
 from ssray.errors import ConfigError
 from ssray.recipes import RecipeRequest
+from ssray.report.leaderboard import TrialResult
+
+if TYPE_CHECKING:
+    from ssray.cluster.sweep import Search
 
 SPACE = {
     "schedule.learning_rate": [1e20],
@@ -65,6 +74,17 @@ def search(folder: Path) -> dict[str, Exception]:
     )
     data, store, out = (Location.parse(folder / name) for name in ("data", "store", "out"))
     return sweep_categories(data, [], request, Compute(precision="float32"), store, out)
+
+
+def command(folder: Path, place: Path | Location, trials: int) -> list[str]:
+    """Searches the folder's data; store and results are at a place."""
+    return [
+        *(sys.executable, "-m", "ssray.cli", "sweep", "--data", str(folder / "data")),
+        *("--models", f"{place}/store", "--out", f"{place}/out", "--recipe", "demo"),
+        *("--space", str(folder / "space.json"), "--trials", str(trials)),
+        *("--precision", "float32"),
+        *(part for setting in TINY for part in ("--set", setting)),
+    ]
 
 
 def test_each_trial_is_on_the_leaderboard(swept: tuple[Path, dict[str, Exception]]) -> None:
@@ -127,6 +147,33 @@ def test_the_same_search_again_trains_nothing(swept: tuple[Path, dict[str, Excep
     assert (folder / "store/weave/published.json").read_bytes() == pointer
 
 
+def test_results_and_models_may_lie_on_s3(
+    swept: tuple[Path, dict[str, Exception]], s3_server: str
+) -> None:
+    """The same trials as on a disk; and a second start repeats none of them."""
+    folder, _ = swept
+    place = Location.parse(f"s3://{s3_server}/sweep")
+
+    def seen() -> tuple[list[dict[str, Any]], list[str]]:
+        rows = pq.read_table(io.BytesIO((place / "out/leaderboard.parquet").read())).to_pylist()
+        found = model_store.versions(place / "out/trials", "weave")
+        return rows, [each.version for each in found if each.facts]
+
+    again = command(folder, place, TRIALS)
+    subprocess.run([*again, "--category", "weave"], check=True, capture_output=True)
+    rows, models = seen()
+    wanted = ("state", "selection_score", "objective.lam", "schedule.learning_rate", "reason")
+    on_disk = leaderboard(folder / "out")
+    assert [[row[name] for name in wanted] for row in rows] == [
+        [row[name] for name in wanted] for row in on_disk
+    ]
+    assert model_store.published_version(place / "store", "weave") in models
+    assert (place / "out/sweep.html").exists()
+    ended = subprocess.run([*again, "--category", "weave"], check=True, capture_output=True)
+    assert b"up to date" in ended.stdout
+    assert seen() == (rows, models)
+
+
 def test_a_validation_set_and_what_chooses_by_it_go_together() -> None:
     from ssray.cluster.sweeps import SweepRequest
 
@@ -136,23 +183,92 @@ def test_a_validation_set_and_what_chooses_by_it_go_together() -> None:
         SweepRequest(recipe=RecipeRequest("demo"), validation=Location.parse("data"))
 
 
+def test_pairs_of_the_best_models_are_tried_once(
+    ray_local: None, demo_root: Path, tiny: Recipe, tmp_path: Path
+) -> None:
+    from ray.util.queue import Queue
+
+    from ssray.cluster.pairs import ensemble_of
+    from ssray.cluster.sweep import Search
+
+    uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
+    search = Search(
+        uris=uris,
+        category="weave",
+        recipe=tiny,
+        space={"objective.lam": (0.5, 0.8)},
+        criterion=Criterion.of(tiny, 0),
+        compute=Compute(precision="float32"),
+        trials=2,
+        at_once=1,
+        store=Location.parse(tmp_path / "trials"),
+        folder=Location.parse(tmp_path / "state"),
+        data_fingerprint="",
+        news=Queue(actor_options={"num_cpus": 0}),
+    )
+    trials = [finished_trial(search, "a", 0.5), finished_trial(search, "b", 0.8)]
+    assert ensemble_of(search, trials[:1]) is None, "one model makes no pair"
+    ensemble = ensemble_of(search, trials)
+    assert ensemble is not None
+    assert (ensemble.trial, ensemble.partner) == ("a + b", "b")
+    assert ensemble.version is not None
+    model = artifact.load(search.store, "weave", ensemble.version)
+    assert len(model.weights) == 2
+    assert model.recipe.objective.lam == 0.5
+    assert model.partner is not None
+    assert model.partner.objective.lam == 0.8
+    assert model.calibration.selection.error == ensemble.error
+    shutil.rmtree(tmp_path / "trials")
+    assert ensemble_of(search, trials) == ensemble, "nothing is read again"
+    search.news.shutdown()
+
+
+def finished_trial(search: Search, name: str, lam: float) -> TrialResult:
+    """A trial whose model is in the store and said to be as bad as can be."""
+    settings = {"objective.lam": lam}
+    model = build_model(
+        search.uris,
+        search.category,
+        name,
+        search.recipe_of(settings),
+        search.compute,
+        torch.device("cpu"),
+        threads=1,
+        criterion=search.criterion,
+    )
+    assert model is not None
+    worst = model.calibration.selection.model_copy(update={"error": 1.0})
+    calibration = model.calibration.model_copy(update={"selection": worst})
+    artifact.save(dataclasses.replace(model, calibration=calibration), search.store)
+    return TrialResult(
+        trial=name,
+        settings=settings,
+        is_default=lam == 0.5,
+        state="finished",
+        error=1.0,
+        seconds=1.0,
+        version=name,
+    )
+
+
+def test_an_ensemble_needs_a_criterion_that_can_judge_it() -> None:
+    from ssray.cluster.sweeps import SweepRequest
+
+    with pytest.raises(ConfigError, match="does not tell how good an ensemble is"):
+        SweepRequest(recipe=RecipeRequest("demo"), by="reconstruction", ensemble=True)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_fifteen_categories_killed_twice(tmp_path: Path) -> None:
     """SIGKILL of the driver, twice: in the end every category is published, nothing done twice."""
     names = write_demo_data(tmp_path / "data", categories=15, images=12, size=64)
     (tmp_path / "space.json").write_text(json.dumps({"objective.lam": [0.3, 0.5, 0.8]}))
-    command = [
-        *(sys.executable, "-m", "ssray.cli", "sweep", "--data", tmp_path / "data"),
-        *("--models", tmp_path / "store", "--out", tmp_path / "out", "--recipe", "demo"),
-        *("--space", tmp_path / "space.json", "--trials", "2", "--precision", "float32"),
-        *(part for setting in TINY for part in ("--set", setting)),
-    ]
     finished_before: dict[str, list[str]] = {}
     log = tmp_path / "log.txt"
     for kill_after in (4, 12, None):
         with log.open("ab") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output)
+            process = subprocess.Popen(command(tmp_path, tmp_path, 2), stdout=output, stderr=output)
         if kill_after is None:
             assert process.wait(timeout=1200) == 0, log.read_text()
             break

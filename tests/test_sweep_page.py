@@ -60,6 +60,23 @@ def trials() -> list[TrialResult]:
     return [*found, stopped, trial(10, None, "failed", **settings)]
 
 
+def test_an_ensemble_is_a_row_and_not_a_trial(trials: list[TrialResult]) -> None:
+    alone = best(trials)
+    assert alone is not None
+    changes = {"trial": "t0 + t3", "partner": "t3", "is_default": False, "error": 1e-6}
+    pair = alone.model_copy(update=changes)
+    table = leaderboard({"bolt": [*trials, pair]}).to_pylist()
+    assert [row["trial"] for row in table if row["chosen"]] == ["t0 + t3"]
+    assert [row["trial"] for row in table if row["partner"]] == ["t0 + t3"]
+    assert importances([*trials, pair]) == importances(trials)
+    sweep = CategorySweep(category="bolt", recipe="compact", by="synthetic", trials=[*trials, pair])
+    page = render_sweep([sweep], "today", "0.1")
+    assert "11 trials: " in page
+    assert "The ensemble of trials t0 + t3 has a selection score of 0.9990" in page
+    assert f"the best model alone reached {alone.selection_score:.4f}" in page
+    assert page.count("<polyline") == 9
+
+
 def test_the_least_error_of_the_finished_ones_is_best(trials: list[TrialResult]) -> None:
     chosen = best(trials)
     assert chosen is not None

@@ -97,9 +97,13 @@ class Search:
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
+    def recipe_of(self, settings: Mapping[str, Any]) -> Recipe:
+        """Of the trial with some settings."""
+        return with_settings(self.recipe, settings)
+
     def training_key(self, settings: Mapping[str, Any]) -> str:
         """Of the training with some settings."""
-        recipe = with_settings(self.recipe, settings)
+        recipe = self.recipe_of(settings)
         return training_key(recipe, self.compute, self.data_fingerprint, self.criterion)
 
 
@@ -263,7 +267,7 @@ def _run_trial(config: dict[str, Any], search: Search) -> None:
     trained = train_category(
         search.uris,
         search.category,
-        with_settings(search.recipe, _settings(config)),
+        search.recipe_of(_settings(config)),
         search.compute,
         search.store,
         trial=Trial(search.criterion, [percent / 100 for percent in RUNGS]),

@@ -15,6 +15,7 @@ from ray.util.queue import Empty, Queue
 
 import ssray
 from ssray.artifact import SweepFacts, is_complete, load, save
+from ssray.cluster.pairs import ensemble_of
 from ssray.cluster.runtime import one_line, ray_session, shared_out
 from ssray.cluster.sweep import Search, search_category
 from ssray.cluster.train import TRAININGS
@@ -62,6 +63,7 @@ class SweepRequest:
         by: what chooses.
         validation: the folder above the categories of a labelled validation set, if that chooses.
         grid: settings of the anomaly map to try on every model.
+        ensemble: whether the best models are tried in pairs, too.
     """
 
     recipe: RecipeRequest
@@ -70,6 +72,7 @@ class SweepRequest:
     by: By = "synthetic"
     validation: Location | None = None
     grid: Grid = NARROW
+    ensemble: bool = False
 
     def __post_init__(self) -> None:
         """Finds mistakes before any data is read.
@@ -82,6 +85,11 @@ class SweepRequest:
             raise ConfigError(
                 "--select-by labelled and --validation ROOT go together: the labelled images that "
                 "choose are to be others than those the models are evaluated on."
+            )
+        if self.ensemble and self.by == "reconstruction":
+            raise ConfigError(
+                "--ensemble: the reconstruction error does not tell how good an ensemble is. Use "
+                "--select-by synthetic or labelled."
             )
 
 
@@ -145,6 +153,10 @@ class _Sweep:
         try:
             with lease, _Told(self.board, search):
                 trials: list[TrialResult] = ray.get(search_category.remote(search))
+                if self.request.ensemble:
+                    self.board.state(category, "trying pairs of the best models")
+                    pair = ensemble_of(search, trials)
+                    trials += [pair] if pair else []
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SsrayError):
                 raise error.cause from error
@@ -162,6 +174,11 @@ class _Sweep:
         uris = sorted(training_uris(self.root, category))
         sample = sample_images(uris)  # where none can be used, no trial needs to find out
         recipe = self.request.recipe.resolve(category, lambda: sample)
+        if self.request.ensemble and recipe.decision.folds:
+            raise ConfigError(
+                f"{category}: --ensemble and --calibration-folds exclude each other: models of "
+                "different trials have no folds in common."
+            )
         space = fitted_to(read_space(self.request.space), recipe)
         labelled = _labelled(self.request.validation, category)
         files = [uri for row in labelled for uri in (row.uri, row.mask_uri) if uri]
@@ -204,25 +221,28 @@ class _Sweep:
                 f"--models {self.store} --category {category} --version {chosen.version}"
             )
         default = next((trial.error for trial in trials if trial.is_default), None)
+        single = [trial for trial in trials if trial.partner is None]
         facts = SweepFacts(
             key=search.key,
             trial=chosen.trial,
             criterion=search.criterion.by,
             error=chosen.error,
             default_error=default,
-            trials=len(trials),
-            finished=sum(trial.state == "finished" for trial in trials),
+            trials=len(single),
+            finished=sum(trial.state == "finished" for trial in single),
             settings=chosen.settings,
+            partner=chosen.partner,
         )
         model = load(search.store, category, chosen.version)
         known = model.facts.model_copy(update={"sweep": facts})
         save(dataclasses.replace(model, facts=known), self.store)
         publish(self.store, category, chosen.version, before)
-        for trial in trials:
+        for trial in single:
             if trial.state != "finished":  # what it would go on from
                 (search.store / TRAININGS / category / search.training_key(trial.settings)).delete()
-        what = "the recipe as it is" if chosen.is_default else f"trial {chosen.trial}"
-        return f"published {chosen.version}, {what}; {_count(trials)}"
+        kind = "ensemble" if chosen.partner else "trial"
+        what = "the recipe as it is" if chosen.is_default else f"{kind} {chosen.trial}"
+        return f"published {chosen.version}, {what}; {_count(single)}"
 
 
 def _write_results(out: Location) -> None:

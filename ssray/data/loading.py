@@ -36,6 +36,7 @@ def load_images(
     threads: int,
     *,
     square: bool = False,
+    shape: tuple[int, int] | None = None,
     on_decoded: Callable[[int, int], None] = lambda done, count: None,
 ) -> LoadedImages:
     """Decodes images in parallel and resizes them to the shape most of them call for.
@@ -45,13 +46,16 @@ def load_images(
         longer_side: of the resized images, pixels; the aspect ratio of the majority is kept.
         threads: how many to decode at once.
         square: take the middle square of each image.
+        shape: rows and columns, if they are known.
         on_decoded: called after each image with how many are done, and how many there are.
 
     Raises:
         DataError: if no image can be used.
     """
     uris = list(uris)
-    shape = (longer_side, longer_side) if square else common_shape(uris, longer_side, threads)
+    if square:
+        shape = (longer_side, longer_side)
+    shape = shape or common_shape(uris, longer_side, threads)
     images = np.empty((len(uris), *shape, 3), np.uint8)
 
     def load(number: int) -> str | None:

@@ -18,6 +18,7 @@ LEADERBOARD = pa.schema(
         pa.field("trial", pa.string(), nullable=False),
         pa.field("state", pa.string(), nullable=False),
         pa.field("is_default", pa.bool_(), nullable=False),
+        pa.field("partner", pa.string()),
         pa.field("chosen", pa.bool_(), nullable=False),
         pa.field("selection_score", pa.float64()),
         pa.field("image_auroc", pa.float64()),
@@ -28,7 +29,8 @@ LEADERBOARD = pa.schema(
     ]
 )
 """A row a trial, and a column more for each setting that was varied or chosen. ``state``:
-finished, stopped (early, as others were better) or failed, with the ``reason``.
+finished, stopped (early, as others were better) or failed, with the ``reason``. ``partner``: set
+for an ensemble of two trials, whose settings are the first one's.
 ``selection_score``: larger is better; 1 - sqrt(error) of the criterion, at the trial's end; null if
 it was not judged. AUROCs are those on the criterion's images, never on the test set. ``version``:
 in the store of the trials' models."""
@@ -51,6 +53,8 @@ class TrialResult(BaseModel):
         image_auroc: on the criterion's images, if there were any with a defect.
         pixel_auroc: likewise.
         reason: why it failed.
+        partner: the other trial, if this is an ensemble with it; the settings are those of the
+            first, ``trial`` names both.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +71,7 @@ class TrialResult(BaseModel):
     image_auroc: float | None = None
     pixel_auroc: float | None = None
     reason: str | None = None
+    partner: str | None = None
 
     @property
     def selection_score(self) -> float | None:

@@ -75,7 +75,7 @@ def importances(trials: Sequence[TrialResult]) -> dict[str, float]:
     Returns:
         Shares in [0, 1] by setting, the largest first; empty with fewer than 6 trials judged.
     """
-    judged = [t for t in trials if t.first_error]
+    judged = [t for t in trials if t.first_error and not t.partner]
     if len(judged) < LEAST_TRIALS:
         return {}
     errors = np.log([t.first_error for t in judged if t.first_error])
@@ -136,7 +136,11 @@ class _Parallel:
 
     @classmethod
     def of(cls, trials: Sequence[TrialResult], chosen: TrialResult | None) -> _Parallel | None:
-        shown = [t for t in trials if t.state == "finished" and t.selection_score is not None]
+        shown = [
+            t
+            for t in trials
+            if t.state == "finished" and t.selection_score is not None and not t.partner
+        ]
         if len(shown) < 2:
             return None
         columns = {key: [t.settings[key] for t in shown] for key in shown[0].settings}
@@ -212,6 +216,7 @@ class _Row:
 @dataclass(frozen=True)
 class _Section:
     sweep: CategorySweep
+    trials: int
     says: str
     counts: str
     columns: list[str]
@@ -224,10 +229,12 @@ class _Section:
         chosen = best(sweep.trials)
         ordered = ranked(sweep.trials)
         counts = defaultdict[str, int](int)
-        for trial in sweep.trials:
+        single = [trial for trial in sweep.trials if trial.partner is None]
+        for trial in single:
             counts[trial.state] += 1
         return cls(
             sweep=sweep,
+            trials=len(single),
             says=_says(sweep, chosen),
             counts=", ".join(f"{count} {state}" for state, count in counts.items()),
             columns=list(ordered[0].settings) if ordered else [],
@@ -244,6 +251,12 @@ def _says(sweep: CategorySweep, chosen: TrialResult | None) -> str:
     default = next((t for t in sweep.trials if t.is_default), None)
     if chosen.is_default:
         return f"{basis} No trial did better than the recipe {sweep.recipe} as it is."
+    if chosen.partner:
+        return (
+            f"{basis} The ensemble of trials {chosen.trial} has a selection score of "
+            f"{chosen.selection_score:.4f}; the best model alone reached "
+            f"{_best_alone(sweep.trials):.4f}. It takes twice as long to score."
+        )
     if default is None or default.selection_score is None:
         return f"{basis} The recipe {sweep.recipe} as it is gave no model to compare with."
     return (
@@ -251,6 +264,13 @@ def _says(sweep: CategorySweep, chosen: TrialResult | None) -> str:
         f"{sweep.recipe} as it is reached {default.selection_score:.4f} with the same budget. Of "
         "so many trials the best one looks better than it is."
     )
+
+
+def _best_alone(trials: Sequence[TrialResult]) -> float:
+    alone = best([trial for trial in trials if trial.partner is None])
+    assert alone is not None
+    assert alone.selection_score is not None
+    return alone.selection_score
 
 
 def _row(trial: TrialResult, chosen: TrialResult | None) -> _Row:

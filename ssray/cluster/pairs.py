@@ -1,0 +1,118 @@
+"""Ensembles of two trials of a search: the best models are tried in pairs, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import ray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from ssray import feeding
+from ssray.artifact import ModelArtifact, load, save
+from ssray.cluster.runtime import check_capacity, threads_per_worker, wants_gpu
+from ssray.cluster.sweep import Search
+from ssray.device import resolve_device, use_cores
+from ssray.pairing import best_pair
+from ssray.report.leaderboard import TrialResult, ranked
+
+MOST = 4
+"""So many of the best models are tried in pairs."""
+RESULT = "pair.json"
+"""What became of it, beside the search's."""
+
+
+class _Outcome(BaseModel):
+    """What became of some candidates.
+
+    Attributes:
+        of: the same for the same candidates.
+        ensemble: None if no pair was clearly better than the best of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    of: str
+    ensemble: TrialResult | None
+
+
+def ensemble_of(search: Search, trials: Sequence[TrialResult]) -> TrialResult | None:
+    """The best ensemble of two trials, its model in the trials' store; None if none is worth it.
+
+    Asked again after the same trials, it answers from what it found then.
+
+    Args:
+        search: that the trials belong to.
+        trials: how they ended.
+    """
+    candidates = _candidates(search, trials)
+    if len(candidates) < 2:
+        return None
+    place = search.folder / RESULT
+    names = json.dumps([search.key, *(trial.version for trial in candidates)])
+    key = hashlib.sha256(names.encode()).hexdigest()[:16]
+    if place.exists():
+        known = _Outcome.model_validate_json(place.read())
+        if known.of == key:
+            return known.ensemble
+    use_gpu = wants_gpu(search.compute)
+    threads = threads_per_worker(search.compute, use_gpu)
+    gpus = search.compute.gpus_per_worker if use_gpu else 0
+    check_capacity(1, threads, gpus)
+    task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_find)
+    ensemble: TrialResult | None = ray.get(task.remote(search, candidates, use_gpu, threads))
+    place.write(_Outcome(of=key, ensemble=ensemble).model_dump_json(indent=2).encode())
+    return ensemble
+
+
+def _candidates(search: Search, trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """The best trials with one network each, whose images have the size of the best one's."""
+    found: list[TrialResult] = []
+    size = None
+    for trial in ranked(trials):
+        recipe = search.recipe_of(trial.settings)
+        if trial.state != "finished" or recipe.objective.kind == "ensemble":
+            continue
+        size = size or recipe.image_size
+        if recipe.image_size == size and len(found) < MOST:
+            found.append(trial)
+    return found
+
+
+def _find(
+    search: Search, candidates: Sequence[TrialResult], use_gpu: bool, threads: int
+) -> TrialResult | None:
+    use_cores(threads)
+    models = [_model(search, trial) for trial in candidates]
+    device = resolve_device("cuda" if use_gpu else "cpu")
+    found = best_pair(models, _held_out(search, models[0], threads), search.criterion, device)
+    if found is None:
+        return None
+    save(found.model, search.store)
+    one, other = candidates[found.first], candidates[found.second]
+    selection = found.model.calibration.selection
+    return TrialResult(
+        trial=f"{one.trial} + {other.trial}",
+        settings=one.settings,
+        is_default=False,
+        state="finished",
+        error=selection.error,
+        seconds=one.seconds + other.seconds,
+        version=found.model.version,
+        anomaly_map=found.model.calibration.anomaly_map,
+        image_auroc=selection.image_auroc,
+        pixel_auroc=selection.pixel_auroc,
+        partner=other.trial,
+    )
+
+
+def _model(search: Search, trial: TrialResult) -> ModelArtifact:
+    assert trial.version is not None
+    return load(search.store, search.category, trial.version)
+
+
+def _held_out(search: Search, model: ModelArtifact, threads: int) -> Tensor:
+    seed, shape = search.compute.seed, model.input_shape
+    return feeding.held_out(sorted(search.uris), model.recipe, threads, seed, shape)
