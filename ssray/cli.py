@@ -17,6 +17,7 @@ from ssray.data.index import index_images
 from ssray.data.storage import Location
 from ssray.errors import ConfigError, TrainingError
 from ssray.model_commands import models
+from ssray.nightly_commands import heatmap, nightly
 from ssray.options import (
     SCORING,
     TRAINING,
@@ -291,6 +292,8 @@ def diagnose(root: str, category: str, store: str, out: str, images: int, **comp
 
 
 cli.add_command(models)
+cli.add_command(nightly)
+cli.add_command(heatmap)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Pairs of trained models as ensembles: the pixel-wise maximum of both maps (section 4.1).
+"""Pairs of trained models as ensembles: the pixel-wise maximum of both maps (section 4.3).
 
 Which two go well together needs no training. Each model's difference maps are computed once; those
 of a pair are both, and every setting of the anomaly map is tried on them as for a single model.

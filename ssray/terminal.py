@@ -20,6 +20,7 @@ from rich.table import Table
 
 from ssray.data.storage import Location
 from ssray.model_store import StoredVersion
+from ssray.nightly.record import Completed
 from ssray.training import Epoch
 
 LINE_SECONDS = 10.0
@@ -158,6 +159,62 @@ def versions_table(rows: Sequence[tuple[str, StoredVersion]]) -> Table:
         )
         table.add_row(category, stored.version, state, *known)
     return table
+
+
+@contextmanager
+def scoring_progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+    """Shows how far a night is; yields what to call with a state, and with images done of all."""
+    printed = begun = time.monotonic()
+    first: int | None = None
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("listing images", total=None)
+
+        def state(words: str) -> None:
+            progress.update(task, description=words)
+            if not console.is_terminal:
+                console.print(words)
+
+        def scored(done: int, count: int) -> None:
+            nonlocal printed, begun, first
+            now = time.monotonic()
+            if first is None:
+                first, begun = done, now
+            progress.update(task, description="images", completed=done, total=count)
+            if not console.is_terminal and now - printed >= LINE_SECONDS:
+                printed = now
+                speed = (done - first) / (now - begun) if now > begun else 0.0
+                left = _clock((count - done) / speed) if speed else "?"
+                console.print(f"{done:,} of {count:,} images, {speed:.1f} images/s, {left} left")
+
+        yield state, scored
+
+
+def show_night(completed: Completed, new: bool, place: Location) -> None:
+    """Prints how a night went, or that it was complete before."""
+    summary = completed.summary
+    if not new:
+        console.print(f"{place}: complete already, nothing was done.")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("category")
+    for column in ("images", "flagged", "errors"):
+        table.add_column(column, justify="right")
+    for category, counts in summary.categories.items():
+        figures = (f"{counts[name]:,}" for name in ("images", "flagged", "errors"))
+        table.add_row(category, *figures)
+    console.print(table)
+    for reason, count in summary.errors.items():
+        console.print(f"  {reason}: {count:,}")
+    for suffix, count in summary.passed_over.items():
+        console.print(f"  passed over, no image: {count:,} x {suffix}")
+    spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
+    console.print(
+        f"{summary.images:,} images in {_clock(summary.wall_seconds)}, "
+        f"{summary.images_per_second:.1f} images/s, "
+        f"{summary.machine_hours_per_million:.1f} worker hours a million; {summary.retries} "
+        "requests made again"
+    )
+    console.print(f"Time of all threads: {spent}")
+    console.print(f"Rows: {place}")
 
 
 def show_evaluation(metrics: pa.Table, scores: pa.Table, out: Location) -> None:

@@ -14,7 +14,7 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,16 +50,76 @@ def read_file(uri: str) -> bytes:
         OSError: if it can't be read, or the archive has no such member.
         DataError: if the archive is damaged or too large.
     """
-    parts = _SPLIT.fullmatch(uri)
+    parts = split_member(uri)
     if parts is None:
         return Location.parse(uri).read()
-    archive, member = parts.groups()
+    archive, member = parts
     try:
         return _opened(archive).read(member)
     except KeyError:
         raise FileNotFoundError(f"{archive} has no member {member}") from None
     except _DAMAGED as error:
         raise DataError(f"{archive}: damaged or cut short at {member}. ({error})") from None
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive.
+
+    Attributes:
+        name: its path there.
+        size: in bytes.
+        offset: of its first byte in a plain tar; None where members can't be read by range.
+    """
+
+    name: str
+    size: int
+    offset: int | None
+
+
+def listed(archive: Location) -> Iterator[Member]:
+    """The files in an archive in its own order; a tar's are held one at a time.
+
+    Raises:
+        DataError: if it can't be read or is damaged, after the members before that place.
+    """
+    try:
+        if archive.path.endswith(".zip"):
+            yield from (Member(name, size, None) for name, size in _Zip(archive).sizes.items())
+        elif archive.path.endswith(".tar"):
+            for info in _tar_members(archive):
+                yield Member(_name(info.name), info.size, info.offset_data)
+        else:
+            for info, _ in _streamed(archive):
+                yield Member(_name(info.name), info.size, None)
+    except (OSError, pa.ArrowException, *_DAMAGED) as error:
+        raise DataError(f"{archive}: damaged, or can't be read. ({error})") from None
+
+
+def streamed(archive: Location) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of a compressed tar's files, one at a time; raises as ``listed``."""
+    try:
+        for info, tar in _streamed(archive):
+            file = tar.extractfile(info)
+            assert file is not None
+            yield _name(info.name), file.read()
+    except (OSError, pa.ArrowException, *_DAMAGED) as error:
+        raise DataError(f"{archive}: damaged, or can't be read. ({error})") from None
+
+
+def is_compressed_tar(archive: str) -> bool:
+    """Whether it can only be read from its beginning."""
+    return category_of(archive) is not None and not archive.endswith((".tar", ".zip"))
+
+
+def split_member(uri: str) -> tuple[str, str] | None:
+    """Archive and member that a URI names; None if it names a file.
+
+    >>> split_member("s3://bucket/a.tar#x/1.png")
+    ('s3://bucket/a.tar', 'x/1.png')
+    """
+    parts = _SPLIT.fullmatch(uri)
+    return (parts[1], parts[2]) if parts else None
 
 
 def category_of(archive: str) -> str | None:
@@ -97,13 +157,9 @@ class _Tar:
 
     def __init__(self, place: Location) -> None:
         self._file: fs.NativeFile = place.filesystem.open_input_file(place.path)
-        buffered = io.BufferedReader(self._file, _READ_AHEAD_BYTES)
-        with tarfile.open(fileobj=buffered, mode="r:") as tar:
-            found = {
-                _name(info.name): (info.offset_data, info.size) for info in tar if info.isreg()
-            }
-            buffered.detach()
-        self._places = found
+        self._places = {
+            _name(info.name): (info.offset_data, info.size) for info in _tar_members(place)
+        }
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -152,23 +208,42 @@ class _Unpacked:
 
 def _unpacked(place: Location) -> _Unpacked:
     contents, total = {}, 0
+    for info, tar in _streamed(place):
+        total += info.size
+        if total > MAX_UNPACKED_BYTES:
+            raise DataError(
+                f"{place}: more than {MAX_UNPACKED_BYTES / 1024**3:g} GiB unpacked. Store it "
+                "as a plain .tar, which is read in place."
+            )
+        member = tar.extractfile(info)
+        assert member is not None
+        contents[_name(info.name)] = member.read()
+    return _Unpacked(contents)
+
+
+def _streamed(place: Location) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+    """The files of a compressed tar, each to be read before the next is asked for."""
     with (
         place.filesystem.open_input_stream(place.path, compression=None) as stream,
         tarfile.open(fileobj=stream, mode="r|*") as tar,
     ):
         for info in tar:
-            if not info.isreg():
-                continue
-            total += info.size
-            if total > MAX_UNPACKED_BYTES:
-                raise DataError(
-                    f"{place}: more than {MAX_UNPACKED_BYTES / 1024**3:g} GiB unpacked. Store it "
-                    "as a plain .tar, which is read in place."
-                )
-            member = tar.extractfile(info)
-            assert member is not None
-            contents[_name(info.name)] = member.read()
-    return _Unpacked(contents)
+            if info.isreg():
+                yield info, tar
+            tar.members.clear()  # type: ignore[attr-defined]  # it remembers every one
+
+
+def _tar_members(place: Location) -> Iterator[tarfile.TarInfo]:
+    """The files of a plain tar, from its headers alone."""
+    with (
+        place.filesystem.open_input_file(place.path) as file,
+        io.BufferedReader(file, _READ_AHEAD_BYTES) as buffered,
+        tarfile.open(fileobj=buffered, mode="r:") as tar,
+    ):
+        while info := tar.next():
+            tar.members.clear()  # type: ignore[attr-defined]
+            if info.isreg():
+                yield info
 
 
 def _name(member: str) -> str:

@@ -42,6 +42,25 @@ def decode_image(content: bytes) -> UInt8Image:
         return _to_rgb(image)
 
 
+def conversion(content: bytes) -> str | None:
+    """What ``decode_image`` changes of an image's meaning, from the header alone.
+
+    Returns:
+        ``animated`` (only the first frame counts), ``16_bit`` (the upper 8 count) or ``cmyk``
+        (inks become colours without a profile); None for everything else.
+
+    Raises:
+        ImageError: as ``decode_image``.
+    """
+    with _reason_codes():
+        image = _opened(content)
+        if getattr(image, "is_animated", False):
+            return "animated"
+        if image.mode in _DEEP_MODES:
+            return "16_bit"
+        return "cmyk" if image.mode == "CMYK" else None
+
+
 def image_shape(content: bytes) -> tuple[int, int]:
     """Rows and columns, from the header alone; raises as ``decode_image``."""
     with _reason_codes():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,14 +33,17 @@ _ABSENT = frozenset({"NoSuchKey", "404"})
 _Environment = tuple[tuple[str, str], ...]
 
 
-def filesystem(bucket: str) -> fs.S3FileSystem:
+def filesystem(bucket: str, attempts: int = ATTEMPTS) -> fs.S3FileSystem:
     """The filesystem that holds a bucket; one for all calls under the same AWS variables.
+
+    Args:
+        attempts: how often a request is made before its error is raised.
 
     Raises:
         OSError: if the AWS variables or the profile make no sense, or nothing says in which
             region the bucket is and AWS does not know it either.
     """
-    return _filesystem(bucket, _environment())
+    return _filesystem(bucket, attempts, _environment())
 
 
 def read(bucket: str, key: str) -> tuple[bytes, str] | None:
@@ -58,6 +62,21 @@ def read(bucket: str, key: str) -> tuple[bytes, str] | None:
     except BotoCoreError as error:
         raise OSError(f"s3://{bucket}/{key}: {error}") from None
     return content, answer["ETag"]
+
+
+def list_objects(bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """Keys and sizes of the objects whose key begins with a prefix, a page at a time.
+
+    Raises:
+        OSError: if the server can't be reached or refuses.
+    """
+    pages = _client(_environment()).get_paginator("list_objects_v2")
+    try:
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Contents", ()):
+                yield entry["Key"], entry["Size"]
+    except (BotoCoreError, ClientError) as error:
+        raise OSError(f"s3://{bucket}/{prefix}: {error}") from None
 
 
 def write_if(bucket: str, key: str, content: bytes, tag: str | None) -> None:
@@ -95,13 +114,13 @@ def _client(environment: _Environment) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _filesystem(bucket: str, environment: _Environment) -> fs.S3FileSystem:
+def _filesystem(bucket: str, attempts: int, environment: _Environment) -> fs.S3FileSystem:
     try:
         meta = _client(environment).meta
     except BotoCoreError as error:
         raise OSError(str(error)) from None
     endpoint = urlsplit(meta.endpoint_url)
-    retries = fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
+    retries = fs.AwsStandardS3RetryStrategy(max_attempts=attempts)
     region = None if meta.region_name == "aws-global" else meta.region_name
     if endpoint.hostname.endswith(_AWS_DOMAINS):
         region = region or fs.resolve_s3_region(bucket)

@@ -77,7 +77,7 @@ class Location:
             DataError: if something else has its name or it can't be created.
         """
         try:
-            if not self._in_s3:
+            if not self.in_s3:
                 self.filesystem.create_dir(self.path, recursive=True)
             elif not self._bucket.exists():
                 raise DataError(f"{self}: no such bucket.")
@@ -109,6 +109,18 @@ class Location:
     def at(self, info: fs.FileInfo) -> Location:
         return Location(self.filesystem, info.path, self.prefix)
 
+    def without_retries(self) -> Location:
+        """The same place, where a request that fails is not made again."""
+        if not self.in_s3:
+            return self
+        return Location(s3.filesystem(self._bucket.path, attempts=1), self.path, self.prefix)
+
+    def read_range(self, offset: int, size: int) -> bytes:
+        """Some of a file's bytes; fewer only at its end."""
+        with self.filesystem.open_input_file(self.path) as file:
+            content: bytes = file.read_at(size, offset)
+        return content
+
     def read(self) -> bytes:
         with self.filesystem.open_input_stream(self.path) as stream:
             content: bytes = stream.read()
@@ -116,7 +128,7 @@ class Location:
 
     def write(self, content: bytes) -> None:
         """Writes a file; readers see the old one or the new one, never a part."""
-        if self._in_s3:
+        if self.in_s3:
             with self.filesystem.open_output_stream(self.path) as stream:
                 stream.write(content)
             return
@@ -135,7 +147,7 @@ class Location:
 
     def read_tagged(self) -> Tagged | None:
         """The file with what ``write_if`` asks for; None if there is none."""
-        if self._in_s3:
+        if self.in_s3:
             found = s3.read(*self._bucket_and_key)
             return Tagged(*found) if found else None
         try:
@@ -154,7 +166,7 @@ class Location:
         Raises:
             ConflictError: if someone else wrote it since.
         """
-        if self._in_s3:
+        if self.in_s3:
             s3.write_if(*self._bucket_and_key, content, tag)
             return
         folder, name = posixpath.split(self.path)
@@ -167,7 +179,8 @@ class Location:
             self.write(content)
 
     @property
-    def _in_s3(self) -> bool:
+    def in_s3(self) -> bool:
+        """Whether it is an object, or a prefix of objects, of a store."""
         return self.prefix == _S3
 
     @property

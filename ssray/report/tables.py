@@ -36,6 +36,34 @@ SCORED_PARTS = pa.schema(
 ``pixel_counts``: merged over the batch and kept in the first row of each category and type in
 it."""
 
+NIGHT = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("model_version", pa.string()),
+        pa.field("score", pa.float32()),
+        pa.field("p_value", pa.float64()),
+        pa.field("flagged", pa.bool_()),
+        pa.field("defect_share", pa.float32()),
+        pa.field("boxes", pa.list_(pa.list_(pa.int32(), 4))),
+        pa.field("error", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("note", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("heatmap", pa.binary()),
+        pa.field("pixel_threshold", pa.float32()),
+    ]
+)
+"""A row an image of a night. ``score``, ``p_value``, ``flagged`` and ``error`` are as in
+``SCORES``; ``detail`` is the error in words; ``note`` names what of an image was not taken into
+account though it was scored (``ssray.data.decode.conversion``). ``defect_share``: of the image above
+the pixel threshold; ``boxes``: left, top, width and height, in pixels of the image, around each connected
+region of it, the largest first. ``heatmap``: 8-bit PNG of levels (``ssray.report.heatmap``) in
+units of ``pixel_threshold``, at the network's resolution. ``width``, ``height``: of the image as it
+is stored."""
+
 METRICS = pa.schema(
     [
         pa.field("category", pa.string(), nullable=False),

@@ -1,0 +1,360 @@
+"""Ray Data over a night's batches: actors that fetch, decode, score and write, each batch once.
+
+What flows through Ray is small: the number of a batch to an actor, and its counts back. An actor
+reads its batch from the manifest, keeps some threads fetching and decoding ahead of the model, and
+writes the batch's rows as one file. So no image ever waits in Ray's object store, memory is bounded
+by what the actors hold, and whatever is killed costs no more than the batches under way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray.data
+from ray.exceptions import RayError
+
+import ssray
+from ssray.artifact import load_facts
+from ssray.cluster.runtime import check_capacity, one_line, ray_session, wants_gpu
+from ssray.config import Compute
+from ssray.data.lease import Lease
+from ssray.data.storage import Location
+from ssray.device import resolve_device, use_cores
+from ssray.errors import ConfigError, DataError, ScoringError
+from ssray.model_store import published
+from ssray.nightly.batch import BatchScorer, Heatmaps
+from ssray.nightly.manifest import (
+    Manifest,
+    batch_sizes,
+    read_batch,
+    read_manifest,
+    write_manifest,
+)
+from ssray.nightly.record import (
+    BatchFacts,
+    Completed,
+    Night,
+    Part,
+    Places,
+    begin,
+    check_same,
+    complete,
+    join,
+    keep,
+    kept,
+    shares,
+    summarise,
+)
+from ssray.nightly.sources import CategoryRule
+
+BATCH = 256
+"""Images that are kept together, and scored again together if their actor is killed."""
+SPARE_READERS = 2
+"""Threads that fetch and decode, beyond the CPUs of an actor: fetching is mostly waiting."""
+NO_PROGRESS_TIMEOUT_S = 1800
+_TASKS_AHEAD = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightRequest:
+    """What a user asked for.
+
+    Attributes:
+        images: where they are, as for ``ssray.nightly.sources.find``.
+        rule: how their category follows from their path.
+        models: the store.
+        out: for the results, of many nights.
+        date: of the night, YYYY-MM-DD.
+        heatmaps: of which images they are kept.
+        batch: images that are kept together.
+        most: scoring actors at most; None takes one a GPU, or as the CPUs allow.
+        least: scoring actors at least.
+        again: throws away what is there of this night.
+    """
+
+    images: Sequence[Location]
+    rule: CategoryRule
+    models: Location
+    out: Location
+    date: str
+    heatmaps: Heatmaps = "flagged"
+    batch: int = BATCH
+    most: int | None = None
+    least: int = 1
+    again: bool = False
+
+    def __post_init__(self) -> None:
+        """Finds mistakes before any data is read.
+
+        Raises:
+            ConfigError: if places overlap, or there are to be more actors at least than at most.
+        """
+        names = sorted(f"{place}/" for place in self.images)
+        for one, other in itertools.pairwise(names):
+            if other.startswith(one):
+                raise ConfigError(
+                    f"--images {other.rstrip('/')} lies inside {one.rstrip('/')}: its images would "
+                    "be scored twice. Give one of both."
+                )
+        if f"{self.out}/".startswith(tuple(names)):
+            raise ConfigError(
+                f"--out {self.out} lies inside --images, so that another night would score what "
+                "this one writes. Choose a place outside."
+            )
+        if self.most is not None and self.most < self.least:
+            raise ConfigError(f"--min-workers {self.least} is more than --workers {self.most}.")
+
+    @property
+    def places(self) -> Places:
+        """Where everything of the night is."""
+        return Places(self.out, self.date)
+
+
+@dataclass(frozen=True)
+class NightOutcome:
+    """How it ended.
+
+    Attributes:
+        completed: what the marker says.
+        new: whether anything was left to do.
+    """
+
+    completed: Completed
+    new: bool
+
+
+def score_night(
+    request: NightRequest,
+    compute: Compute,
+    on_state: Callable[[str], None] = lambda state: None,
+    on_scored: Callable[[int, int], None] = lambda done, count: None,
+) -> NightOutcome:
+    """Scores every image of a night once; killed and started again, it goes on where it was.
+
+    Args:
+        request: what to score.
+        compute: device, precision, and CPUs or GPUs of an actor.
+        on_state: called with a few words on what goes on.
+        on_scored: called with how many images have their row, and how many there are.
+
+    Raises:
+        ArtifactError: if there is no model, or one can't be used.
+        ConfigError: if the night was begun with other arguments.
+        ConflictError: if it is being scored elsewhere.
+        DataError: if there are no images.
+        ScoringError: if it could not be finished.
+    """
+    places = request.places
+    asked = Night(
+        images=tuple(sorted(map(str, request.images))),
+        category_pattern=request.rule.pattern,
+        category=request.rule.fixed,
+        models=str(request.models),
+        heatmaps=request.heatmaps,
+        versions=published(request.models),
+        batch=request.batch,
+    )
+    done = None if request.again else _done_before(places, asked)
+    if done:
+        return done
+    with Lease(places.lease, f"the night of {places.date}"):
+        if request.again:
+            places.work.delete()
+            places.results.delete()
+        done = _done_before(places, asked)
+        if done:
+            return done
+        begun = time.monotonic()
+        night = begin(places, asked)
+        manifest = read_manifest(places.manifest)
+        if manifest is None:
+            on_state("listing images")
+            manifest = write_manifest(
+                places.manifest,
+                [Location.parse(uri) for uri in night.images],
+                CategoryRule(night.category_pattern, night.category),
+                night.batch,
+                lambda: time.monotonic() - begun,
+                lambda images: on_state(f"listing images: {images:,}"),
+            )
+        if not manifest.images:
+            places.work.delete()
+            raise DataError(
+                f"{', '.join(night.images)}: no images. Found {_words(manifest.passed_over)}."
+            )
+        for category in manifest.categories.keys() & night.versions.keys():
+            load_facts(request.models, category, night.versions[category])
+        with ray_session():
+            return NightOutcome(
+                _scored(request, night, manifest, compute, begun, on_scored), new=True
+            )
+
+
+def _done_before(places: Places, asked: Night) -> NightOutcome | None:
+    completed = places.completed()
+    if completed is None:
+        return None
+    check_same(completed.night, asked, f"{places.results}: complete, scored")
+    places.work.delete()
+    return NightOutcome(completed, new=False)
+
+
+def _scored(
+    request: NightRequest,
+    night: Night,
+    manifest: Manifest,
+    compute: Compute,
+    begun: float,
+    on_scored: Callable[[int, int], None],
+) -> Completed:
+    """Scores what is left, joins the batches, and makes the night visible."""
+    places = request.places
+    there = {batch.number for batch in kept(places)}
+    pending = [number for number in range(manifest.batches) if number not in there]
+    pool = _Pool.of(request, compute, len(pending))
+    sizes = batch_sizes(places.manifest, manifest)
+    before = images = sum(sizes[number] for number in there)
+    on_scored(images, manifest.images)
+    for facts in _score_batches(request, night, compute, pool, pending):
+        images += facts.images
+        on_scored(images, manifest.images)
+    batches = kept(places)
+    missing = set(range(manifest.batches)) - {batch.number for batch in batches}
+    if missing:
+        raise ScoringError(
+            f"{len(missing)} of {manifest.batches} batches were not scored. The same command goes "
+            "on with them."
+        )
+    places.results.delete()
+    parts: list[Part] = []
+    counted: list[BatchFacts] = []
+    tasks = [_join_on_cluster.remote(places, share) for share in shares(batches)]
+    for part, facts_of_part in ray.get(tasks):
+        parts.append(part)
+        counted += facts_of_part
+    rows = sum(part.rows for part in parts)
+    if rows != manifest.images:
+        raise ScoringError(f"{rows} rows for {manifest.images} images; nothing was made visible.")
+    completed = Completed(
+        date=places.date,
+        night=night,
+        parts=parts,
+        summary=summarise(
+            counted,
+            manifest.seconds,
+            time.monotonic() - begun,
+            manifest.images - before,
+            pool.most,
+            manifest.passed_over,
+        ),
+        ssray_version=ssray.__version__,
+    )
+    complete(places, completed)
+    return completed
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """How many actors there are, and what each one has."""
+
+    least: int
+    most: int
+    threads: int
+    gpus: float
+
+    @classmethod
+    def of(cls, request: NightRequest, compute: Compute, batches: int) -> _Pool:
+        """On CPUs actors of one thread each, which never wait for each other, unless told."""
+        use_gpu = wants_gpu(compute)
+        available = ray.cluster_resources()
+        gpus = compute.gpus_per_worker if use_gpu else 0.0
+        cpus = int(available.get("CPU", 1))
+        if use_gpu:
+            fit = max(1, int(available.get("GPU", 1) / gpus))
+            threads = compute.cpus_per_worker or max(1, cpus // fit)
+        else:
+            threads = compute.cpus_per_worker or 1
+            fit = max(1, cpus // threads)
+        most = max(1, min(request.most or fit, max(1, batches)))
+        check_capacity(min(request.least, most), threads, gpus)
+        return cls(min(request.least, most), most, threads, gpus)
+
+
+def _score_batches(
+    request: NightRequest, night: Night, compute: Compute, pool: _Pool, pending: Sequence[int]
+) -> Iterator[BatchFacts]:
+    if not pending:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    numbers = [pa.table({"batch": pa.array([number], pa.int64())}) for number in pending]
+    counts = ray.data.from_arrow(numbers).map_batches(
+        _NightActor,
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=pool.threads,
+        num_gpus=pool.gpus or None,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.least,
+            max_size=pool.most,
+            max_tasks_in_flight_per_actor=_TASKS_AHEAD,
+        ),
+        fn_constructor_kwargs={
+            "places": request.places,
+            "models": request.models,
+            "night": night,
+            "compute": compute,
+            "pool": pool,
+        },
+    )
+    try:
+        for row in counts.iter_rows():
+            yield BatchFacts.model_validate_json(row["facts"])
+    except RayError as error:
+        raise ScoringError(
+            f"scoring failed: {one_line(error)} The same command goes on where it was."
+        ) from error
+
+
+class _NightActor:
+    """A ``BatchScorer`` that takes numbers of batches and writes their rows."""
+
+    def __init__(
+        self, places: Places, models: Location, night: Night, compute: Compute, pool: _Pool
+    ) -> None:
+        use_cores(pool.threads)
+        self._places = places
+        self._wrote = 0.0
+        self._score = BatchScorer(
+            models,
+            night.versions,
+            resolve_device("cuda" if pool.gpus else "cpu"),
+            compute.precision,
+            pool.threads + SPARE_READERS,
+            night.heatmaps,
+        )
+
+    def __call__(self, numbers: pa.Table) -> pa.Table:
+        facts = [self._done(number) for number in numbers["batch"].to_pylist()]
+        return pa.table({"facts": [each.model_dump_json() for each in facts]})
+
+    def _done(self, number: int) -> BatchFacts:
+        result = self._score(read_batch(self._places.manifest, number))
+        result.spent.seconds["write"] += self._wrote  # a file can't tell how long it took to write
+        begun = time.perf_counter()
+        facts = keep(self._places, number, result)
+        self._wrote = time.perf_counter() - begun
+        return facts
+
+
+_join_on_cluster = ray.remote(num_cpus=1)(join)
+
+
+def _words(passed_over: dict[str, int]) -> str:
+    return json.dumps(passed_over) if passed_over else "nothing"

@@ -1,0 +1,171 @@
+"""The night's manifest: every image once, in batches that are scored and kept as a whole.
+
+``part-00000.parquet`` and so on hold a batch a row group, so that a batch is read by itself and
+nobody ever holds the whole; ``manifest.json``, written last, says how many there are.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from ssray.data.archives import is_compressed_tar, split_member
+from ssray.data.storage import Location
+from ssray.nightly.sources import CategoryRule, Source, find
+
+BATCHES_A_PART = 64
+LARGEST_COMPRESSED_BATCH = 4096
+"""Images of a compressed tar, which has to be read from its beginning for every batch."""
+_SUMMARY = "manifest.json"
+
+ROWS = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("offset", pa.int64(), metadata={"of": "the member in a plain tar"}),
+        pa.field("error", pa.string()),
+    ]
+)
+
+
+class Manifest(BaseModel):
+    """What a night has to do.
+
+    Attributes:
+        images: how many rows.
+        batches: how many batches, numbered from 0.
+        categories: images by category.
+        passed_over: other files that were found, by their suffix.
+        seconds: that listing took.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int
+    batches: int
+    categories: dict[str, int]
+    passed_over: dict[str, int]
+    seconds: float
+
+
+def read_manifest(folder: Location) -> Manifest | None:
+    """A manifest that was completed; None if there is none."""
+    place = folder / _SUMMARY
+    return Manifest.model_validate_json(place.read()) if place.exists() else None
+
+
+def write_manifest(
+    folder: Location,
+    places: Sequence[Location],
+    rule: CategoryRule,
+    batch: int,
+    seconds: Callable[[], float],
+    on_listed: Callable[[int], None] = lambda images: None,
+) -> Manifest:
+    """Lists the images and writes the manifest; what an interrupted attempt left is replaced.
+
+    Args:
+        folder: of the manifest.
+        places: as for ``find``.
+        rule: for categories.
+        batch: images a batch.
+        seconds: since the beginning.
+        on_listed: called now and then with how many images were found.
+
+    Raises:
+        DataError: as ``find``.
+    """
+    folder.delete()
+    passed_over, categories = Counter[str](), Counter[str]()
+    batches = 0
+    sources = (source for place in places for source in find(place, rule, passed_over))
+    for number, part in enumerate(_parts(_in_batches(sources, batch))):
+        buffer = io.BytesIO()
+        with pq.ParquetWriter(buffer, ROWS, compression="zstd") as writer:
+            for members in part:
+                writer.write_table(_table(members), row_group_size=len(members))
+                categories[members[0].category] += len(members)
+        (folder / _part(number)).write(buffer.getvalue())
+        batches += len(part)
+        on_listed(categories.total())
+    manifest = Manifest(
+        images=categories.total(),
+        batches=batches,
+        categories=dict(sorted(categories.items())),
+        passed_over=dict(passed_over),
+        seconds=seconds(),
+    )
+    (folder / _SUMMARY).write(manifest.model_dump_json(indent=2).encode())
+    return manifest
+
+
+def read_batch(folder: Location, number: int) -> list[Source]:
+    """The images of a batch."""
+    part, group = divmod(number, BATCHES_A_PART)
+    place = folder / _part(part)
+    with place.filesystem.open_input_file(place.path) as file:
+        table = pq.ParquetFile(file).read_row_group(group)
+    return [
+        Source(row["uri"], row["category"], row["size_bytes"], row["offset"], row["error"])
+        for row in table.to_pylist()
+    ]
+
+
+def batch_sizes(folder: Location, manifest: Manifest) -> list[int]:
+    """How many images each batch has."""
+    sizes = []
+    for part in range(math.ceil(manifest.batches / BATCHES_A_PART)):
+        place = folder / _part(part)
+        with place.filesystem.open_input_file(place.path) as file:
+            found = pq.read_metadata(file)
+        sizes += [found.row_group(group).num_rows for group in range(found.num_row_groups)]
+    return sizes
+
+
+def _in_batches(sources: Iterable[Source], batch: int) -> Iterator[list[Source]]:
+    """Images of one category each; those of a compressed tar are not mixed with others."""
+    waiting: dict[str, list[Source]] = {}
+    unpacked: str | None = None
+    for source in sources:
+        parts = split_member(source.uri)
+        archive = parts[0] if parts and is_compressed_tar(parts[0]) else None
+        if archive != unpacked:
+            yield from waiting.values()
+            waiting, unpacked = {}, archive
+        members = waiting.setdefault(source.category, [])
+        members.append(source)
+        if len(members) == (LARGEST_COMPRESSED_BATCH if archive else batch):
+            yield waiting.pop(source.category)
+    yield from waiting.values()
+
+
+def _parts(batches: Iterable[list[Source]]) -> Iterator[list[list[Source]]]:
+    iterator = iter(batches)
+    while part := list(itertools.islice(iterator, BATCHES_A_PART)):
+        yield part
+
+
+def _table(members: Sequence[Source]) -> pa.Table:
+    rows = [
+        {
+            "uri": source.uri,
+            "category": source.category,
+            "size_bytes": source.size,
+            "offset": source.offset,
+            "error": source.error,
+        }
+        for source in members
+    ]
+    return pa.Table.from_pylist(rows, schema=ROWS)
+
+
+def _part(number: int) -> str:
+    return f"part-{number:05}.parquet"

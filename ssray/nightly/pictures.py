@@ -1,0 +1,80 @@
+"""The picture of a kept heatmap, over its image if that is still there."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from ssray.data.decode import decode_image
+from ssray.data.fetch import Fetcher
+from ssray.data.storage import Location
+from ssray.errors import DataError, ImageError, ScoringError
+from ssray.nightly.record import MARKER, Completed
+from ssray.report.heatmap import overlay, png_to_levels, resize_levels
+
+_WITHOUT_IMAGE = 40
+"""Grey level that stands for an image that is no longer there."""
+
+
+def draw_heatmap(scores: Location, uri: str, out: Location) -> str:
+    """Draws an image's heatmap from the last complete night that has it; says what it shows.
+
+    Args:
+        scores: the folder of all nights, or of one.
+        uri: of the image, as in the rows.
+        out: for the picture, a PNG of the image's size.
+
+    Raises:
+        DataError: if no complete night has the image.
+        ScoringError: if no heatmap of it was kept.
+    """
+    row = _find(scores, uri)
+    place = f"{row['category']}, score {row['score']}" if row["error"] is None else row["error"]
+    if row["heatmap"] is None:
+        raise ScoringError(
+            f"{uri}: no heatmap was kept ({place}, flagged: {row['flagged']}). Score the night "
+            "with --heatmaps all to keep those of images that are not flagged."
+        )
+    levels = png_to_levels(row["heatmap"])
+    try:
+        image = decode_image(Fetcher()(uri))
+        over = "over the image"
+    except ImageError as error:
+        levels = resize_levels(levels, (row["height"], row["width"]))
+        image = np.full((*levels.shape, 3), _WITHOUT_IMAGE, np.uint8)
+        over = f"without the image ({error.code})"
+    buffer = io.BytesIO()
+    Image.fromarray(overlay(image, levels)).save(buffer, "PNG")
+    out.write(buffer.getvalue())
+    return f"{out}: {place}, {over}"
+
+
+def _find(scores: Location, uri: str) -> dict[str, Any]:
+    nights = _complete_nights(scores)
+    for folder, completed in nights:
+        for part in completed.parts:
+            place = folder / part.path
+            with place.filesystem.open_input_file(place.path) as file:
+                found = pq.read_table(file, filters=pc.field("uri") == uri)
+            if len(found):
+                [row] = found.to_pylist()[:1]
+                return dict(row)
+    raise DataError(
+        f"{scores}: {uri} is in none of {len(nights)} complete nights. Expected a uri as it stands "
+        "in the rows."
+    )
+
+
+def _complete_nights(scores: Location) -> list[tuple[Location, Completed]]:
+    """The last one first."""
+    folders = [scores, *(scores.at(info) for info in reversed(scores.children()))]
+    return [
+        (folder, Completed.model_validate_json((folder / MARKER).read()))
+        for folder in folders
+        if (folder / MARKER).exists()
+    ]

@@ -1,0 +1,360 @@
+"""What is kept of a night, so that it goes on wherever it was killed and is seen only when whole.
+
+Below ``OUT``::
+
+    .nights/DATE/night.json                 what was asked for, and each category's model version
+    .nights/DATE/manifest/                  every image, in batches
+    .nights/DATE/batches/000000=C.parquet   a batch's rows: there whole, or not at all
+    date=DATE/category=C/part-000000.parquet
+    date=DATE/_COMPLETE.json             counts and checksums; a night without it is not finished
+
+A batch that is done again gives the same file of the same name. Once all are there they are
+joined into few larger ones, then the marker is written, and ``.nights/DATE`` goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from ssray.data.storage import Location
+from ssray.errors import ConfigError, ConflictError, ScoringError
+from ssray.nightly.batch import STAGES, BatchResult, Heatmaps
+from ssray.report.tables import NIGHT
+
+MARKER = "_COMPLETE.json"
+PART_BYTES = 64 * 1024**2
+"""Batches are joined into files of about this size."""
+_FACTS = b"ssray"
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+class Night(BaseModel):
+    """What was asked for; the same for every start of a night.
+
+    Attributes:
+        images: where they are, sorted.
+        category_pattern: how the category follows from the path.
+        category: of all images, if it was given.
+        models: the store.
+        heatmaps: of which images they are kept.
+        versions: of each category's model, as they were in use when the night began.
+        batch: images a batch.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: tuple[str, ...]
+    category_pattern: str
+    category: str | None
+    models: str
+    heatmaps: Heatmaps
+    versions: dict[str, str]
+    batch: int
+
+
+class BatchFacts(BaseModel):
+    """What a batch's file says of itself, in its metadata."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    category: str
+    images: int
+    flagged: int
+    errors: dict[str, int]
+    retries: int
+    seconds: dict[str, float]
+
+
+class Part(BaseModel):
+    """A file of a complete night."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Summary(BaseModel):
+    """How a night went.
+
+    Attributes:
+        images: rows, one an image.
+        flagged: how many of them were.
+        errors: by reason.
+        categories: of each ``images``, ``flagged`` and ``errors``.
+        retries: requests that were made again.
+        seconds: where the time of all threads went, by stage.
+        wall_seconds: of the start that completed the night; earlier ones are not known.
+        images_per_second: of that start.
+        machine_hours_per_million: of the processes that scored, for a million such images.
+        passed_over: files that were neither images nor archives, by suffix.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: int
+    flagged: int
+    errors: dict[str, int]
+    categories: dict[str, dict[str, int]]
+    retries: int
+    seconds: dict[str, float]
+    wall_seconds: float
+    images_per_second: float
+    machine_hours_per_million: float
+    passed_over: dict[str, int]
+
+    @property
+    def error_share(self) -> float:
+        """Of the images."""
+        return sum(self.errors.values()) / self.images if self.images else 0.0
+
+
+class Completed(BaseModel):
+    """The marker of a complete night."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    date: str
+    night: Night
+    parts: list[Part]
+    summary: Summary
+    ssray_version: str
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where everything of a night is."""
+
+    out: Location
+    date: str
+
+    def __post_init__(self) -> None:
+        """Refuses what is no date.
+
+        Raises:
+            ConfigError: if it is none.
+        """
+        if not _DATE.fullmatch(self.date):
+            raise ConfigError(f"--date {self.date}: expected a day such as 2026-11-21.")
+
+    @property
+    def work(self) -> Location:
+        """What a restart needs."""
+        return self.out / ".nights" / self.date
+
+    @property
+    def manifest(self) -> Location:
+        return self.work / "manifest"
+
+    @property
+    def batches(self) -> Location:
+        return self.work / "batches"
+
+    @property
+    def results(self) -> Location:
+        return self.out / f"date={self.date}"
+
+    @property
+    def marker(self) -> Location:
+        return self.results / MARKER
+
+    @property
+    def lease(self) -> Location:
+        """Held by who works on the night."""
+        return self.out / ".nights" / f"{self.date}.lease"
+
+    def completed(self) -> Completed | None:
+        """The marker; None while the night is not complete."""
+        return Completed.model_validate_json(self.marker.read()) if self.marker.exists() else None
+
+
+def begin(places: Places, night: Night) -> Night:
+    """Writes down what was asked for, or reads what was when the night began.
+
+    Raises:
+        ConfigError: if the night was begun with other arguments.
+    """
+    place = places.work / "night.json"
+    found = place.read_tagged()
+    if found is None:
+        try:
+            place.write_if(night.model_dump_json(indent=2).encode(), None)
+        except ConflictError:
+            found = place.read_tagged()
+    if found is None:
+        return night
+    begun = Night.model_validate_json(found.content)
+    check_same(begun, night, f"{places.work}: this night was begun")
+    return begun
+
+
+def check_same(begun: Night, night: Night, told: str) -> None:
+    """Refuses another start with other arguments; versions may have moved on meanwhile.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    before, now = (each.model_dump(exclude={"versions"}) for each in (begun, night))
+    for name, value in now.items():
+        if before[name] != value:
+            raise ConfigError(
+                f"{told} with {name} {_words(before[name])}, now it is {_words(value)}. Use the "
+                "same arguments, another --out, or --again to score the night anew."
+            )
+
+
+def keep(places: Places, number: int, result: BatchResult) -> BatchFacts:
+    """Writes a batch's rows, and returns what was counted in them."""
+    facts = facts_of(result)
+    table = result.rows.replace_schema_metadata({_FACTS: facts.model_dump_json().encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    name = f"{number:06}={quote(facts.category, safe='')}.parquet"
+    (places.batches / name).write(buffer.getvalue())
+    return facts
+
+
+def facts_of(result: BatchResult) -> BatchFacts:
+    """Counts a batch's rows."""
+    rows = result.rows
+    reasons = Counter(reason for reason in rows["error"].to_pylist() if reason)
+    return BatchFacts(
+        category=rows["category"][0].as_py(),
+        images=len(rows),
+        flagged=sum(map(bool, rows["flagged"].to_pylist())),
+        errors=dict(reasons),
+        retries=result.retries,
+        seconds=dict(result.spent.seconds),
+    )
+
+
+@dataclass(frozen=True)
+class KeptBatch:
+    """A batch whose rows are there."""
+
+    number: int
+    category: str
+    place: Location
+    size: int
+
+
+def kept(places: Places) -> list[KeptBatch]:
+    """The batches that are done, by number."""
+    found = []
+    for info in places.batches.children():
+        number, _, category = info.base_name.removesuffix(".parquet").partition("=")
+        if number.isdecimal() and info.base_name.endswith(".parquet"):
+            place = places.batches.at(info)
+            found.append(KeptBatch(int(number), unquote(category), place, info.size))
+    return found
+
+
+def shares(batches: Sequence[KeptBatch]) -> list[list[KeptBatch]]:
+    """Which batches are joined into which file: of one category each, and not too large."""
+    found: list[list[KeptBatch]] = []
+    size = 0
+    for batch in sorted(batches, key=lambda each: (each.category, each.number)):
+        if not found or found[-1][0].category != batch.category or size >= PART_BYTES:
+            found.append([])
+            size = 0
+        found[-1].append(batch)
+        size += batch.size
+    return found
+
+
+def join(places: Places, batches: Sequence[KeptBatch]) -> tuple[Part, list[BatchFacts]]:
+    """Joins batches of one category into a file of the results, named by the first of them."""
+    buffer, facts, rows = io.BytesIO(), [], 0
+    with pq.ParquetWriter(buffer, NIGHT, compression="zstd") as writer:
+        for batch in batches:
+            table = pq.read_table(io.BytesIO(batch.place.read()))
+            facts.append(BatchFacts.model_validate_json(table.schema.metadata[_FACTS]))
+            writer.write_table(table.cast(NIGHT))
+            rows += len(table)
+    content = buffer.getvalue()
+    folder = f"category={quote(batches[0].category, safe='')}"
+    path = f"{folder}/part-{batches[0].number:06}.parquet"
+    (places.results / path).write(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Part(path=path, rows=rows, bytes=len(content), sha256=sha256), facts
+
+
+def summarise(
+    facts: Iterable[BatchFacts],
+    list_seconds: float,
+    wall_seconds: float,
+    scored_now: int,
+    actors: int,
+    passed_over: dict[str, int],
+) -> Summary:
+    """Adds up what the batches' files say."""
+    categories: dict[str, Counter[str]] = {}
+    errors, seconds = Counter[str](), Counter[str]()
+    retries = 0
+    for each in facts:
+        counts = categories.setdefault(each.category, Counter())
+        counts.update(images=each.images, flagged=each.flagged, errors=sum(each.errors.values()))
+        errors.update(each.errors)
+        retries += each.retries
+        for stage, spent in each.seconds.items():
+            seconds[stage] += spent  # type: ignore[assignment]
+    images = sum(counts["images"] for counts in categories.values())
+    speed = scored_now / wall_seconds if wall_seconds else 0.0
+    return Summary(
+        images=images,
+        flagged=sum(counts["flagged"] for counts in categories.values()),
+        errors=dict(errors.most_common()),
+        categories={name: dict(counts) for name, counts in sorted(categories.items())},
+        retries=retries,
+        seconds={"list": list_seconds} | {stage: seconds[stage] for stage in STAGES},
+        wall_seconds=wall_seconds,
+        images_per_second=speed,
+        machine_hours_per_million=1e6 / speed * actors / 3600 if speed else 0.0,
+        passed_over=passed_over,
+    )
+
+
+def complete(places: Places, completed: Completed) -> None:
+    """Makes the night visible, and removes what a restart would have needed."""
+    places.marker.write(completed.model_dump_json(indent=2).encode())
+    places.work.delete()
+
+
+def _words(value: Any) -> str:
+    return json.dumps(value) if not isinstance(value, str) else value
+
+
+def read_night(out: Location, date: str) -> pa.Table:
+    """All rows of a complete night.
+
+    Raises:
+        ScoringError: if it is not complete, or a file is not the one that was written.
+    """
+    places = Places(out, date)
+    completed = places.completed()
+    if completed is None:
+        raise ScoringError(f"{places.results}: not complete; no {MARKER} there.")
+    tables = []
+    for part in completed.parts:
+        content = (places.results / part.path).read()
+        if hashlib.sha256(content).hexdigest() != part.sha256:
+            raise ScoringError(
+                f"{places.results / part.path}: checksum differs from {MARKER}; the file was "
+                "changed or cut short."
+            )
+        tables.append(pq.read_table(io.BytesIO(content)))
+    return pa.concat_tables(tables) if tables else NIGHT.empty_table()

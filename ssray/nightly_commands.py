@@ -1,0 +1,144 @@
+"""``ssray nightly`` and ``ssray heatmap``: a night's images to rows, and a row to a picture."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+import click
+
+from ssray.data.storage import Location
+from ssray.nightly.batch import Heatmaps
+from ssray.nightly.pictures import draw_heatmap
+from ssray.nightly.sources import CATEGORY_PATTERN, CategoryRule
+from ssray.options import compute_from, compute_options, models_option, out_option
+from ssray.terminal import console, scoring_progress, show_night
+
+
+@click.command()
+@click.option(
+    "--images",
+    "places",
+    required=True,
+    multiple=True,
+    metavar="URI",
+    help="A folder or prefix, in which archives are read as they lie; an archive; or a .parquet or "
+    ".csv list with a column uri, perhaps one category. Repeatable.",
+)
+@models_option
+@out_option
+@click.option(
+    "--date",
+    default=lambda: f"{datetime.now(UTC):%Y-%m-%d}",
+    show_default="today, UTC",
+    metavar="YYYY-MM-DD",
+    help="Which night it is.",
+)
+@click.option(
+    "--category-pattern",
+    "pattern",
+    default=CATEGORY_PATTERN,
+    show_default=True,
+    metavar="REGEX",
+    help="Where the path below URI names the category; an archive counts as a folder.",
+)
+@click.option("--category", metavar="C", help="Of all images, in place of a pattern.")
+@click.option(
+    "--heatmaps",
+    type=click.Choice(get_args(Heatmaps)),
+    default="flagged",
+    show_default=True,
+    help="Of which images to keep the heatmap.",
+)
+@click.option(
+    "--workers",
+    "most",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Scoring actors at most.  [default: one a GPU, or one a CPU core]",
+)
+@click.option(
+    "--min-workers",
+    "least",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Scoring actors at least; more are started while there is work for them.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Images whose rows are kept together; what a kill costs at most, for each actor.",
+)
+@click.option(
+    "--max-error-share",
+    "limit",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    metavar="SHARE",
+    help="Exit with code 1 if more of the images could not be scored.",
+)
+@click.option("--again", is_flag=True, help="Throw away what there is of this night, and begin.")
+@compute_options("cpus_per_worker", "gpus_per_worker", "device", "precision")
+def nightly(
+    places: tuple[str, ...],
+    store: str,
+    out: str,
+    date: str,
+    pattern: str,
+    category: str | None,
+    heatmaps: Heatmaps,
+    most: int | None,
+    least: int,
+    batch: int,
+    limit: float,
+    again: bool,
+    **compute: Any,
+) -> None:
+    """Score a night's images, each exactly once, whatever is killed on the way.
+
+    The same command goes on where it was. DIR/date=DATE/ has a row for every image in Parquet, and
+    when it is whole _COMPLETE.json.
+    """
+    from ssray.cluster.nightly import NightRequest, score_night
+
+    request = NightRequest(
+        images=[Location.parse(place) for place in places],
+        rule=CategoryRule(pattern, category),
+        models=Location.parse(store),
+        out=Location.parse(out),
+        date=date,
+        heatmaps=heatmaps,
+        batch=batch,
+        most=most,
+        least=least,
+        again=again,
+    )
+    with scoring_progress() as (state, scored):
+        outcome = score_night(request, compute_from(compute), state, scored)
+    show_night(outcome.completed, outcome.new, request.places.results)
+    share = outcome.completed.summary.error_share
+    if share > limit:
+        console.print(
+            f"{100 * share:.2g} % of the images could not be scored, more than the "
+            f"{100 * limit:g} % of --max-error-share."
+        )
+    sys.exit(1 if share > limit else 0)
+
+
+@click.command()
+@click.option(
+    "--scores", required=True, metavar="URI", help="What ssray nightly wrote to: --out, or a night."
+)
+@click.option("--image", required=True, metavar="URI", help="As in the rows' column uri.")
+@click.option("--out", required=True, metavar="FILE", help="The picture, a PNG.")
+def heatmap(scores: str, image: str, out: str) -> None:
+    """Draw a kept heatmap, over its image if that is still there."""
+    drawn = draw_heatmap(Location.parse(scores), image, Location.parse(out))
+    console.print(drawn)

@@ -1,0 +1,309 @@
+"""A batch of a night: rows, reasons and heatmaps, without Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from ssray import artifact
+from ssray.artifact import ModelArtifact
+from ssray.building import build_model
+from ssray.config import Compute, Recipe
+from ssray.data.decode import decode_image, resize
+from ssray.data.fetch import Fetcher
+from ssray.data.storage import Location
+from ssray.errors import ConfigError, ImageError, ScoringError
+from ssray.nightly.batch import BatchResult, BatchScorer, Heatmaps
+from ssray.nightly.record import (
+    Completed,
+    Night,
+    Places,
+    begin,
+    complete,
+    join,
+    keep,
+    kept,
+    read_night,
+    shares,
+    summarise,
+)
+from ssray.nightly.sources import Source
+from ssray.report.heatmap import png_to_levels, predicted_mask
+from ssray.scoring import Scorer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model(demo_root: Path, tiny: Recipe) -> ModelArtifact:
+    uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
+    model = build_model(uris, "weave", "v1", tiny, Compute(precision="float32"), CPU, threads=1)
+    assert model is not None
+    return model
+
+
+@pytest.fixture
+def store(model: ModelArtifact, tmp_path: Path) -> Location:
+    place = Location.parse(tmp_path / "models")
+    artifact.save(model, place)
+    return place
+
+
+@pytest.fixture
+def images(demo_root: Path) -> list[Path]:
+    return sorted((demo_root / "weave/test").rglob("*.png"))
+
+
+def scored(store: Location, sources: list[Source], heatmaps: Heatmaps = "flagged") -> BatchResult:
+    scorer = BatchScorer(store, {"weave": "v1"}, CPU, "float32", 2, heatmaps)
+    return scorer(sources)
+
+
+def sources_of(images: list[Path]) -> list[Source]:
+    return [Source(str(path), "weave", path.stat().st_size) for path in images]
+
+
+def test_rows_are_what_the_scorer_says(
+    store: Location, model: ModelArtifact, images: list[Path]
+) -> None:
+    result = scored(store, sources_of(images), "all")
+    scorer = Scorer(model, CPU, torch.float32)
+    calibration = model.calibration
+    assert result.rows["uri"].to_pylist() == [str(path) for path in images]
+    for path, row in zip(images, result.rows.to_pylist(), strict=True):
+        image = decode_image(path.read_bytes())
+        own = scorer(resize(image, model.input_shape)[np.newaxis])
+        assert row["score"] == pytest.approx(float(own.scores[0]), rel=1e-4)
+        assert row["flagged"] == (row["score"] > calibration.image_threshold)
+        assert (row["height"], row["width"]) == image.shape[:2]
+        mask = predicted_mask(png_to_levels(row["heatmap"]))
+        assert row["defect_share"] == pytest.approx(mask.mean())
+        assert row["pixel_threshold"] == pytest.approx(calibration.pixel_threshold)
+        assert bool(row["boxes"]) == bool(mask.any())
+    assert set(result.spent.seconds) == {"fetch", "decode", "model", "pack", "write"}
+
+
+def test_boxes_are_in_pixels_of_the_image() -> None:
+    from ssray.nightly.batch import _boxes
+
+    mask = np.zeros((10, 20), bool)
+    mask[1, 1] = True
+    mask[4:8, 10:16] = True
+    assert _boxes(mask, (100, 100)) == [[50, 40, 30, 40], [5, 10, 5, 10]]
+    assert _boxes(np.zeros((4, 4), bool), (8, 8)) == []
+
+
+def test_heatmaps_are_kept_of_the_images_asked_for(store: Location, images: list[Path]) -> None:
+    for wanted in ("flagged", "all", "none"):
+        rows = scored(store, sources_of(images), wanted).rows.to_pylist()
+        for row in rows:
+            expected = wanted == "all" or (wanted == "flagged" and row["flagged"])
+            assert (row["heatmap"] is not None) == expected
+
+
+def png(mode: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (64, 64)).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def huge() -> bytes:
+    """A PNG of 40,000 x 40,000 pixels, of which there is only the header."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    check = struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + check + png("L")[33:]
+
+
+def cmyk() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("CMYK", (64, 64)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def animated() -> bytes:
+    buffer = io.BytesIO()
+    frames = [Image.new("L", (64, 64), level) for level in (0, 90, 200)]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+PECULIAR = {
+    "truncated.png": (png("RGB")[:-40], "truncated", None),
+    "empty.png": (b"", "empty", None),
+    "text.png": (b"not an image at all", "unknown_format", None),
+    "huge.png": (huge(), "too_large", None),
+    "inks.jpg": (cmyk(), None, "cmyk"),
+    "deep.png": (png("I;16"), None, "16_bit"),
+    "moving.gif": (animated(), None, "animated"),
+}
+
+
+def test_what_is_peculiar_keeps_its_row_and_names_the_reason(
+    store: Location, images: list[Path], tmp_path: Path
+) -> None:
+    sources = sources_of(images[:1])
+    expected: list[tuple[str | None, str | None]] = [(None, None)]
+    for name, (content, error, note) in PECULIAR.items():
+        (tmp_path / name).write_bytes(content)
+        sources.append(Source(str(tmp_path / name), "weave", len(content)))
+        expected.append((error, note))
+    sources.append(Source(str(tmp_path / "gone.png"), "weave"))
+    sources.append(Source(str(tmp_path / "a.tar"), "weave", error="bad_archive"))
+    expected += [("missing", None), ("bad_archive", None)]
+    sources += sources_of(images[1:2])
+    expected += [(None, None)]
+    rows = scored(store, sources).rows.to_pylist()
+    assert [(row["error"], row["note"]) for row in rows] == expected
+    for row in rows:
+        assert (row["score"] is None) == (row["error"] is not None)
+        assert (row["detail"] is None) == (row["error"] is None)
+        assert row["model_version"] == "v1"
+
+
+def test_a_category_without_a_model_is_not_fetched(store: Location) -> None:
+    rows = scored(store, [Source("/nowhere/0.png", "bolt")]).rows.to_pylist()
+    assert rows[0]["error"] == "unknown_category"
+    assert "no model for 'bolt'" in rows[0]["detail"]
+    assert rows[0]["model_version"] is None
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_members_of_archives(
+    store: Location, images: list[Path], tmp_path: Path, suffix: str
+) -> None:
+    """Compressed ones are read from their beginning, with empty and missing members."""
+    place = tmp_path / f"weave{suffix}"
+    with tarfile.open(place, "w:gz" if suffix == ".tar.gz" else "w") as tar:
+        for path in images:
+            tar.add(path, path.name)
+        tar.addfile(tarfile.TarInfo("nothing.png"))
+    names = [path.name for path in images] + ["nothing.png"]
+    offsets = {}
+    if suffix == ".tar":
+        with tarfile.open(place) as tar:
+            offsets = {info.name: (info.size, info.offset_data) for info in tar}
+    sources = [Source(f"{place}#{name}", "weave", *offsets.get(name, ())) for name in names]
+    sources.append(Source(f"{place}#gone.png", "weave"))
+    rows = {row["uri"]: row for row in scored(store, sources).rows.to_pylist()}
+    plain = scored(store, sources_of(images)).rows.to_pylist()
+    assert len(rows) == len(sources)
+    for path, row in zip(images, plain, strict=True):
+        assert rows[f"{place}#{path.name}"]["score"] == pytest.approx(row["score"], rel=1e-4)
+    assert rows[f"{place}#nothing.png"]["error"] == "empty"
+    missing = rows[f"{place}#gone.png"]["error"]
+    assert missing == ("missing" if suffix == ".tar" else "bad_archive")
+
+
+def test_what_fails_on_the_way_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The faults are made here; a network that makes them stands in between in test_nightly."""
+    from ssray.data import fetch
+
+    monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
+    answers = [OSError("SLOW_DOWN (HTTP status 503)"), b"cut sh", OSError("reset"), b"complete"]
+
+    def read(self: Location) -> bytes:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Location, "read", read)
+    fetcher = Fetcher()
+    assert fetcher(str(tmp_path / "0.png"), len(b"complete")) == b"complete"
+    assert fetcher.retries == 3
+    answers[:] = [OSError("reset")] * 3
+    with pytest.raises(ImageError, match="not read in 3 attempts") as error:
+        Fetcher(attempts=3)(str(tmp_path / "0.png"))
+    assert error.value.code == "unreadable"
+    answers[:] = [OSError("AWS Error ACCESS_DENIED")]
+    with pytest.raises(ImageError) as error:
+        Fetcher()(str(tmp_path / "0.png"))
+    assert error.value.code == "forbidden"
+
+
+NIGHT = Night(
+    images=("/images",),
+    category_pattern="(?P<category>x)",
+    category=None,
+    models="/models",
+    heatmaps="flagged",
+    versions={"weave": "v1"},
+    batch=2,
+)
+
+
+def test_a_night_goes_on_as_it_was_begun(tmp_path: Path) -> None:
+    places = Places(Location.parse(tmp_path), "2026-11-21")
+    assert begin(places, NIGHT) == NIGHT
+    published_since = NIGHT.model_copy(update={"versions": {"weave": "v2"}})
+    assert begin(places, published_since) == NIGHT, "versions are pinned"
+    with pytest.raises(ConfigError, match=r"begun with heatmaps flagged, now it is all"):
+        begin(places, NIGHT.model_copy(update={"heatmaps": "all"}))
+    with pytest.raises(ConfigError, match="expected a day"):
+        Places(Location.parse(tmp_path), "21.11.2026")
+
+
+def test_batches_become_a_night_that_is_seen_when_it_is_whole(
+    store: Location, images: list[Path], tmp_path: Path
+) -> None:
+    places = Places(Location.parse(tmp_path / "out"), "2026-11-21")
+    halves = [images[:3], images[3:]]
+    for number, half in enumerate(halves):
+        keep(places, number, scored(store, sources_of(half)))
+    keep(places, 1, scored(store, sources_of(halves[1])))  # as if its actor had been killed
+    keep(places, 2, scored(store, [Source("/nowhere", "b/olt")]))
+    batches = kept(places)
+    assert [(batch.number, batch.category) for batch in batches] == [
+        (0, "weave"),
+        (1, "weave"),
+        (2, "b/olt"),
+    ]
+    joined = [join(places, share) for share in shares(batches)]
+    assert [part.path for part, _ in joined] == [
+        "category=b%2Folt/part-000002.parquet",
+        "category=weave/part-000000.parquet",
+    ]
+    with pytest.raises(ScoringError, match="not complete"):
+        read_night(places.out, places.date)
+    facts = [each for _, found in joined for each in found]
+    summary = summarise(facts, 1.0, 2.0, len(images), 2, {})
+    assert summary.images == len(images) + 1
+    assert summary.errors == {"unknown_category": 1}
+    assert summary.categories["weave"]["images"] == len(images)
+    assert summary.images_per_second == len(images) / 2
+    completed = Completed(
+        date=places.date,
+        night=NIGHT,
+        parts=[part for part, _ in joined],
+        summary=summary,
+        ssray_version="0",
+    )
+    complete(places, completed)
+    assert not places.work.exists()
+    rows = read_night(places.out, places.date)
+    assert sorted(rows["uri"].to_pylist()) == sorted([*map(str, images), "/nowhere"])
+    assert pa.compute.sum(rows["flagged"]).as_py() == summary.flagged
+    part = tmp_path / "out/date=2026-11-21/category=weave/part-000000.parquet"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(ScoringError, match="checksum differs"):
+        read_night(places.out, places.date)
+
+
+def test_a_version_that_is_gone_is_an_error_and_no_row(store: Location, images: list[Path]) -> None:
+    from ssray.errors import ArtifactError
+
+    scorer = BatchScorer(store, {"weave": "v9"}, CPU, "float32", 1)
+    with pytest.raises(ArtifactError, match="no complete model"):
+        scorer([dataclasses.replace(source) for source in sources_of(images[:1])])
