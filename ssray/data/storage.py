@@ -5,6 +5,7 @@ The only module that knows there are clouds; ``ssray.data.s3`` is its hand for S
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import posixpath
@@ -140,10 +141,11 @@ class Location:
 
     def delete(self) -> None:
         """Removes a file, or a folder and all below it; nothing if there is none."""
-        if self.is_dir():
-            self.filesystem.delete_dir(self.path)
-        elif self.exists():
-            self.filesystem.delete_file(self.path)
+        with contextlib.suppress(FileNotFoundError):  # a prefix may be listed that holds nothing
+            if self.is_dir():
+                self.filesystem.delete_dir(self.path)
+            elif self.exists():
+                self.filesystem.delete_file(self.path)
 
     def read_tagged(self) -> Tagged | None:
         """The file with what ``write_if`` asks for; None if there is none."""

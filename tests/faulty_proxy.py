@@ -1,0 +1,103 @@
+"""An HTTP proxy that delays, refuses and cuts some of the requests to a server behind it."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+FAULTS = ("delay", "error_500", "error_503", "refused", "cut")
+LONGEST_DELAY_SECONDS = 0.3
+
+
+@contextmanager
+def faulty_proxy(host: str, port: int, share: float) -> Iterator[tuple[int, Counter[str]]]:
+    """Passes requests on to a server; yields the proxy's port, and how often which fault was made.
+
+    Args:
+        host: of the server.
+        port: likewise.
+        share: of the requests that meet a fault, each kind equally often.
+    """
+    made = Counter[str]()
+    lock = threading.Lock()
+    chance = random.Random(0)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _pass_on(self) -> None:
+            body = self._body()
+            with lock:
+                fault = chance.choice(FAULTS) if chance.random() < share else "none"
+                made[fault] += 1
+            if fault == "delay":
+                time.sleep(chance.uniform(0, LONGEST_DELAY_SECONDS))
+            if fault == "refused":
+                self.close_connection = True
+                self.connection.close()
+                return
+            if fault.startswith("error"):
+                self._answer(int(fault[-3:]), {"Content-Length": "0"}, b"")
+                return
+            server = http.client.HTTPConnection(host, port, timeout=30)
+            del self.headers["Transfer-Encoding"], self.headers["Expect"]
+            server.request(self.command, self.path, body, dict(self.headers))
+            answer = server.getresponse()
+            content = answer.read()
+            headers = {
+                name: value
+                for name, value in answer.getheaders()
+                if name.lower() not in ("transfer-encoding", "connection")
+            }
+            if self.command != "HEAD":
+                headers["Content-Length"] = str(len(content))
+            server.close()
+            if fault == "cut":
+                content = content[: len(content) // 2]
+                self.close_connection = True
+            self._answer(answer.status, headers, content)
+            if fault == "cut":
+                self.connection.close()
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on  # noqa: N815
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return body
+
+        def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+            self.send_response_only(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+            self.wfile.flush()
+
+        def log_message(self, *arguments: object) -> None:
+            """Says nothing."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *arguments: object) -> None:
+            """Clients that gave up are no news."""
+
+    proxy = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        yield proxy.server_address[1], made
+    finally:
+        proxy.shutdown()
+        proxy.server_close()

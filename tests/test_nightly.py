@@ -1,0 +1,250 @@
+"""A night on S3 as users score it: each image has one row, whatever is killed or fails."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from faulty_proxy import faulty_proxy
+from PIL import Image
+
+from ssray import artifact
+from ssray.building import build_model
+from ssray.config import Compute, Recipe
+from ssray.data.storage import Location
+from ssray.model_store import publish
+from ssray.nightly.record import Completed, Places, read_night
+
+DATE = "2026-11-21"
+SHARED = ("fetch", "decode", "model", "pack", "write", "list")
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A bucket with models and a day's images.
+
+    Attributes:
+        expected: category and error of every image, by uri.
+    """
+
+    images: Location
+    models: Location
+    expected: dict[str, tuple[str, str | None]]
+
+    def command(self, out: Location, *options: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "ssray.cli", "nightly", "--images", f"{self.images}"),
+            *("--models", f"{self.models}", "--out", f"{out}", "--date", DATE),
+            *("--batch", "8", "--precision", "float32", "--max-error-share", "0.5", *options),
+        ]
+
+    def score(self, out: Location, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(out, *options), capture_output=True, text=True, timeout=200
+        )
+
+
+@pytest.fixture(scope="module")
+def plant(
+    s3_server: str, demo_root: Path, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> Plant:
+    place = Location.parse(f"s3://{s3_server}/plant")
+    names = sorted(folder.name for folder in demo_root.iterdir() if folder.is_dir())
+    expected: dict[str, tuple[str, str | None]] = {}
+    for name in names:
+        uris = sorted(str(path) for path in (demo_root / name / "train/good").iterdir())
+        compute, device = Compute(precision="float32"), torch.device("cpu")
+        model = build_model(uris, name, "v1", tiny, compute, device, threads=1)
+        assert model is not None
+        artifact.save(model, place / "models")
+        publish(place / "models", name, "v1", None)
+    loose, packed = names
+    contents = [path.read_bytes() for path in sorted((demo_root / loose).glob("test/*/*.png"))]
+
+    def put(path: str, content: bytes, category: str, error: str | None = None) -> None:
+        (place / "images" / path).write(content)
+        expected[(place / "images" / path).uri] = (category, error)
+
+    for number in range(60):
+        put(f"{loose}/{number:03}.png", varied(contents, number), loose)
+    put(f"{loose}/empty.png", b"", loose, "empty")
+    put(f"{loose}/cut.png", contents[0][:-30], loose, "truncated")
+    put("bolt/0.png", contents[0], "bolt", "unknown_category")
+    put("loose.png", contents[0], "unmatched", "unknown_category")
+    (place / "images/readme.txt").write(b"not an image")
+    for suffix, mode in ((".tar", "w"), (".tgz", "w:gz")):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode=mode) as tar:
+            for number in range(20):
+                content = varied(contents, number) if number else b""
+                info = tarfile.TarInfo(f"{suffix[1:]}/{number:03}.png")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+                uri = f"{place}/images/{packed}{suffix}#{info.name}"
+                expected[uri] = (packed, None if number else "empty")
+        (place / f"images/{packed}{suffix}").write(buffer.getvalue())
+    return Plant(place / "images", place / "models", expected)
+
+
+def varied(contents: list[bytes], number: int) -> bytes:
+    """One of some images, a little brighter each time."""
+    image = np.asarray(Image.open(io.BytesIO(contents[number % len(contents)])).convert("RGB"))
+    buffer = io.BytesIO()
+    Image.fromarray((image * (1 - 0.002 * number)).astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def rows_of(out: Location) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_night(out, DATE).sort_by("uri").to_pylist()
+    return rows
+
+
+def completed(out: Location) -> Completed:
+    found = Places(out, DATE).completed()
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(plant: Plant) -> tuple[Location, str]:
+    """Where the results of a run without any fault are, and what it said."""
+    out = Location.parse(f"{plant.images}".replace("images", "out"))
+    ended = plant.score(out)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return out, ended.stdout
+
+
+def test_every_image_has_one_row(plant: Plant, undisturbed: tuple[Location, str]) -> None:
+    out, said = undisturbed
+    rows = rows_of(out)
+    assert [row["uri"] for row in rows] == sorted(plant.expected)
+    for row in rows:
+        category, error = plant.expected[row["uri"]]
+        assert (row["category"], row["error"]) == (category, error)
+        assert (row["score"] is None) == (error is not None)
+        assert row["model_version"] == (None if error == "unknown_category" else "v1")
+        assert (row["heatmap"] is not None) == bool(row["flagged"])
+    summary = completed(out).summary
+    assert summary.images == len(plant.expected)
+    assert summary.errors == {"empty": 3, "unknown_category": 2, "truncated": 1}
+    assert summary.passed_over == {".txt": 1}
+    assert set(summary.seconds) == set(SHARED)
+    assert "empty: 3" in said
+    assert f"{len(plant.expected)} images in" in said
+
+
+def test_a_complete_night_is_left_alone(plant: Plant, undisturbed: tuple[Location, str]) -> None:
+    out, _ = undisturbed
+    marker = Places(out, DATE).marker.read_tagged()
+    ended = plant.score(out)
+    assert ended.returncode == 0, ended.stderr
+    assert "complete already, nothing was done" in ended.stdout
+    assert Places(out, DATE).marker.read_tagged() == marker
+    other = plant.score(out, "--heatmaps", "all")
+    assert other.returncode == 2
+    assert "with heatmaps flagged, now it is all" in other.stderr
+    strict = plant.score(out, "--max-error-share", "0.01")
+    assert strict.returncode == 1
+    assert "could not be scored, more than the 1 %" in strict.stdout
+
+
+def test_a_kept_heatmap_is_drawn(
+    plant: Plant, undisturbed: tuple[Location, str], tmp_path: Path
+) -> None:
+    out, _ = undisturbed
+    flagged = next(row for row in rows_of(out) if row["heatmap"])
+    picture = tmp_path / "x.png"
+
+    def draw(uri: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ssray.cli", "heatmap", "--scores", f"{out}"]
+        return subprocess.run(
+            [*command, "--image", uri, "--out", str(picture)], capture_output=True, text=True
+        )
+
+    assert "over the image" in draw(flagged["uri"]).stdout
+    drawn = Image.open(picture)
+    assert drawn.size == (flagged["width"], flagged["height"])
+    broken = next(uri for uri, (_, error) in plant.expected.items() if error == "truncated")
+    refused = draw(broken)
+    assert refused.returncode == 2
+    assert "no heatmap was kept (truncated" in refused.stderr
+    assert "in none of 1 complete nights" in draw("s3://factory/else.png").stderr
+
+
+def test_killed_on_the_way_it_goes_on(plant: Plant, undisturbed: tuple[Location, str]) -> None:
+    """SIGKILL of the driver; what Ray leaves behind ends by itself."""
+    out = Location.parse(f"{plant.images}".replace("images", "killed"))
+    places = Places(out, DATE)
+    with subprocess.Popen(
+        plant.command(out, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    ) as driver:
+        while len(places.batches.children()) < 3:
+            assert driver.poll() is None
+            time.sleep(0.05)
+        os.kill(driver.pid, signal.SIGKILL)
+    time.sleep(1)
+    kept = {info.path for info in places.batches.children()}
+    assert len(kept) >= 3
+    assert not places.results.exists(), "nobody sees half a night"
+    ended = plant.score(out, "--workers", "1")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert same(rows_of(out), rows_of(undisturbed[0]))
+    summary = completed(out).summary
+    scored_now = round(summary.images_per_second * summary.wall_seconds)
+    assert scored_now <= len(plant.expected) - 8 * len(kept) + 8 * 2
+
+
+def test_two_at_once_end_with_one_result(plant: Plant, undisturbed: tuple[Location, str]) -> None:
+    out = Location.parse(f"{plant.images}".replace("images", "race"))
+    command = plant.command(out, "--workers", "1")
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=200)[0] for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes in ([0, 2], [0, 0]), said
+    if codes == [0, 2]:
+        assert any("is under way elsewhere" in each for each in said)
+    assert same(rows_of(out), rows_of(undisturbed[0]))
+
+
+def test_a_faulty_network_costs_time_and_no_row(
+    plant: Plant, undisturbed: tuple[Location, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Location.parse(f"{plant.images}".replace("images", "faulty"))
+    server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
+    assert server.hostname is not None
+    assert server.port is not None
+    with faulty_proxy(server.hostname, server.port, 0.1) as (port, made):
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+            ended = plant.score(out)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert min(made.values()) > 0, made
+    assert same(rows_of(out), rows_of(undisturbed[0]))
+    assert completed(out).summary.retries > 0
+
+
+def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:
+    """Equal but for the rounding of scores that were computed in other company."""
+    assert len(rows) == len(others)
+    for row, other in zip(rows, others, strict=True):
+        for name in row:
+            if name in ("score", "defect_share") and row[name] is not None:
+                assert row[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6)
+            elif name not in ("heatmap", "boxes", "p_value"):
+                assert row[name] == other[name], name
+    return True
