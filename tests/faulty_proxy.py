@@ -1,4 +1,4 @@
-"""An HTTP proxy that delays, refuses and cuts some of the requests to a server behind it."""
+"""An HTTP proxy that delays, refuses and cuts some of the requests to a server, and counts."""
 
 from __future__ import annotations
 
@@ -9,22 +9,38 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 FAULTS = ("delay", "error_500", "error_503", "refused", "cut")
 LONGEST_DELAY_SECONDS = 0.3
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """What went through.
+
+    Attributes:
+        port: of the proxy.
+        faults: how often which was made.
+        read: how often which object was asked for; parts of it count by their range.
+    """
+
+    port: int
+    faults: Counter[str]
+    read: Counter[str]
+
+
 @contextmanager
-def faulty_proxy(host: str, port: int, share: float) -> Iterator[tuple[int, Counter[str]]]:
-    """Passes requests on to a server; yields the proxy's port, and how often which fault was made.
+def faulty_proxy(host: str, port: int, share: float) -> Iterator[Traffic]:
+    """Passes requests on to a server.
 
     Args:
         host: of the server.
         port: likewise.
         share: of the requests that meet a fault, each kind equally often.
     """
-    made = Counter[str]()
+    made, read = Counter[str](), Counter[str]()
     lock = threading.Lock()
     chance = random.Random(0)
 
@@ -36,6 +52,8 @@ def faulty_proxy(host: str, port: int, share: float) -> Iterator[tuple[int, Coun
             with lock:
                 fault = chance.choice(FAULTS) if chance.random() < share else "none"
                 made[fault] += 1
+                if self.command == "GET":
+                    read[f"{self.path} {self.headers.get('Range', '')}"] += 1
             if fault == "delay":
                 time.sleep(chance.uniform(0, LONGEST_DELAY_SECONDS))
             if fault == "refused":
@@ -97,7 +115,7 @@ def faulty_proxy(host: str, port: int, share: float) -> Iterator[tuple[int, Coun
     proxy = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     try:
-        yield proxy.server_address[1], made
+        yield Traffic(proxy.server_address[1], made, read)
     finally:
         proxy.shutdown()
         proxy.server_close()

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from faulty_proxy import faulty_proxy
+from faulty_proxy import FAULTS, faulty_proxy
 from PIL import Image
 
 from ssray import artifact
@@ -228,12 +228,12 @@ def test_a_faulty_network_costs_time_and_no_row(
     server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
     assert server.hostname is not None
     assert server.port is not None
-    with faulty_proxy(server.hostname, server.port, 0.1) as (port, made):
+    with faulty_proxy(server.hostname, server.port, 0.1) as traffic:
         with monkeypatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
             ended = plant.score(out)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        assert min(made.values()) > 0, made
+        assert set(traffic.faults) == {*FAULTS, "none"}
     assert same(rows_of(out), rows_of(undisturbed[0]))
     assert completed(out).summary.retries > 0
 
