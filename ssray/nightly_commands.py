@@ -10,6 +10,7 @@ import click
 
 from ssray.data.storage import Location
 from ssray.nightly.batch import Heatmaps
+from ssray.nightly.manifest import BATCH
 from ssray.nightly.pictures import draw_heatmap
 from ssray.nightly.sources import CATEGORY_PATTERN, CategoryRule
 from ssray.options import compute_from, compute_options, models_option, out_option
@@ -70,7 +71,7 @@ from ssray.terminal import console, scoring_progress, show_night
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
-    default=256,
+    default=BATCH,
     show_default=True,
     metavar="N",
     help="Images whose rows are kept together; what a kill costs at most, for each actor.",
@@ -83,6 +84,13 @@ from ssray.terminal import console, scoring_progress, show_night
     show_default=True,
     metavar="SHARE",
     help="Exit with code 1 if more of the images could not be scored.",
+)
+@click.option(
+    "--price-per-hour",
+    "price",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="Of a worker's CPUs or GPU; the summary then tells the cost of a million images.",
 )
 @click.option("--again", is_flag=True, help="Throw away what there is of this night, and begin.")
 @compute_options("cpus_per_worker", "gpus_per_worker", "device", "precision")
@@ -98,6 +106,7 @@ def nightly(
     least: int,
     batch: int,
     limit: float,
+    price: float | None,
     again: bool,
     **compute: Any,
 ) -> None:
@@ -118,6 +127,7 @@ def nightly(
         batch=batch,
         most=most,
         least=least,
+        price_per_hour=price,
         again=again,
     )
     with scoring_progress() as (state, scored):

@@ -11,12 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ssray.artifact import ModelArtifact
 from ssray.data.decode import resize
 from ssray.method.inference import differences, to_network
 
 Maps = npt.NDArray[np.float32]
+
+PIXELS_AT_ONCE = 16 * 512 * 512
+"""Of all images that the networks get together, so that large ones do not need more memory."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,16 @@ class Scorer:
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
         """Scores prepared images, (B, H, W, 3) uint8."""
-        x = to_network(torch.tensor(images), self._device)
+        height, width = images.shape[1:3]
+        parts = torch.tensor(images).split(max(1, PIXELS_AT_ONCE // (height * width)))
+        scored = [self._scored(part) for part in parts]
+        return Scored(*(np.concatenate(found) for found in zip(*scored, strict=True)))
+
+    def _scored(self, images: Tensor) -> tuple[Maps, npt.NDArray[np.float32]]:
+        x = to_network(images, self._device)
         difference = self._maker.settings.difference
         maps = self._maker(differences(self._networks, x, difference, self._precision))
-        return Scored(maps.squeeze(1).cpu().numpy(), self._maker.scores(maps).cpu().numpy())
+        return maps.squeeze(1).cpu().numpy(), self._maker.scores(maps).cpu().numpy()
 
 
 def resize_map(anomaly_map: Maps, shape: tuple[int, int]) -> Maps:

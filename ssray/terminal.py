@@ -207,11 +207,12 @@ def show_night(completed: Completed, new: bool, place: Location) -> None:
     for suffix, count in summary.passed_over.items():
         console.print(f"  passed over, no image: {count:,} x {suffix}")
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
+    cost = summary.cost_per_million
     console.print(
         f"{summary.images:,} images in {_clock(summary.wall_seconds)}, "
-        f"{summary.images_per_second:.1f} images/s, "
-        f"{summary.machine_hours_per_million:.1f} worker hours a million; {summary.retries} "
-        "requests made again"
+        f"{summary.images_per_second:.1f} images/s; a million such: "
+        f"{summary.worker_hours_per_million:.1f} worker hours"
+        f"{'' if cost is None else f', costs {cost:.2f}'}. {summary.retries} requests made again."
     )
     console.print(f"Time of all threads: {spent}")
     console.print(f"Rows: {place}")

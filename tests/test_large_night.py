@@ -169,7 +169,11 @@ def test_twenty_thousand_images_killed_three_times(
         Counter(error for _, error, _ in large.expected.values() if error).most_common()
     )
     again = Counter(
-        {what: times for what, times in traffic.read.items() if "/large/images/" in what and times > 1}
+        {
+            what: times
+            for what, times in traffic.read.items()
+            if "/large/images/" in what and times > 1
+        }
     )
     fetched_twice = sum(times - 1 for times in again.values())
     print(f"{fetched_twice} images fetched twice, {ACTORS} actors, batches of {BATCH}")

@@ -8,6 +8,7 @@ by what the actors hold, and whatever is killed costs no more than the batches u
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import time
@@ -22,13 +23,14 @@ import ssray
 from ssray.artifact import load_facts
 from ssray.cluster.runtime import check_capacity, one_line, ray_session, wants_gpu
 from ssray.config import Compute
-from ssray.data.lease import Lease
+from ssray.data.lease import SILENCE_SECONDS, Lease
 from ssray.data.storage import Location
 from ssray.device import resolve_device, use_cores
-from ssray.errors import ConfigError, DataError, ScoringError
+from ssray.errors import ArtifactError, ConfigError, DataError, ScoringError
 from ssray.model_store import published
 from ssray.nightly.batch import BatchScorer, Heatmaps
 from ssray.nightly.manifest import (
+    BATCH,
     Manifest,
     batch_sizes,
     read_batch,
@@ -52,8 +54,6 @@ from ssray.nightly.record import (
 )
 from ssray.nightly.sources import CategoryRule
 
-BATCH = 256
-"""Images that are kept together, and scored again together if their actor is killed."""
 SPARE_READERS = 2
 """Threads that fetch and decode, beyond the CPUs of an actor: fetching is mostly waiting."""
 NO_PROGRESS_TIMEOUT_S = 1800
@@ -74,6 +74,7 @@ class NightRequest:
         batch: images that are kept together.
         most: scoring actors at most; None takes one a GPU, or as the CPUs allow.
         least: scoring actors at least.
+        price_per_hour: of one actor's CPUs or GPU, in any currency.
         again: throws away what is there of this night.
     """
 
@@ -86,6 +87,7 @@ class NightRequest:
     batch: int = BATCH
     most: int | None = None
     least: int = 1
+    price_per_hour: float | None = None
     again: bool = False
 
     def __post_init__(self) -> None:
@@ -159,10 +161,13 @@ def score_night(
         versions=published(request.models),
         batch=request.batch,
     )
+    if not asked.versions:
+        raise ArtifactError(f"{request.models}: no models in use here. Train some first.")
     done = None if request.again else _done_before(places, asked)
     if done:
         return done
-    with Lease(places.lease, f"the night of {places.date}"):
+    wait = functools.partial(on_state, f"{SILENCE_SECONDS:g} s to see if it is scored elsewhere")
+    with Lease(places.lease, f"the night of {places.date}", wait):
         if request.again:
             places.work.delete()
             places.results.delete()
@@ -251,6 +256,7 @@ def _scored(
             manifest.images - before,
             pool.most,
             manifest.passed_over,
+            request.price_per_hour,
         ),
         ssray_version=ssray.__version__,
     )

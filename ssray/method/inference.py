@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from ssray.config import Difference
 from ssray.method.anomaly_map import difference_maps
+from ssray.method.tiling import Tiling, in_tiles
+
+TILING = Tiling()
+"""Wherever a model scores, so that its maps are the same everywhere."""
 
 
 def to_network(images: Tensor, device: torch.device) -> Tensor:
@@ -25,10 +29,17 @@ def image_batches(images: Tensor, batch: int, device: torch.device) -> Iterator[
 
 @torch.inference_mode()
 def reconstruct(model: nn.Module, images: Tensor, precision: torch.dtype) -> Tensor:
-    """The reconstruction of (B, 3, H, W) float32 images, same shape, float32 in [0, 1]."""
-    with autocast(images.device, precision):
-        reconstruction: Tensor = model(images)
-    return reconstruction
+    """The reconstruction of (B, 3, H, W) float32 images, same shape, float32 in [0, 1].
+
+    Images with a side beyond ``TILING.side`` are reconstructed in tiles.
+    """
+
+    def one_pass(part: Tensor) -> Tensor:
+        with autocast(images.device, precision):
+            reconstruction: Tensor = model(part)
+        return reconstruction
+
+    return in_tiles(one_pass, images, TILING)
 
 
 def differences(

@@ -27,6 +27,7 @@ from ssray.config import Precision
 from ssray.data.archives import is_compressed_tar, split_member, streamed
 from ssray.data.decode import UInt8Image, conversion, decode_image, resize
 from ssray.data.fetch import Fetcher
+from ssray.data.large import decode_large
 from ssray.data.storage import Location
 from ssray.errors import DataError, ImageError
 from ssray.nightly.sources import Source
@@ -88,6 +89,7 @@ class _Prepared:
     error: str | None = None
     detail: str | None = None
     note: str | None = None
+    size: int | None = None
 
 
 class BatchScorer:
@@ -157,10 +159,7 @@ class BatchScorer:
                 with spent.on("fetch"):
                     found = content()
                 with spent.on("decode"):
-                    image = decode_image(found)
-                    shape = (image.shape[0], image.shape[1])
-                    resized = resize(image, scorer.artifact.input_shape)
-                    return _Prepared(resized, shape, note=conversion(found))
+                    return _prepared(found, scorer.artifact.input_shape)
             except ImageError as error:
                 return _Prepared(None, error=error.code, detail=str(error))
 
@@ -206,6 +205,19 @@ class BatchScorer:
                     row["heatmap"] = levels_to_png(levels)
                     row["pixel_threshold"] = calibration.pixel_threshold
         return rows
+
+
+def _prepared(content: bytes, wanted: tuple[int, int]) -> _Prepared:
+    """An image at the size that is wanted; raises ``ImageError`` if it can't be used."""
+    try:
+        image = decode_image(content)
+    except ImageError as error:
+        if error.code != "too_large":
+            raise
+        resized, shape = decode_large(content, wanted)
+        return _Prepared(resized, shape, size=len(content))
+    shape = (image.shape[0], image.shape[1])
+    return _Prepared(resize(image, wanted), shape, note=conversion(content), size=len(content))
 
 
 def _contents(
@@ -263,7 +275,7 @@ def _row(source: Source, version: str | None, prepared: _Prepared) -> dict[str, 
         "note": prepared.note,
         "height": height,
         "width": width,
-        "size_bytes": source.size,
+        "size_bytes": source.size if source.size is not None else prepared.size,
     }
 
 

@@ -20,6 +20,8 @@ from ssray.data.archives import is_compressed_tar, split_member
 from ssray.data.storage import Location
 from ssray.nightly.sources import CategoryRule, Source, find
 
+BATCH = 256
+"""Images that are kept together, and scored again together if they were not all scored."""
 BATCHES_A_PART = 64
 LARGEST_COMPRESSED_BATCH = 4096
 """Images of a compressed tar, which has to be read from its beginning for every batch."""

@@ -100,7 +100,8 @@ class Summary(BaseModel):
         seconds: where the time of all threads went, by stage.
         wall_seconds: of the start that completed the night; earlier ones are not known.
         images_per_second: of that start.
-        machine_hours_per_million: of the processes that scored, for a million such images.
+        worker_hours_per_million: of the processes that scored, for a million such images.
+        cost_per_million: of these, if the price of an hour was given.
         passed_over: files that were neither images nor archives, by suffix.
     """
 
@@ -114,7 +115,8 @@ class Summary(BaseModel):
     seconds: dict[str, float]
     wall_seconds: float
     images_per_second: float
-    machine_hours_per_million: float
+    worker_hours_per_million: float
+    cost_per_million: float | None
     passed_over: dict[str, int]
 
     @property
@@ -300,6 +302,7 @@ def summarise(
     scored_now: int,
     actors: int,
     passed_over: dict[str, int],
+    price_per_hour: float | None = None,
 ) -> Summary:
     """Adds up what the batches' files say."""
     categories: dict[str, Counter[str]] = {}
@@ -314,6 +317,7 @@ def summarise(
             seconds[stage] += spent  # type: ignore[assignment]
     images = sum(counts["images"] for counts in categories.values())
     speed = scored_now / wall_seconds if wall_seconds else 0.0
+    hours = 1e6 / speed * actors / 3600 if speed else 0.0
     return Summary(
         images=images,
         flagged=sum(counts["flagged"] for counts in categories.values()),
@@ -323,7 +327,8 @@ def summarise(
         seconds={"list": list_seconds} | {stage: seconds[stage] for stage in STAGES},
         wall_seconds=wall_seconds,
         images_per_second=speed,
-        machine_hours_per_million=1e6 / speed * actors / 3600 if speed else 0.0,
+        worker_hours_per_million=hours,
+        cost_per_million=None if price_per_hour is None else hours * price_per_hour,
         passed_over=passed_over,
     )
 

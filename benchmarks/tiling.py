@@ -1,0 +1,79 @@
+"""What tiles change in an anomaly map, against how much they overlap.
+
+    python benchmarks/tiling.py --data ROOT --category C --models STORE --size 512 --side 256
+
+reconstructs the test images, at ``--size`` pixels, in one pass and in tiles, and prints how far the
+maps differ in units of the pixel threshold, what happens to the AUROCs, and how many pixels go
+through the network for one of the image.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from labelled import BATCH, TestSet, category_parser
+from torch import Tensor
+
+from ssray import artifact, model_store
+from ssray.data.index import index_dataset
+from ssray.data.storage import Location
+from ssray.method.anomaly_map import difference_maps
+from ssray.method.inference import autocast, image_batches
+from ssray.method.tiling import Tiling, in_tiles
+
+CPU = torch.device("cpu")
+OVERLAPS = (0, 1 / 8, 1 / 4, 3 / 8, 1 / 2)
+"""As shares of a tile's side."""
+
+
+def main() -> None:
+    """Prints a row an overlap."""
+    parser = category_parser("What tiles change in an anomaly map.")
+    parser.add_argument("--size", type=int, required=True, help="longer side of the images")
+    parser.add_argument("--side", type=int, required=True, help="of the tiles")
+    options = parser.parse_args()
+    store = Location.parse(options.models)
+    version = model_store.published_version(store, options.category)
+    model = artifact.load(store, options.category, version)
+    manifest = index_dataset(Location.parse(options.data), [options.category])
+    test_set = TestSet.read(manifest, options.size)
+    [network], maker = model.build_all(CPU), model.map_maker(CPU)
+    precision = model.precision("auto", CPU)
+
+    def one_pass(images: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast(CPU, precision):
+            found: Tensor = network(images)
+        return found
+
+    def differences(tiling: Tiling) -> Tensor:
+        return torch.cat(
+            [
+                difference_maps(
+                    batch, [in_tiles(one_pass, batch, tiling)], maker.settings.difference
+                )
+                for batch in image_batches(test_set.images, BATCH, CPU)
+            ]
+        )
+
+    whole = differences(Tiling(options.size, 0))
+    threshold = float(np.quantile(maker(whole)[test_set.labels == 0].numpy(), 0.999))
+    image, pixel = test_set.judge(maker, whole)
+    print(f"in one pass: image AUROC {image:.4f}, pixel {pixel:.4f}")
+    print("overlap  largest / mean difference of the maps  image AUROC  pixel  pixels computed")
+    for share in OVERLAPS:
+        tiling = Tiling(options.side, round(share * options.side / 8) * 8)
+        stacks = differences(tiling)
+        off = (maker(stacks) - maker(whole)).abs() / threshold
+        image, pixel = test_set.judge(maker, stacks)
+        rows, columns = (
+            sum(end - start for start, end in tiling.spans(side)) / side
+            for side in test_set.images.shape[1:3]
+        )
+        print(
+            f"{tiling.overlap:5} px  {off.max():10.3f} / {off.mean():.5f}  {image:22.4f}  "
+            f"{pixel:.4f}  {rows * columns:9.2f} x"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Images of hundreds of millions of pixels, decoded a strip at a time.
+
+The result is that of decoding the whole and resizing it with ``ssray.data.decode.resize``: Pillow
+resizes the rows first, rounds to 8 bits, and then the columns, so that rows may come in strips.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyvips
+from PIL import Image
+
+from ssray.data.decode import UInt8Image
+from ssray.errors import ImageError
+
+MAX_LARGE_PIXELS = 1_000_000_000
+"""Larger images are refused before their pixels are decoded."""
+_STRIP_PIXELS = 8_000_000
+_FORMATS = {"uchar": 8, "ushort": 16}
+_COLOURS = ("srgb", "rgb16", "b-w", "grey16", "rgb")
+
+
+def decode_large(content: bytes, shape: tuple[int, int]) -> tuple[UInt8Image, tuple[int, int]]:
+    """Decodes a PNG, JPEG or TIFF from its beginning, and keeps what it is resized to.
+
+    Colours are made as ``decode_image`` makes them.
+
+    Args:
+        content: of the file.
+        shape: rows and columns of the result, each at most the image's.
+
+    Returns:
+        (*shape, 3) uint8, and the image's own rows and columns.
+
+    Raises:
+        ImageError: with code ``too_large``, ``truncated``, ``unknown_format`` or
+            ``unsupported_mode``.
+    """
+    try:
+        image = pyvips.Image.new_from_buffer(content, "", access="sequential", fail_on="truncated")
+    except pyvips.Error as error:
+        raise ImageError(
+            "unknown_format", f"too large for Pillow, and of no format for strips ({error})"
+        ) from None
+    if image.width * image.height > MAX_LARGE_PIXELS:
+        raise ImageError(
+            "too_large",
+            f"{image.width} x {image.height} pixels; at most {MAX_LARGE_PIXELS:,} are accepted",
+        )
+    if image.format not in _FORMATS or image.interpretation not in _COLOURS:
+        raise ImageError(
+            "unsupported_mode", f"{image.interpretation} of {image.format}; expected grey or RGB"
+        )
+    rows, columns = shape
+    narrow = np.empty((image.height, columns, 3), np.uint8)
+    height = max(1, _STRIP_PIXELS // image.width)
+    region = pyvips.Region.new(image)
+    try:
+        for top in range(0, image.height, height):
+            strip = _strip(image, region, top, min(height, image.height - top))
+            resized = Image.fromarray(strip).resize(
+                (columns, strip.shape[0]), Image.Resampling.HAMMING
+            )
+            narrow[top : top + strip.shape[0]] = np.asarray(resized)
+    except pyvips.Error as error:
+        raise ImageError("truncated", f"the image data is damaged or cut short ({error})") from None
+    whole = Image.fromarray(narrow).resize((columns, rows), Image.Resampling.HAMMING)
+    return np.asarray(whole), (image.height, image.width)
+
+
+def _strip(image: pyvips.Image, region: pyvips.Region, top: int, height: int) -> UInt8Image:
+    """Some rows, (height, W, 3) uint8."""
+    bits = _FORMATS[image.format]
+    content = region.fetch(0, top, image.width, height)
+    if bits == 16:
+        pixels = (np.frombuffer(content, np.uint16) >> 8).astype(np.uint8)
+    else:
+        pixels = np.frombuffer(content, np.uint8)
+    pixels = pixels.reshape(height, image.width, image.bands)
+    colours = pixels[:, :, :1] if image.bands < 3 else pixels[:, :, :3]
+    return np.ascontiguousarray(np.broadcast_to(colours, (height, image.width, 3)))
