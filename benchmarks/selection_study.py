@@ -4,8 +4,8 @@
 
 reads what ``make ablation`` stored: for each category the rank correlation (Spearman) over the runs
 between a criterion and the test set's AUROC, and the regret of the one run and setting that it
-chooses against the best of all runs and settings, which only the test labels tell. Test labels
-choose nothing.
+chooses against the best of all runs and settings, which only the test labels tell. Beside it the
+recipe as it is, with the settings that the criterion chose for it. Test labels choose nothing.
 """
 
 from __future__ import annotations
@@ -101,17 +101,20 @@ def _on_test_set(
 def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A table a category: a criterion a line."""
     by_category = defaultdict(list)
+    defaults = defaultdict(list)
     for row in rows:
-        if "criteria" in row:
-            by_category[row["category"]].append(row["criteria"])
+        by_category[row["category"]].append(row["criteria"])
+        if "maps" in row:  # the recipe as it is
+            defaults[row["category"]].append(row["criteria"])
     lines = []
     for category, runs in by_category.items():
         best = {m: max(run["best"][m] for run in runs) for m in ("image_auroc", "pixel_auroc")}
         lines += [
             f"{category}, {len(runs)} runs; best of all runs and settings: image "
             f"{best['image_auroc']:.4f}, pixel {best['pixel_auroc']:.4f}",
-            "| criterion | Spearman image | pixel | chosen image | pixel | regret image | pixel |",
-            "|---|---|---|---|---|---|---|",
+            "| criterion | Spearman image | pixel | chosen image | pixel | regret image | pixel | "
+            "default image | pixel |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for name in (*GRIDS, "reconstruction"):
             judged = [run[name] for run in runs if run[name]["error"] is not None]
@@ -121,6 +124,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[str]:
                 *(spearmanr(errors, [e[m] for e in judged]).statistic for m in best),
                 *(chosen[m] for m in best),
                 *(best[m] - chosen[m] for m in best),
+                *(np.mean([run[name][m] for run in defaults[category]]) for m in best),
             ]
             lines.append(f"| {name} | " + " | ".join(f"{cell:.4f}" for cell in cells) + " |")
         lines.append("")

@@ -31,6 +31,7 @@ ImageScore = Literal["sum", "max", "topk"]
 Augmentation = Literal["none", "flip_horizontal", "flip", "turn", "dihedral"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Backend = Literal["auto", "torch", "openvino"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -329,6 +330,10 @@ class Compute(_Frozen):
         "auto",
         description="auto: training times both on this processor and takes the faster, scoring "
         "takes what the model was trained in",
+    )
+    backend: Backend = Field(
+        "auto",
+        description="what scores: torch, or openvino on CPUs, which is faster; auto takes it there",
     )
     compile: bool = Field(
         False, description="train a compiled network (torch.compile): minutes to start, then faster"

@@ -93,7 +93,7 @@ from ssray.terminal import console, scoring_progress, show_night
     help="Of a worker's CPUs or GPU; the summary then tells the cost of a million images.",
 )
 @click.option("--again", is_flag=True, help="Throw away what there is of this night, and begin.")
-@compute_options("cpus_per_worker", "gpus_per_worker", "device", "precision")
+@compute_options("cpus_per_worker", "gpus_per_worker", "device", "precision", "backend")
 def nightly(
     places: tuple[str, ...],
     store: str,

@@ -23,9 +23,10 @@ from ssray.recipes import RecipeRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-SCORING = ("workers", "cpus_per_worker", "gpus_per_worker", "device", "precision")
+_WORKERS = ("workers", "cpus_per_worker", "gpus_per_worker", "device", "precision")
+SCORING = (*_WORKERS, "backend")
 TRAINING = (
-    *SCORING,
+    *_WORKERS,
     "compile",
     "memory_gib",
     "accumulate",

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssray.artifact import ModelArtifact
+from ssray.backends import OpenVinoNetwork, resolve_backend
+from ssray.config import Backend
 from ssray.data.decode import resize
 from ssray.method.inference import differences, to_network
 
@@ -44,13 +46,23 @@ class Scorer:
         artifact: the model.
         device: where it runs.
         precision: of the network's inner layers; maps are always computed in float32.
+        backend: what runs the networks.
     """
 
     def __init__(
-        self, artifact: ModelArtifact, device: torch.device, precision: torch.dtype
+        self,
+        artifact: ModelArtifact,
+        device: torch.device,
+        precision: torch.dtype,
+        backend: Backend = "torch",
     ) -> None:
         self.artifact = artifact
         self._networks = artifact.build_all(device)
+        if resolve_backend(backend, device) == "openvino":
+            threads = torch.get_num_threads()
+            self._networks = [
+                OpenVinoNetwork(network, precision, threads) for network in self._networks
+            ]
         self._maker = artifact.map_maker(device)
         self._device = device
         self._precision = precision

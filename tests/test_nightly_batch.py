@@ -65,7 +65,9 @@ def images(demo_root: Path) -> list[Path]:
 
 
 def scored(store: Location, sources: list[Source], heatmaps: Heatmaps = "flagged") -> BatchResult:
-    scorer = BatchScorer(store, {"weave": "v1"}, CPU, "float32", 2, heatmaps)
+    scorer = BatchScorer(
+        store, {"weave": "v1"}, CPU, "float32", "torch", readers=2, heatmaps=heatmaps
+    )
     return scorer(sources)
 
 
@@ -304,6 +306,6 @@ def test_batches_become_a_night_that_is_seen_when_it_is_whole(
 def test_a_version_that_is_gone_is_an_error_and_no_row(store: Location, images: list[Path]) -> None:
     from ssray.errors import ArtifactError
 
-    scorer = BatchScorer(store, {"weave": "v9"}, CPU, "float32", 1)
+    scorer = BatchScorer(store, {"weave": "v9"}, CPU, "float32", "torch", readers=1)
     with pytest.raises(ArtifactError, match="no complete model"):
         scorer([dataclasses.replace(source) for source in sources_of(images[:1])])

@@ -342,8 +342,9 @@ class _NightActor:
             night.versions,
             resolve_device("cuda" if pool.gpus else "cpu"),
             compute.precision,
-            pool.threads + SPARE_READERS,
-            night.heatmaps,
+            compute.backend,
+            readers=pool.threads + SPARE_READERS,
+            heatmaps=night.heatmaps,
         )
 
     def __call__(self, numbers: pa.Table) -> pa.Table:

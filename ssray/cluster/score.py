@@ -181,7 +181,7 @@ class ScoringActor:
         for category, version in versions.items():
             artifact = load(store, category, version)
             precision = artifact.precision(compute.precision, device)
-            self._scorers[category] = Scorer(artifact, device, precision)
+            self._scorers[category] = Scorer(artifact, device, precision, compute.backend)
 
     def __call__(self, prepared: pa.Table) -> pa.Table:
         groups = defaultdict(list)

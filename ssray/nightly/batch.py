@@ -23,7 +23,7 @@ import torch
 from scipy import ndimage
 
 from ssray.artifact import load
-from ssray.config import Precision
+from ssray.config import Backend, Precision
 from ssray.data.archives import is_compressed_tar, split_member, streamed
 from ssray.data.decode import UInt8Image, conversion, decode_image, resize
 from ssray.data.fetch import Fetcher
@@ -101,6 +101,8 @@ class BatchScorer:
         versions: Mapping[str, str],
         device: torch.device,
         precision: Precision,
+        backend: Backend,
+        *,
         readers: int,
         heatmaps: Heatmaps = "flagged",
     ) -> None:
@@ -111,11 +113,12 @@ class BatchScorer:
             versions: of each category's model.
             device: where models run.
             precision: of their inner layers; ``auto`` is what each was calibrated in.
+            backend: what runs them.
             readers: threads that fetch and decode.
             heatmaps: of which images the heatmap is kept.
         """
         self._store, self._versions = store, versions
-        self._device, self._precision = device, precision
+        self._device, self._precision, self._backend = device, precision, backend
         self._heatmaps = heatmaps
         self._readers = ThreadPoolExecutor(readers, "reader")
         self._ahead = 2 * SCORE_BATCH + readers
@@ -146,7 +149,7 @@ class BatchScorer:
         if category not in self._scorers:
             model = load(self._store, category, version)
             precision = model.precision(self._precision, self._device)
-            self._scorers[category] = Scorer(model, self._device, precision)
+            self._scorers[category] = Scorer(model, self._device, precision, self._backend)
         return self._scorers[category]
 
     def _prepared(
