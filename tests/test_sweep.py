@@ -25,6 +25,7 @@ from ssray.building import build_model
 from ssray.config import Compute, Recipe
 from ssray.criterion import Criterion
 from ssray.data.demo import write_demo_data
+from ssray.data.fingerprint import fingerprint
 from ssray.data.storage import Location
 from ssray.errors import ConfigError
 from ssray.recipes import RecipeRequest
@@ -39,6 +40,8 @@ SPACE = {
 }
 """With this learning rate every training ends with a loss that is no number."""
 TRIALS = 3
+CATEGORIES = ("grain", "weave")
+"""Searched side by side."""
 
 
 def leaderboard(out: Path) -> list[dict[str, Any]]:
@@ -58,7 +61,8 @@ def swept(
 ) -> tuple[Path, dict[str, Exception]]:
     """A folder with a search's data, results and store; and which categories failed."""
     folder = tmp_path_factory.mktemp("sweep")
-    shutil.copytree(demo_root / "weave", folder / "data/weave")
+    for category in CATEGORIES:
+        shutil.copytree(demo_root / category, folder / "data" / category)
     broken = folder / "data/broken/train/good"
     broken.mkdir(parents=True)
     (broken / "0.png").write_bytes(b"no image")
@@ -90,8 +94,7 @@ def command(folder: Path, place: Path | Location, trials: int) -> list[str]:
 def test_each_trial_is_on_the_leaderboard(swept: tuple[Path, dict[str, Exception]]) -> None:
     folder, _ = swept
     rows = leaderboard(folder / "out")
-    assert len(rows) == TRIALS
-    assert {row["category"] for row in rows} == {"weave"}
+    assert [row["category"] for row in rows] == sorted(TRIALS * CATEGORIES)
     for row in rows:
         if row["schedule.learning_rate"] == 1e20:
             assert row["state"] == "failed"
@@ -101,30 +104,49 @@ def test_each_trial_is_on_the_leaderboard(swept: tuple[Path, dict[str, Exception
             assert row["reason"] is None
             assert 0 <= row["selection_score"] <= 1
     assert {row["state"] for row in rows} >= {"finished", "failed"}
-    [default] = [row for row in rows if row["is_default"]]
-    assert default["state"] == "finished"
-    assert default["objective.lam"] == 0.5
+    defaults = [row for row in rows if row["is_default"]]
+    assert [row["category"] for row in defaults] == list(CATEGORIES)
+    for default in defaults:
+        assert default["state"] == "finished"
+        assert default["objective.lam"] == 0.5
+
+
+def test_each_category_is_searched_on_its_own_images(
+    swept: tuple[Path, dict[str, Exception]],
+) -> None:
+    """Two searches at once once ran each other's trials."""
+    folder, _ = swept
+    for category in CATEGORIES:
+        uris = sorted(str(path) for path in (folder / "data" / category / "train/good").iterdir())
+        rows = [row for row in leaderboard(folder / "out") if row["category"] == category]
+        versions = sorted(row["version"] for row in rows if row["version"])
+        assert versions == models_of(folder / "out", category)
+        for version in versions:
+            facts = artifact.load_facts(Location.parse(folder / "out/trials"), category, version)
+            assert facts.data_fingerprint == fingerprint(uris)
 
 
 def test_the_best_trial_is_in_use_and_says_where_it_comes_from(
     swept: tuple[Path, dict[str, Exception]],
 ) -> None:
     folder, _ = swept
-    rows = leaderboard(folder / "out")
-    finished = [row for row in rows if row["state"] == "finished"]
-    [chosen] = [row for row in rows if row["chosen"]]
-    assert chosen is rows[0]
-    assert chosen["selection_score"] == max(row["selection_score"] for row in finished)
-    store = Location.parse(folder / "store")
-    version = model_store.published_version(store, "weave")
-    assert version == chosen["version"]
-    model = artifact.load(store, "weave", version)
-    sweep = model.facts.sweep
-    assert sweep is not None
-    assert (sweep.trial, sweep.trials, sweep.finished) == (chosen["trial"], TRIALS, len(finished))
-    assert model.recipe.objective.lam == chosen["objective.lam"]
-    assert sweep.error <= (sweep.default_error or 0)
-    assert model.calibration.selection.error == sweep.error
+    for category in CATEGORIES:
+        rows = [row for row in leaderboard(folder / "out") if row["category"] == category]
+        finished = [row for row in rows if row["state"] == "finished"]
+        [chosen] = [row for row in rows if row["chosen"]]
+        assert chosen is rows[0]
+        assert chosen["selection_score"] == max(row["selection_score"] for row in finished)
+        store = Location.parse(folder / "store")
+        version = model_store.published_version(store, category)
+        assert version == chosen["version"]
+        model = artifact.load(store, category, version)
+        sweep = model.facts.sweep
+        assert sweep is not None
+        assert (sweep.trial, sweep.trials) == (chosen["trial"], TRIALS)
+        assert sweep.finished == len(finished)
+        assert model.recipe.objective.lam == chosen["objective.lam"]
+        assert sweep.error <= (sweep.default_error or 0)
+        assert model.calibration.selection.error == sweep.error
 
 
 def test_a_category_that_fails_leaves_the_others_alone(
@@ -138,11 +160,11 @@ def test_a_category_that_fails_leaves_the_others_alone(
 
 def test_the_same_search_again_trains_nothing(swept: tuple[Path, dict[str, Exception]]) -> None:
     folder, _ = swept
-    before, models = leaderboard(folder / "out"), models_of(folder / "out", "weave")
+    before, models = leaderboard(folder / "out"), finished(folder / "out")
     pointer = (folder / "store/weave/published.json").read_bytes()
     failed = search(folder)
     assert list(failed) == ["broken"]
-    assert models_of(folder / "out", "weave") == models
+    assert finished(folder / "out") == models
     assert leaderboard(folder / "out") == before
     assert (folder / "store/weave/published.json").read_bytes() == pointer
 
@@ -163,7 +185,7 @@ def test_results_and_models_may_lie_on_s3(
     subprocess.run([*again, "--category", "weave"], check=True, capture_output=True)
     rows, models = seen()
     wanted = ("state", "selection_score", "objective.lam", "schedule.learning_rate", "reason")
-    on_disk = leaderboard(folder / "out")
+    on_disk = [row for row in leaderboard(folder / "out") if row["category"] == "weave"]
     assert [[row[name] for name in wanted] for row in rows] == [
         [row[name] for name in wanted] for row in on_disk
     ]

@@ -113,6 +113,8 @@ def run_search(search: Search) -> list[TrialResult]:
     trainable = tune.with_resources(
         tune.with_parameters(_run_trial, search=search), {"memory": _TRIAL_MEMORY}
     )
+    # Under this name a whole Ray looks the function up: searches side by side need different ones.
+    trainable.__name__ = f"{search.category}-{search.key}"
     place = search.folder / search.key
     if _is_restorable(place):
         tuner = tune.Tuner.restore(
