@@ -159,11 +159,11 @@ def train(
 @click.option(
     "--map-settings",
     "grid",
-    type=click.Choice(list(GRIDS)),
-    default="narrow",
+    type=click.Choice(["auto", *GRIDS]),
+    default="auto",
     show_default=True,
-    help="What to choose of the anomaly map for every model: difference and kernel, or also "
-    "repetitions, average map and image score, 2,160 settings.",
+    help="What to choose of the anomaly map for every model: narrow, difference and kernel; wide, "
+    "also repetitions, average map and image score, 2,160 settings; auto, wide for textures.",
 )
 @click.option(
     "--ensemble",
@@ -199,7 +199,7 @@ def sweep(
         trials=trials,
         by=by,
         validation=Location.parse(validation) if validation else None,
-        grid=GRIDS[grid],
+        grid=GRIDS.get(grid),
         ensemble=ensemble,
     )
     place = Location.parse(out)

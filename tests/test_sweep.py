@@ -30,6 +30,7 @@ from ssray.data.storage import Location
 from ssray.errors import ConfigError
 from ssray.recipes import RecipeRequest
 from ssray.report.leaderboard import TrialResult
+from ssray.selection import NARROW, WIDE
 
 if TYPE_CHECKING:
     from ssray.cluster.sweep import Search
@@ -74,7 +75,10 @@ def search(folder: Path) -> dict[str, Exception]:
     from ssray.cluster.sweeps import SweepRequest, sweep_categories
 
     request = SweepRequest(
-        recipe=RecipeRequest("demo", TINY), space=str(folder / "space.json"), trials=TRIALS
+        recipe=RecipeRequest("demo", TINY),
+        space=str(folder / "space.json"),
+        trials=TRIALS,
+        grid=NARROW,
     )
     data, store, out = (Location.parse(folder / name) for name in ("data", "store", "out"))
     return sweep_categories(data, [], request, Compute(precision="float32"), store, out)
@@ -86,7 +90,7 @@ def command(folder: Path, place: Path | Location, trials: int) -> list[str]:
         *(sys.executable, "-m", "ssray.cli", "sweep", "--data", str(folder / "data")),
         *("--models", f"{place}/store", "--out", f"{place}/out", "--recipe", "demo"),
         *("--space", str(folder / "space.json"), "--trials", str(trials)),
-        *("--precision", "float32"),
+        *("--precision", "float32", "--map-settings", "narrow"),
         *(part for setting in TINY for part in ("--set", setting)),
     ]
 
@@ -194,6 +198,19 @@ def test_results_and_models_may_lie_on_s3(
     ended = subprocess.run([*again, "--category", "weave"], check=True, capture_output=True)
     assert b"up to date" in ended.stdout
     assert seen() == (rows, models)
+
+
+def test_average_maps_are_searched_where_places_do_not_matter() -> None:
+    from ssray.cluster.sweeps import SweepRequest
+
+    noise = 0.1 * torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    part = torch.zeros(32, 32)
+    part[8:24, 8:24] = 0.8
+    request = SweepRequest(recipe=RecipeRequest("demo"))
+    assert request.grid_for(noise) == WIDE
+    assert request.grid_for(noise + part) == NARROW
+    narrow = SweepRequest(recipe=RecipeRequest("demo"), grid=NARROW)
+    assert narrow.grid_for(noise) == NARROW
 
 
 def test_a_validation_set_and_what_chooses_by_it_go_together() -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import pyarrow.compute as pc
 import ray
 from ray.util.queue import Empty, Queue
+from torch import Tensor
 
 import ssray
 from ssray.artifact import SweepFacts, is_complete, load, save
@@ -35,12 +36,12 @@ from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
 from ssray.feeding import texture_uris
 from ssray.model_store import in_use, publish
-from ssray.recipes import RecipeRequest
+from ssray.recipes import RecipeRequest, is_texture
 from ssray.report.leaderboard import TrialResult, best, leaderboard
 from ssray.report.sweep_page import CategorySweep, render_sweep
 from ssray.report.tables import write_table
 from ssray.search_space import fitted_to, read_space, size_of
-from ssray.selection import NARROW, Grid
+from ssray.selection import NARROW, WIDE, Grid
 from ssray.terminal import TrainingBoard, show_totals
 
 STATE = ".sweep"
@@ -62,7 +63,9 @@ class SweepRequest:
         trials: of each category, the recipe itself included.
         by: what chooses.
         validation: the folder above the categories of a labelled validation set, if that chooses.
-        grid: settings of the anomaly map to try on every model.
+        grid: settings of the anomaly map to try on every model; None tries the wide grid for
+            textures and the narrow one otherwise: where on a part real defects are, and so what
+            an average map may dim, synthetic ones can't tell.
         ensemble: whether the best models are tried in pairs, too.
     """
 
@@ -71,7 +74,7 @@ class SweepRequest:
     trials: int = 12
     by: By = "synthetic"
     validation: Location | None = None
-    grid: Grid = NARROW
+    grid: Grid | None = None
     ensemble: bool = False
 
     def __post_init__(self) -> None:
@@ -91,6 +94,10 @@ class SweepRequest:
                 "--ensemble: the reconstruction error does not tell how good an ensemble is. Use "
                 "--select-by synthetic or labelled."
             )
+
+    def grid_for(self, images: Tensor) -> Grid:
+        """The grid for a category, from some of its training images, as for ``is_texture``."""
+        return self.grid or (WIDE if is_texture(images) else NARROW)
 
 
 def sweep_categories(
@@ -193,7 +200,7 @@ class _Sweep:
                 seed=self.compute.seed,
                 labelled=labelled,
                 labelled_fingerprint=fingerprint(files),
-                grid=self.request.grid,
+                grid=self.request.grid_for(sample),
             ),
             compute=self.compute,
             trials=min(self.request.trials, size_of(space)),
