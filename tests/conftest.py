@@ -46,8 +46,11 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
-    """One Ray for the whole run, with the two CPUs of the smallest machine we support."""
+def ray_local(s3_server: str) -> Iterator[None]:
+    """One Ray for the whole run, with the two CPUs of the smallest machine we support.
+
+    Its workers see the environment in which it starts, so the S3 server comes first.
+    """
     from ssray.cluster.runtime import ray_session
 
     with ray_session(num_cpus=2):
