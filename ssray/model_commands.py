@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from typing import get_args
 
 import click
 import torch
@@ -10,7 +12,8 @@ import torch
 from ssray import artifact, model_store
 from ssray.data.storage import Location
 from ssray.errors import ArtifactError, SsrayError
-from ssray.options import models_option
+from ssray.export import Format, export
+from ssray.options import models_option, out_option
 from ssray.terminal import console, versions_table
 
 category_option = click.option("--category", required=True, metavar="C", help="Whose models.")
@@ -73,6 +76,29 @@ def roll_back(store: str, category: str) -> None:
     """Put the version into use that was before the present one."""
     version = model_store.rollback(Location.parse(store), category)
     console.print(f"{category}: {version} is in use again")
+
+
+@models.command("export")
+@models_option
+@category_option
+@click.option("--version", metavar="V", help="Default: the one in use.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(get_args(Format)),
+    required=True,
+    help="torch (a .pt2 of torch.export), onnx (needs ssray[onnx]) or openvino.",
+)
+@out_option
+def export_model(store: str, category: str, version: str | None, kind: Format, out: str) -> None:
+    """Write a model for another runtime: an image in, its anomaly map and score out."""
+    place, target = Location.parse(store), Location.parse(out)
+    version = version or model_store.published_version(place, category)
+    off = export(artifact.load(place, category, version), kind, target)
+    checked = "not compared, its runtime is not installed"
+    if not math.isnan(off):
+        checked = f"maps and scores equal ssray's to {max(off, 1e-9):.1g} of the pixel threshold"
+    console.print(f"{category}: {version} as {kind} in {target}; {checked}")
 
 
 @models.command("verify")

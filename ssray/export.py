@@ -1,0 +1,165 @@
+"""A model as one file for other runtimes: an image in, its anomaly map and image score out.
+
+What runs there is what ssray runs, the network, the difference, smoothing, scale, average map and
+reduction, in float32. Decoding and resizing are left to whoever runs it; ``model.json`` says how.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+import ssray
+from ssray.artifact import ModelArtifact
+from ssray.data.storage import Location
+from ssray.errors import ArtifactError, ConfigError
+from ssray.method.anomaly_map import MapMaker, difference_maps
+
+Format = Literal["torch", "onnx", "openvino"]
+TOLERANCE = 1e-3
+"""By which the exported model's maps and scores may differ, as a share of the pixel threshold."""
+_CPU = torch.device("cpu")
+_Run = Callable[[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float32]]]
+
+
+class AnomalyModel(nn.Module):
+    """From an image to its map and score, as one module without any choice left."""
+
+    def __init__(self, networks: Sequence[nn.Module], maker: MapMaker) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.maker = maker
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, 3, H, W) float32 in [0, 1] to the map, (1, 1, H, W), and the score, (1,)."""
+        reconstructions = [network(images) for network in self.networks]
+        differences = difference_maps(images, reconstructions, self.maker.settings.difference)
+        maps = self.maker(differences)
+        return maps, self.maker.scores(maps)
+
+
+def export(model: ModelArtifact, kind: Format, out: Location) -> float:
+    """Writes a model for another runtime, and compares what it gives there.
+
+    Args:
+        model: what to export.
+        kind: of the file: ``model.pt2`` (``torch.export``), ``model.onnx``, or ``model.xml`` with
+            ``model.bin`` (OpenVINO).
+        out: a folder, which also gets ``model.json``.
+
+    Returns:
+        The largest difference to ssray's own map and score on a test pattern, as a share of the
+        pixel threshold; NaN where the runtime is not installed.
+
+    Raises:
+        ArtifactError: if it is larger than ``TOLERANCE``.
+        ConfigError: if a package for the format is missing.
+    """
+    height, width = model.input_shape
+    module = AnomalyModel(model.build_all(_CPU), model.map_maker(_CPU)).eval()
+    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, height, width, generator=generator)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # exporters warn of sizes being fixed, as is meant
+        run = _EXPORTERS[kind](module, image, Path(folder))
+        expected = module(image)
+        off = float("nan")
+        if run:
+            off = max(
+                float(np.abs(np.asarray(found) - own.numpy()).max())
+                for found, own in zip(run(image.numpy()), expected, strict=True)
+            )
+            off /= model.calibration.pixel_threshold
+        if off > TOLERANCE:
+            raise ArtifactError(
+                f"{model.category}: as {kind} the model gives maps that differ by {off:.2g} of the "
+                f"pixel threshold, more than {TOLERANCE:g}; nothing was written."
+            )
+        for path in sorted(Path(folder).iterdir()):
+            (out / path.name).write(path.read_bytes())
+    (out / "model.json").write(json.dumps(_facts(model, kind), indent=2).encode())
+    return off
+
+
+def _to_torch(module: nn.Module, image: Tensor, folder: Path) -> _Run:
+    program = torch.export.export(module, (image,))
+    torch.export.save(program, folder / "model.pt2")
+    loaded = torch.export.load(folder / "model.pt2").module()
+    return lambda images: [found.numpy() for found in loaded(torch.from_numpy(images))]
+
+
+def _to_openvino(module: nn.Module, image: Tensor, folder: Path) -> _Run:
+    import openvino
+
+    converted = openvino.convert_model(module, example_input=image)
+    converted.reshape(list(image.shape))
+    for output, name in zip(converted.outputs, ("anomaly_map", "score"), strict=True):
+        output.get_tensor().set_names({name})
+    openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", settings)
+    return lambda images: [compiled(images)[number] for number in range(2)]
+
+
+def _to_onnx(module: nn.Module, image: Tensor, folder: Path) -> _Run | None:
+    try:
+        torch.onnx.export(
+            module,
+            (image,),
+            folder / "model.onnx",
+            input_names=["image"],
+            output_names=["anomaly_map", "score"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    except (ModuleNotFoundError, torch.onnx.OnnxExporterError) as error:
+        raise ConfigError(
+            f"--format onnx: {error}. Install what it needs: pip install 'ssray[onnx]'."
+        ) from None
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return None
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    return lambda images: session.run(None, {"image": images})
+
+
+_EXPORTERS: dict[Format, Callable[[nn.Module, Tensor, Path], _Run | None]] = {
+    "torch": _to_torch,
+    "onnx": _to_onnx,
+    "openvino": _to_openvino,
+}
+
+
+def _facts(model: ModelArtifact, kind: Format) -> dict[str, Any]:
+    height, width = model.input_shape
+    calibration = model.calibration
+    return {
+        "category": model.category,
+        "version": model.version,
+        "format": kind,
+        "ssray_version": ssray.__version__,
+        "input": {
+            "shape": [1, 3, height, width],
+            "values": "float32, colours in the order red, green, blue, from 0 to 1",
+            "resize": f"to {width} x {height} pixels with Pillow's HAMMING filter",
+        },
+        "outputs": {
+            "anomaly_map": f"[1, 1, {height}, {width}] float32",
+            "score": "[1] float32",
+        },
+        "pixel_threshold": calibration.pixel_threshold,
+        "image_threshold": calibration.image_threshold,
+        "false_alarm_rate": calibration.supported_rate,
+    }
