@@ -162,7 +162,7 @@ class BatchScorer:
                 with spent.on("fetch"):
                     found = content()
                 with spent.on("decode"):
-                    return _prepared(found, scorer.artifact.input_shape)
+                    return _decoded(found, scorer.artifact.input_shape)
             except ImageError as error:
                 return _Prepared(None, error=error.code, detail=str(error))
 
@@ -210,7 +210,7 @@ class BatchScorer:
         return rows
 
 
-def _prepared(content: bytes, wanted: tuple[int, int]) -> _Prepared:
+def _decoded(content: bytes, wanted: tuple[int, int]) -> _Prepared:
     """An image at the size that is wanted; raises ``ImageError`` if it can't be used."""
     try:
         image = decode_image(content)
@@ -235,13 +235,15 @@ def _contents(
     wanted = defaultdict[str, list[Source]](list)
     for source in sources:
         wanted[source.uri].append(source)
+    left = len(sources)
     try:
         members = streamed(Location.parse(parts[0]))
-        while any(wanted.values()):
+        while left:
             with spent.on("fetch"):
                 name, content = next(members)
             same = wanted.get(f"{parts[0]}#{name}")
             if same:
+                left -= 1
                 yield same.pop(0), functools.partial(bytes, content)
     except StopIteration:
         reason = ImageError("missing", f"{parts[0]}: no longer has it")
