@@ -11,10 +11,11 @@ test images by each backend that scores.
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -105,13 +106,12 @@ def with_network(network: nn.Module, image: Tensor, precision: torch.dtype) -> C
 
 def onnx(network: Autoencoder, image: Tensor, threads: int) -> Callable[[], Tensor]:
     """A run of the network in ONNX Runtime."""
-    buffer = io.BytesIO()
-    with torch.no_grad():
-        program = torch.onnx.export(network, (image.contiguous(),), dynamo=True, verbose=False)
-    program.save(buffer)
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(buffer.getvalue(), settings)
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        file = Path(folder, "network.onnx")
+        torch.onnx.export(network, (image.contiguous(),), file, dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(file, settings)
     [taken] = session.get_inputs()
     given = {taken.name: image.contiguous().numpy()}
     return lambda: torch.from_numpy(session.run(None, given)[0])

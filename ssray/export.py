@@ -106,8 +106,10 @@ def _to_openvino(module: nn.Module, image: Tensor, folder: Path) -> _Run:
     for output, name in zip(converted.outputs, ("anomaly_map", "score"), strict=True):
         output.get_tensor().set_names({name})
     openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", settings)
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})  # the file will be gone before the model
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(core.read_model(folder / "model.xml"), "CPU", settings)
     return lambda images: [compiled(images)[number] for number in range(2)]
 
 

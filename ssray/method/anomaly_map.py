@@ -148,7 +148,7 @@ def image_scores(maps: Tensor, reduction: ImageScore, top_fraction: float) -> Te
         return flat.sum(dim=1)
     if reduction == "max":
         return flat.amax(dim=1)
-    count = max(1, round(top_fraction * flat.shape[1]))
+    count = max(1, round(top_fraction * int(flat.shape[1])))  # no int while it is being traced
     return flat.topk(count, dim=1).values.mean(dim=1)
 
 
