@@ -30,7 +30,7 @@ def ssray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_every_command_explains_itself() -> None:
     from click.testing import CliRunner
 
-    names = "demo demo-data diagnose evaluate models score sweep train"
+    names = "demo demo-data diagnose evaluate heatmap models nightly score sweep train"
     assert names.split() == COMMANDS
     for command in COMMANDS:
         result = CliRunner().invoke(cli, [command, "--help"])
@@ -41,7 +41,8 @@ def test_every_command_explains_itself() -> None:
 def test_options_mirror_the_configuration() -> None:
     from ssray.config import Compute
 
-    options = {p.name: p for p in cli.commands["train"].params}
+    commands = (cli.commands[name] for name in ("train", "evaluate"))
+    options = {p.name: p for command in commands for p in command.params}
     for name, field in Compute.model_fields.items():
         assert options[name].default == field.default
         assert options[name].help == f"{field.description}."
