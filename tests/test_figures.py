@@ -155,7 +155,7 @@ def test_a_name_cannot_break_the_table(figures: Figures) -> None:
 def test_the_recipes_promise_what_the_tables_show() -> None:
     for category, (image, pixel) in PAPER.items():
         described = " ".join((paper.MVTEC_AD[category].__doc__ or "").split())
-        assert f"The paper reports {image:g} / {pixel:g}." in described
+        assert f"Expect {image:g} / {pixel:g}, the paper's; not measured." in described
 
 
 def test_the_papers_averages() -> None:
