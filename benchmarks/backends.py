@@ -30,9 +30,7 @@ from ssray.data.index import index_dataset
 from ssray.data.storage import Location
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import reconstruct
-from ssray.metrics.images import image_auroc
-from ssray.metrics.pixels import PixelCounts
-from ssray.scoring import Scorer, resize_map
+from ssray.scoring import Scorer
 
 CPU = torch.device("cpu")
 NETWORKS = {
@@ -128,15 +126,12 @@ def find(root: str, category: str, models: str) -> None:
     for backend, precision in SCORED:
         scorer = Scorer(model, CPU, precision, backend)
         scored = scorer(test_set.images.numpy())
-        counts = PixelCounts()
-        for one, mask in zip(scored.maps, test_set.masks, strict=True):
-            counts.add(resize_map(one, mask.shape), mask)
+        image, pixel = test_set.figures(scored.maps, scored.scores)
         first = scored.scores if first is None else first
         change = np.abs(scored.scores / first - 1).max()
         print(
             f"  {backend:9} {str(precision).removeprefix('torch.'):9} "
-            f"{image_auroc(test_set.labels, scored.scores):.4f} "
-            f"{counts.metrics()['pixel_auroc']:.4f}  {100 * change:.2f} %"
+            f"{image:.4f} {pixel:.4f}  {100 * change:.2f} %"
         )
 
 

@@ -21,7 +21,7 @@ from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import differences, image_batches
 from ssray.metrics.images import image_auroc
 from ssray.metrics.pixels import PixelCounts
-from ssray.scoring import resize_map
+from ssray.scoring import Maps, resize_map
 
 BATCH = 8
 
@@ -58,11 +58,14 @@ class TestSet:
     def judge(self, maker: MapMaker, stacks: Tensor) -> tuple[float, float]:
         """Image and pixel AUROC of the test images' difference maps, (N, K, H, W)."""
         maps = maker(stacks)
+        return self.figures(maps[:, 0].numpy(), maker.scores(maps).numpy())
+
+    def figures(self, maps: Maps, scores: npt.NDArray[np.float32]) -> tuple[float, float]:
+        """Image and pixel AUROC of the test images' (N, H, W) anomaly maps and (N,) scores."""
         counts = PixelCounts()
-        for one, mask in zip(maps[:, 0].numpy(), self.masks, strict=True):
+        for one, mask in zip(maps, self.masks, strict=True):
             counts.add(resize_map(one, mask.shape), mask)
-        image = image_auroc(self.labels, maker.scores(maps).numpy())
-        return image, counts.metrics()["pixel_auroc"]
+        return image_auroc(self.labels, scores), counts.metrics()["pixel_auroc"]
 
 
 def difference_stack(

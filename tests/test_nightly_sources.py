@@ -147,7 +147,7 @@ def test_every_image_is_in_one_batch_of_one_category(tmp_path: Path) -> None:
     assert read_manifest(folder) is None
     listed = []
     manifest = write_manifest(
-        folder, [Location.parse(tmp_path / "images")], CategoryRule(), 2, lambda: 1.5, listed.append
+        folder, [Location.parse(tmp_path / "images")], CategoryRule(), 2, listed.append
     )
     assert read_manifest(folder) == manifest
     assert manifest.categories == {"bolt": 7, "grid": 70, "nut": 70, "z": 5}

@@ -184,7 +184,6 @@ def score_night(
                 [Location.parse(uri) for uri in night.images],
                 CategoryRule(night.category_pattern, night.category),
                 night.batch,
-                lambda: time.monotonic() - begun,
                 lambda images: on_state(f"listing images: {images:,}"),
             )
         if not manifest.images:

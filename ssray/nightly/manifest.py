@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -69,7 +70,6 @@ def write_manifest(
     places: Sequence[Location],
     rule: CategoryRule,
     batch: int,
-    seconds: Callable[[], float],
     on_listed: Callable[[int], None] = lambda images: None,
 ) -> Manifest:
     """Lists the images and writes the manifest; what an interrupted attempt left is replaced.
@@ -79,12 +79,12 @@ def write_manifest(
         places: as for ``find``.
         rule: for categories.
         batch: images a batch.
-        seconds: since the beginning.
         on_listed: called now and then with how many images were found.
 
     Raises:
         DataError: as ``find``.
     """
+    begun = time.monotonic()
     folder.delete()
     passed_over, categories = Counter[str](), Counter[str]()
     batches = 0
@@ -103,7 +103,7 @@ def write_manifest(
         batches=batches,
         categories=dict(sorted(categories.items())),
         passed_over=dict(passed_over),
-        seconds=seconds(),
+        seconds=time.monotonic() - begun,
     )
     (folder / _SUMMARY).write(manifest.model_dump_json(indent=2).encode())
     return manifest

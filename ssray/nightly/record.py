@@ -18,7 +18,7 @@ import hashlib
 import io
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -306,7 +306,7 @@ def summarise(
 ) -> Summary:
     """Adds up what the batches' files say."""
     categories: dict[str, Counter[str]] = {}
-    errors, seconds = Counter[str](), Counter[str]()
+    errors, seconds = Counter[str](), defaultdict[str, float](float)
     retries = 0
     for each in facts:
         counts = categories.setdefault(each.category, Counter())
@@ -314,7 +314,7 @@ def summarise(
         errors.update(each.errors)
         retries += each.retries
         for stage, spent in each.seconds.items():
-            seconds[stage] += spent  # type: ignore[assignment]
+            seconds[stage] += spent
     images = sum(counts["images"] for counts in categories.values())
     speed = scored_now / wall_seconds if wall_seconds else 0.0
     hours = 1e6 / speed * actors / 3600 if speed else 0.0
