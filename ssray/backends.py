@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
-import openvino
 import torch
 from torch import Tensor, nn
 
 from ssray.config import Backend
+
+if TYPE_CHECKING:
+    import openvino
 
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
@@ -58,6 +61,8 @@ class OpenVinoNetwork(nn.Module):
         return torch.from_numpy(np.concatenate(parts)).to(images.device)
 
     def _compile(self, height: int, width: int) -> openvino.CompiledModel:
+        import openvino
+
         with (
             torch.no_grad(),
             torch.autocast("cpu", enabled=False),

@@ -39,6 +39,23 @@ class Scored:
     scores: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What the model says of one image.
+
+    Attributes:
+        anomaly_map: (H, W) float32 at the network's resolution.
+        score: the image's.
+        p_value: how usual such a score is among defect-free images.
+        flagged: whether that is too unusual for the model's false-alarm rate.
+    """
+
+    anomaly_map: Maps
+    score: float
+    p_value: float
+    flagged: bool
+
+
 class Scorer:
     """One loaded model.
 
@@ -77,6 +94,18 @@ class Scorer:
         parts = torch.tensor(images).split(max(1, PIXELS_AT_ONCE // (height * width)))
         scored = [self._scored(part) for part in parts]
         return Scored(*(np.concatenate(found) for found in zip(*scored, strict=True)))
+
+    def judge(self, images: npt.NDArray[np.uint8]) -> list[Verdict | None]:
+        """Scores prepared images, (B, H, W, 3) uint8; None where the output is no number."""
+        scored = self(images)
+        calibration = self.artifact.calibration
+        p_values = calibration.p_values(scored.scores)
+        return [
+            Verdict(anomaly_map, float(score), float(p), bool(score > calibration.image_threshold))
+            if np.isfinite(score) and np.isfinite(anomaly_map).all()
+            else None
+            for anomaly_map, score, p in zip(scored.maps, scored.scores, p_values, strict=True)
+        ]
 
     def _scored(self, images: Tensor) -> tuple[Maps, npt.NDArray[np.float32]]:
         x = to_network(images, self._device)

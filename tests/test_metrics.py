@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
+from scipy import ndimage, stats
 from sklearn.metrics import (
     average_precision_score,
     f1_score,
@@ -22,7 +22,13 @@ from sklearn.metrics import (
 
 from ssray.metrics import ranking
 from ssray.metrics.histogram import Histogram
-from ssray.metrics.images import MEASURES, image_auroc, image_metrics, roc_points
+from ssray.metrics.images import (
+    MEASURES,
+    decision_metrics,
+    image_auroc,
+    image_metrics,
+    roc_points,
+)
 from ssray.metrics.pixels import PixelCounts, pixel_auroc
 
 Rng = np.random.Generator
@@ -416,8 +422,20 @@ def test_the_curve_is_cut_at_the_limit() -> None:
         assert ranking.area_up_to(good, found, limit) == pytest.approx(area / limit)
 
 
-def test_roc_points_enclose_the_auroc() -> None:
-    labels, scores = labelled(np.random.default_rng(3), 50, ties=False)
-    false_positive, true_positive = roc_points(labels, scores)
-    area = np.trapezoid(true_positive, false_positive)
-    assert area == pytest.approx(image_auroc(labels, scores))
+@pytest.mark.parametrize("ties", [False, True])
+def test_roc_points_are_those_of_scikit_learn(ties: bool) -> None:
+    labels, scores = labelled(np.random.default_rng(3), 50, ties=ties)
+    found = roc_points(labels, scores)
+    expected = roc_curve(labels, scores, drop_intermediate=False)
+    for own, other in zip(found, expected, strict=False):
+        np.testing.assert_allclose(own, other)
+    assert np.trapezoid(found[1], found[0]) == pytest.approx(image_auroc(labels, scores))
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 21), (1, 21), (2, 60), (21, 21)])
+def test_the_interval_of_false_alarms_is_scipys(count: int, of: int) -> None:
+    flagged = np.arange(of) < count
+    values = decision_metrics(np.zeros(of, int), flagged).values
+    ends = (values["false_alarms_low"], values["false_alarms_high"])
+    expected = stats.binomtest(count, of).proportion_ci(confidence_level=0.95, method="exact")
+    assert ends == pytest.approx(expected)

@@ -25,7 +25,7 @@ from ssray.building import build_model
 from ssray.config import Compute, Recipe
 from ssray.data.storage import Location
 from ssray.model_store import publish
-from ssray.nightly.record import Completed, Places, read_night
+from ssray.nightly.record import MARKER, Completed, Places, read_night
 
 DATE = "2026-11-21"
 SHARED = ("fetch", "decode", "model", "pack", "write", "list")
@@ -147,11 +147,11 @@ def test_every_image_has_one_row(plant: Plant, undisturbed: tuple[Location, str]
 
 def test_a_complete_night_is_left_alone(plant: Plant, undisturbed: tuple[Location, str]) -> None:
     out, _ = undisturbed
-    marker = Places(out, DATE).marker.read_tagged()
+    marker = (Places(out, DATE).results / MARKER).read_tagged()
     ended = plant.score(out)
     assert ended.returncode == 0, ended.stderr
     assert "complete already, nothing was done" in ended.stdout
-    assert Places(out, DATE).marker.read_tagged() == marker
+    assert (Places(out, DATE).results / MARKER).read_tagged() == marker
     other = plant.score(out, "--heatmaps", "all")
     assert other.returncode == 2
     assert "with heatmaps flagged, now it is all" in other.stderr

@@ -22,9 +22,10 @@ from ssray.config import Compute, Recipe
 from ssray.data.decode import decode_image, resize
 from ssray.data.fetch import Fetcher
 from ssray.data.storage import Location
-from ssray.errors import ConfigError, ImageError, ScoringError
+from ssray.errors import ConfigError, DataError, ImageError, ScoringError
 from ssray.nightly.batch import BatchResult, BatchScorer, Heatmaps
 from ssray.nightly.record import (
+    MARKER,
     Completed,
     Night,
     Places,
@@ -35,9 +36,9 @@ from ssray.nightly.record import (
     kept,
     read_night,
     shares,
-    summarise,
 )
 from ssray.nightly.sources import Source
+from ssray.nightly.summary import summarise
 from ssray.report.heatmap import png_to_levels, predicted_mask
 from ssray.scoring import Scorer
 
@@ -301,6 +302,9 @@ def test_batches_become_a_night_that_is_seen_when_it_is_whole(
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(ScoringError, match="checksum differs"):
         read_night(places.out, places.date)
+    (places.results / MARKER).write(b'{"date": "2026-11-21"}')
+    with pytest.raises(DataError, match=r"_COMPLETE.json: damaged, or of another version.*--again"):
+        places.completed()
 
 
 def test_a_version_that_is_gone_is_an_error_and_no_row(store: Location, images: list[Path]) -> None:

@@ -38,7 +38,6 @@ from ssray.nightly.manifest import (
     write_manifest,
 )
 from ssray.nightly.record import (
-    BatchFacts,
     Completed,
     Night,
     Part,
@@ -50,9 +49,9 @@ from ssray.nightly.record import (
     keep,
     kept,
     shares,
-    summarise,
 )
 from ssray.nightly.sources import CategoryRule
+from ssray.nightly.summary import BatchFacts, summarise
 
 SPARE_READERS = 2
 """Threads that fetch and decode, beyond the CPUs of an actor: fetching is mostly waiting."""

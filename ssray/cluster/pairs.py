@@ -14,6 +14,7 @@ from ssray import feeding
 from ssray.artifact import ModelArtifact, load, save
 from ssray.cluster.runtime import check_capacity, threads_per_worker, wants_gpu
 from ssray.cluster.sweep import Search
+from ssray.data.json_file import read_json
 from ssray.device import resolve_device, use_cores
 from ssray.pairing import best_pair
 from ssray.report.leaderboard import TrialResult, ranked
@@ -53,10 +54,9 @@ def ensemble_of(search: Search, trials: Sequence[TrialResult]) -> TrialResult | 
     place = search.folder / RESULT
     names = json.dumps([search.key, *(trial.version for trial in candidates)])
     key = hashlib.sha256(names.encode()).hexdigest()[:16]
-    if place.exists():
-        known = _Outcome.model_validate_json(place.read())
-        if known.of == key:
-            return known.ensemble
+    known = read_json(place, _Outcome, "Delete it, and pairs are tried again.")
+    if known and known.of == key:
+        return known.ensemble
     use_gpu = wants_gpu(search.compute)
     threads = threads_per_worker(search.compute, use_gpu)
     gpus = search.compute.gpus_per_worker if use_gpu else 0
@@ -115,4 +115,4 @@ def _model(search: Search, trial: TrialResult) -> ModelArtifact:
 
 def _held_out(search: Search, model: ModelArtifact, threads: int) -> Tensor:
     seed, shape = search.compute.seed, model.input_shape
-    return feeding.held_out(sorted(search.uris), model.recipe, threads, seed, shape)
+    return feeding.held_out(search.uris, model.recipe, threads, seed, shape)

@@ -216,25 +216,20 @@ def score_rows(
         return rows
     shape = (*artifact.input_shape, 3)
     images = [np.frombuffer(prepared[i]["image"], np.uint8).reshape(shape) for i in usable]
-    scored = scorer(np.stack(images))
     counts = PixelCounts()
-    image_threshold = artifact.calibration.image_threshold
-    p_values = artifact.calibration.p_values(scored.scores)
-    for i, anomaly_map, score, p_value in zip(
-        usable, scored.maps, scored.scores, p_values, strict=True
-    ):
+    for i, verdict in zip(usable, scorer.judge(np.stack(images)), strict=True):
         row = rows[i]
-        truth = _unpack_truth(prepared[i])
-        full_size = anomaly_map
-        if truth is not None or maps is not None:
-            full_size = resize_map(anomaly_map, tuple(prepared[i]["shape"]))
-        if not all(np.isfinite(each).all() for each in (anomaly_map, full_size, score)):
+        if verdict is None:
             row["error"] = "not_finite"
             continue
-        row["score"] = float(score)
-        row["p_value"] = float(p_value)
-        row["flagged"] = bool(score > image_threshold)
-        row["heatmap"] = levels_to_png(encode_levels(anomaly_map, threshold))
+        truth = _unpack_truth(prepared[i])
+        full_size = verdict.anomaly_map
+        if truth is not None or maps is not None:
+            full_size = resize_map(full_size, tuple(prepared[i]["shape"]))
+        row["score"] = verdict.score
+        row["p_value"] = verdict.p_value
+        row["flagged"] = verdict.flagged
+        row["heatmap"] = levels_to_png(encode_levels(verdict.anomaly_map, threshold))
         if truth is not None:
             counts.add(full_size, truth)
         if maps is not None:

@@ -30,6 +30,7 @@ from ssray.config import Compute
 from ssray.criterion import By, Criterion, LabelledImage
 from ssray.data.fingerprint import fingerprint
 from ssray.data.index import categories, index_dataset
+from ssray.data.json_file import read_json
 from ssray.data.lease import Lease
 from ssray.data.loading import load_images
 from ssray.data.storage import Location
@@ -255,7 +256,9 @@ class _Sweep:
 def _write_results(out: Location) -> None:
     """``leaderboard.parquet`` and ``sweep.html``, of all categories that were searched so far."""
     places = [out.at(info) for info in (out / STATE).files() if info.base_name == RESULT]
-    sweeps = [CategorySweep.model_validate_json(place.read()) for place in places]
+    remedy = "Delete it, and the next sweep of its category writes it again."
+    found = (read_json(place, CategorySweep, remedy) for place in places)
+    sweeps = [sweep for sweep in found if sweep]
     write_table(leaderboard({s.category: s.trials for s in sweeps}), out / "leaderboard.parquet")
     generated = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     (out / "sweep.html").write(render_sweep(sweeps, generated, ssray.__version__).encode())

@@ -36,29 +36,32 @@ def decode_image(content: bytes) -> UInt8Image:
         ImageError: with code ``empty``, ``unknown_format``, ``too_large``, ``truncated`` or
             ``unsupported_mode``.
     """
-    with _reason_codes():
-        image = _opened(content)
-        image.load()
-        return _to_rgb(image)
+    return decode_noted(content)[0]
 
 
-def conversion(content: bytes) -> str | None:
-    """What ``decode_image`` changes of an image's meaning, from the header alone.
+def decode_noted(content: bytes) -> tuple[UInt8Image, str | None]:
+    """Decodes as ``decode_image``, and tells what was left out of account.
 
     Returns:
-        ``animated`` (only the first frame counts), ``16_bit`` (the upper 8 count) or ``cmyk``
-        (inks become colours without a profile); None for everything else.
+        The image, and ``animated`` (only the first frame counts), ``16_bit`` (the upper 8 count)
+        or ``cmyk`` (inks become colours without a profile); None for everything else.
 
     Raises:
         ImageError: as ``decode_image``.
     """
     with _reason_codes():
         image = _opened(content)
-        if getattr(image, "is_animated", False):
-            return "animated"
-        if image.mode in _DEEP_MODES:
-            return "16_bit"
-        return "cmyk" if image.mode == "CMYK" else None
+        note = _left_out(image)
+        image.load()
+        return _to_rgb(image), note
+
+
+def _left_out(image: Image.Image) -> str | None:
+    if getattr(image, "is_animated", False):
+        return "animated"
+    if image.mode in _DEEP_MODES:
+        return "16_bit"
+    return "cmyk" if image.mode == "CMYK" else None
 
 
 def image_shape(content: bytes) -> tuple[int, int]:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from pyarrow import fs
+
 from ssray.data.archives import read_file, split_member
 from ssray.data.storage import Location
 from ssray.errors import DataError, ImageError
@@ -28,6 +30,7 @@ class Fetcher:
         self.retries = 0
         self._attempts = attempts
         self._lock = threading.Lock()
+        self._archives: dict[str, fs.NativeFile] = {}
 
     def __call__(self, uri: str, size: int | None = None, offset: int | None = None) -> bytes:
         """The content of a file, or of an archive's member.
@@ -49,7 +52,15 @@ class Fetcher:
         if offset is None or size is None:
             return self._patiently(uri, lambda: read_file(uri))
         archive = parts[0]
-        return self._patiently(uri, lambda: _range(archive, offset, size))
+        return self._patiently(uri, lambda: self._range(archive, offset, size))
+
+    def _range(self, archive: str, offset: int, size: int) -> bytes:
+        """Of an archive that stays open, so that a member costs one request."""
+        file = self._archives.get(archive)
+        if file is None:
+            file = Location.parse(archive).without_retries().open_file()
+            self._archives[archive] = file
+        return _complete(archive, file.read_at(size, offset), size)
 
     def _patiently(self, uri: str, read: Callable[[], bytes]) -> bytes:
         pause = FIRST_PAUSE_SECONDS
@@ -77,11 +88,6 @@ class Fetcher:
 def _whole(uri: str, size: int | None) -> bytes:
     content = Location.parse(uri).without_retries().read()
     return _complete(uri, content, size)
-
-
-def _range(archive: str, offset: int, size: int) -> bytes:
-    content = Location.parse(archive).without_retries().read_range(offset, size)
-    return _complete(archive, content, size)
 
 
 def _complete(uri: str, content: bytes, size: int | None) -> bytes:

@@ -116,11 +116,9 @@ class Location:
             return self
         return Location(s3.filesystem(self._bucket.path, attempts=1), self.path, self.prefix)
 
-    def read_range(self, offset: int, size: int) -> bytes:
-        """Some of a file's bytes; fewer only at its end."""
-        with self.filesystem.open_input_file(self.path) as file:
-            content: bytes = file.read_at(size, offset)
-        return content
+    def open_file(self) -> fs.NativeFile:
+        """For reading by range; many threads may use ``read_at`` at once."""
+        return self.filesystem.open_input_file(self.path)
 
     def read(self) -> bytes:
         with self.filesystem.open_input_stream(self.path) as stream:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
-from sklearn.metrics import roc_curve
+from scipy import special
 
 from ssray.metrics import ranking
 from ssray.metrics.values import Metrics
@@ -88,8 +87,7 @@ def decision_metrics(labels: npt.NDArray[np.integer], flagged: npt.NDArray[np.bo
     good, defect = flagged[labels == 0], flagged[labels == 1]
     low, high, share = math.nan, math.nan, math.nan
     if len(good):
-        test = stats.binomtest(int(good.sum()), len(good))
-        low, high = test.proportion_ci(confidence_level=0.95, method="exact")
+        low, high = _clopper_pearson(int(good.sum()), len(good))
         share = float(good.mean())
     metrics = Metrics()
     for name, value in zip(DECISIONS, (share, low, high), strict=False):
@@ -97,6 +95,14 @@ def decision_metrics(labels: npt.NDArray[np.integer], flagged: npt.NDArray[np.bo
     found = float(defect.mean()) if len(defect) else math.nan
     metrics.put("defects_flagged", found, None if len(defect) else "no image with a defect")
     return metrics
+
+
+def _clopper_pearson(count: int, of: int) -> tuple[float, float]:
+    """Ends of the exact 95 % interval of a share, as quantiles of beta distributions."""
+    tail = (1 - LEVEL) / 2
+    low = special.betaincinv(count, of - count + 1, tail) if count else 0.0
+    high = special.betaincinv(count + 1, of - count, 1 - tail) if count < of else 1.0
+    return float(low), float(high)
 
 
 def image_auroc(labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]) -> float:
@@ -118,12 +124,13 @@ def roc_points(
 ) -> tuple[Floats, Floats]:
     """False- and true-positive rates of the ROC curve, both (P,) rising from 0 to 1.
 
-    Empty where only one class is present.
+    Between them a point for each distinct score; empty where only one class is present.
     """
-    if len(np.unique(labels)) < 2:
+    _, _, counts = _by_value(labels, scores)
+    if not all(each.any() for each in counts):
         return np.empty(0), np.empty(0)
-    false_positive_rate, true_positive_rate, _ = roc_curve(labels, scores)
-    return false_positive_rate, true_positive_rate
+    good, defect = (np.append(0, np.cumsum(each[::-1])) / each.sum() for each in counts)
+    return good, defect
 
 
 def _by_value(

@@ -25,7 +25,7 @@ from scipy import ndimage
 from ssray.artifact import load
 from ssray.config import Backend, Precision
 from ssray.data.archives import is_compressed_tar, split_member, streamed
-from ssray.data.decode import UInt8Image, conversion, decode_image, resize
+from ssray.data.decode import UInt8Image, decode_noted, resize
 from ssray.data.fetch import Fetcher
 from ssray.data.large import decode_large
 from ssray.data.storage import Location
@@ -184,43 +184,39 @@ class BatchScorer:
             return rows
         with spent.on("model"):
             images = [image for _, p in chunk if (image := p.image) is not None]
-            scored = scorer(np.stack(images))
-        calibration = scorer.artifact.calibration
-        p_values = calibration.p_values(scored.scores)
+            verdicts = scorer.judge(np.stack(images))
+        threshold = scorer.artifact.calibration.pixel_threshold
         with spent.on("pack"):
-            for number, anomaly_map, score, p_value in zip(
-                usable, scored.maps, scored.scores, p_values, strict=True
-            ):
+            for number, verdict in zip(usable, verdicts, strict=True):
                 row = rows[number]
-                if not (np.isfinite(anomaly_map).all() and np.isfinite(score)):
+                if verdict is None:
                     row.update(error="not_finite", detail="the model's output is no number")
                     continue
-                mask = anomaly_map > np.float32(calibration.pixel_threshold)
+                mask = verdict.anomaly_map > np.float32(threshold)
                 row.update(
-                    score=float(score),
-                    p_value=float(p_value),
-                    flagged=bool(score > calibration.image_threshold),
+                    score=verdict.score,
+                    p_value=verdict.p_value,
+                    flagged=verdict.flagged,
                     defect_share=float(mask.mean()),
                     boxes=_boxes(mask, (row["height"], row["width"])),
                 )
-                if self._heatmaps == "all" or (self._heatmaps == "flagged" and row["flagged"]):
-                    levels = encode_levels(anomaly_map, calibration.pixel_threshold)
-                    row["heatmap"] = levels_to_png(levels)
-                    row["pixel_threshold"] = calibration.pixel_threshold
+                if self._heatmaps == "all" or (self._heatmaps == "flagged" and verdict.flagged):
+                    row["heatmap"] = levels_to_png(encode_levels(verdict.anomaly_map, threshold))
+                    row["pixel_threshold"] = threshold
         return rows
 
 
 def _decoded(content: bytes, wanted: tuple[int, int]) -> _Prepared:
     """An image at the size that is wanted; raises ``ImageError`` if it can't be used."""
     try:
-        image = decode_image(content)
+        image, note = decode_noted(content)
     except ImageError as error:
         if error.code != "too_large":
             raise
         resized, shape = decode_large(content, wanted)
         return _Prepared(resized, shape, size=len(content))
     shape = (image.shape[0], image.shape[1])
-    return _Prepared(resize(image, wanted), shape, note=conversion(content), size=len(content))
+    return _Prepared(resize(image, wanted), shape, note=note, size=len(content))
 
 
 def _contents(

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from ssray.data.archives import is_compressed_tar, split_member
+from ssray.data.json_file import read_json
 from ssray.data.storage import Location
 from ssray.nightly.sources import CategoryRule, Source, find
 
@@ -60,9 +61,12 @@ class Manifest(BaseModel):
 
 
 def read_manifest(folder: Location) -> Manifest | None:
-    """A manifest that was completed; None if there is none."""
-    place = folder / _SUMMARY
-    return Manifest.model_validate_json(place.read()) if place.exists() else None
+    """A manifest that was completed; None if there is none.
+
+    Raises:
+        DataError: if its summary is damaged, or another version of ssray wrote it.
+    """
+    return read_json(folder / _SUMMARY, Manifest, "Score the night anew with --again.")
 
 
 def write_manifest(

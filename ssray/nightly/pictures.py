@@ -14,7 +14,7 @@ from ssray.data.decode import decode_image
 from ssray.data.fetch import Fetcher
 from ssray.data.storage import Location
 from ssray.errors import DataError, ImageError, ScoringError
-from ssray.nightly.record import MARKER, Completed
+from ssray.nightly.record import Completed, read_marker
 from ssray.report.heatmap import overlay, png_to_levels, resize_levels
 
 _WITHOUT_IMAGE = 40
@@ -73,8 +73,4 @@ def _find(scores: Location, uri: str) -> dict[str, Any]:
 def _complete_nights(scores: Location) -> list[tuple[Location, Completed]]:
     """The last one first."""
     folders = [scores, *(scores.at(info) for info in reversed(scores.children()))]
-    return [
-        (folder, Completed.model_validate_json((folder / MARKER).read()))
-        for folder in folders
-        if (folder / MARKER).exists()
-    ]
+    return [(folder, completed) for folder in folders if (completed := read_marker(folder))]

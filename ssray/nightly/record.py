@@ -18,8 +18,7 @@ import hashlib
 import io
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote
@@ -28,9 +27,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from ssray.data.json_file import parse_json, read_json
 from ssray.data.storage import Location
 from ssray.errors import ConfigError, ConflictError, ScoringError
-from ssray.nightly.batch import STAGES, BatchResult, Heatmaps
+from ssray.nightly.batch import BatchResult, Heatmaps
+from ssray.nightly.summary import BatchFacts, Summary
 from ssray.report.tables import NIGHT
 
 MARKER = "_COMPLETE.json"
@@ -38,6 +39,7 @@ PART_BYTES = 64 * 1024**2
 """Batches are joined into files of about this size."""
 _FACTS = b"ssray"
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_REMEDY = "Score the night anew with --again."
 
 
 class Night(BaseModel):
@@ -64,19 +66,6 @@ class Night(BaseModel):
     batch: int
 
 
-class BatchFacts(BaseModel):
-    """What a batch's file says of itself, in its metadata."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    category: str
-    images: int
-    flagged: int
-    errors: dict[str, int]
-    retries: int
-    seconds: dict[str, float]
-
-
 class Part(BaseModel):
     """A file of a complete night."""
 
@@ -86,43 +75,6 @@ class Part(BaseModel):
     rows: int
     bytes: int
     sha256: str
-
-
-class Summary(BaseModel):
-    """How a night went.
-
-    Attributes:
-        images: rows, one an image.
-        flagged: how many of them were.
-        errors: by reason.
-        categories: of each ``images``, ``flagged`` and ``errors``.
-        retries: requests that were made again.
-        seconds: where the time of all threads went, by stage.
-        wall_seconds: of the start that completed the night; earlier ones are not known.
-        images_per_second: of that start.
-        worker_hours_per_million: of the processes that scored, for a million such images.
-        cost_per_million: of these, if the price of an hour was given.
-        passed_over: files that were neither images nor archives, by suffix.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    images: int
-    flagged: int
-    errors: dict[str, int]
-    categories: dict[str, dict[str, int]]
-    retries: int
-    seconds: dict[str, float]
-    wall_seconds: float
-    images_per_second: float
-    worker_hours_per_million: float
-    cost_per_million: float | None
-    passed_over: dict[str, int]
-
-    @property
-    def error_share(self) -> float:
-        """Of the images."""
-        return sum(self.errors.values()) / self.images if self.images else 0.0
 
 
 class Completed(BaseModel):
@@ -135,6 +87,15 @@ class Completed(BaseModel):
     parts: list[Part]
     summary: Summary
     ssray_version: str
+
+
+def read_marker(results: Location) -> Completed | None:
+    """What the marker in a night's results says; None if there is none.
+
+    Raises:
+        DataError: if it is damaged, or another version of ssray wrote it.
+    """
+    return read_json(results / MARKER, Completed, _REMEDY)
 
 
 @dataclass(frozen=True)
@@ -171,17 +132,13 @@ class Places:
         return self.out / f"date={self.date}"
 
     @property
-    def marker(self) -> Location:
-        return self.results / MARKER
-
-    @property
     def lease(self) -> Location:
         """Held by who works on the night."""
         return self.out / ".nights" / f"{self.date}.lease"
 
     def completed(self) -> Completed | None:
-        """The marker; None while the night is not complete."""
-        return Completed.model_validate_json(self.marker.read()) if self.marker.exists() else None
+        """The marker; None while the night is not complete, raises as ``read_marker``."""
+        return read_marker(self.results)
 
 
 def begin(places: Places, night: Night) -> Night:
@@ -189,6 +146,7 @@ def begin(places: Places, night: Night) -> Night:
 
     Raises:
         ConfigError: if the night was begun with other arguments.
+        DataError: as ``read_marker``, of what was written down.
     """
     place = places.work / "night.json"
     found = place.read_tagged()
@@ -199,7 +157,7 @@ def begin(places: Places, night: Night) -> Night:
             found = place.read_tagged()
     if found is None:
         return night
-    begun = Night.model_validate_json(found.content)
+    begun = parse_json(found.content, place, Night, _REMEDY)
     check_same(begun, night, f"{places.work}: this night was begun")
     return begun
 
@@ -221,27 +179,13 @@ def check_same(begun: Night, night: Night, told: str) -> None:
 
 def keep(places: Places, number: int, result: BatchResult) -> BatchFacts:
     """Writes a batch's rows, and returns what was counted in them."""
-    facts = facts_of(result)
+    facts = BatchFacts.of(result)
     table = result.rows.replace_schema_metadata({_FACTS: facts.model_dump_json().encode()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     name = f"{number:06}={quote(facts.category, safe='')}.parquet"
     (places.batches / name).write(buffer.getvalue())
     return facts
-
-
-def facts_of(result: BatchResult) -> BatchFacts:
-    """Counts a batch's rows."""
-    rows = result.rows
-    reasons = Counter(reason for reason in rows["error"].to_pylist() if reason)
-    return BatchFacts(
-        category=rows["category"][0].as_py(),
-        images=len(rows),
-        flagged=sum(map(bool, rows["flagged"].to_pylist())),
-        errors=dict(reasons),
-        retries=result.retries,
-        seconds=dict(result.spent.seconds),
-    )
 
 
 @dataclass(frozen=True)
@@ -295,47 +239,9 @@ def join(places: Places, batches: Sequence[KeptBatch]) -> tuple[Part, list[Batch
     return Part(path=path, rows=rows, bytes=len(content), sha256=sha256), facts
 
 
-def summarise(
-    facts: Iterable[BatchFacts],
-    list_seconds: float,
-    wall_seconds: float,
-    scored_now: int,
-    actors: int,
-    passed_over: dict[str, int],
-    price_per_hour: float | None = None,
-) -> Summary:
-    """Adds up what the batches' files say."""
-    categories: dict[str, Counter[str]] = {}
-    errors, seconds = Counter[str](), defaultdict[str, float](float)
-    retries = 0
-    for each in facts:
-        counts = categories.setdefault(each.category, Counter())
-        counts.update(images=each.images, flagged=each.flagged, errors=sum(each.errors.values()))
-        errors.update(each.errors)
-        retries += each.retries
-        for stage, spent in each.seconds.items():
-            seconds[stage] += spent
-    images = sum(counts["images"] for counts in categories.values())
-    speed = scored_now / wall_seconds if wall_seconds else 0.0
-    hours = 1e6 / speed * actors / 3600 if speed else 0.0
-    return Summary(
-        images=images,
-        flagged=sum(counts["flagged"] for counts in categories.values()),
-        errors=dict(errors.most_common()),
-        categories={name: dict(counts) for name, counts in sorted(categories.items())},
-        retries=retries,
-        seconds={"list": list_seconds} | {stage: seconds[stage] for stage in STAGES},
-        wall_seconds=wall_seconds,
-        images_per_second=speed,
-        worker_hours_per_million=hours,
-        cost_per_million=None if price_per_hour is None else hours * price_per_hour,
-        passed_over=passed_over,
-    )
-
-
 def complete(places: Places, completed: Completed) -> None:
     """Makes the night visible, and removes what a restart would have needed."""
-    places.marker.write(completed.model_dump_json(indent=2).encode())
+    (places.results / MARKER).write(completed.model_dump_json(indent=2).encode())
     places.work.delete()
 
 

@@ -58,7 +58,7 @@ NIGHT = pa.schema(
 )
 """A row an image of a night. ``score``, ``p_value``, ``flagged`` and ``error`` are as in
 ``SCORES``; ``detail`` is the error in words; ``note`` names what of an image was not taken into
-account though it was scored (``ssray.data.decode.conversion``). ``defect_share``: of the image
+account though it was scored (``ssray.data.decode.decode_noted``). ``defect_share``: of the image
 above the pixel threshold; ``boxes``: left, top, width and height, in pixels of the image, around
 each connected region of it, the largest first. ``heatmap``: 8-bit PNG of levels
 (``ssray.report.heatmap``) in units of ``pixel_threshold``, at the network's resolution. ``width``,

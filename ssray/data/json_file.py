@@ -1,0 +1,40 @@
+"""JSON files that a run leaves for the next one, read as the model that wrote them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ssray.data.storage import Location
+from ssray.errors import DataError
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def read_json(place: Location, kind: type[_Model], remedy: str) -> _Model | None:
+    """Reads a file; None if there is none.
+
+    Args:
+        place: of the file.
+        kind: what wrote it.
+        remedy: a sentence on what to do where it can't be used.
+
+    Raises:
+        DataError: if it is damaged, or another version of ssray wrote it.
+    """
+    found = place.read_tagged()
+    return parse_json(found.content, place, kind, remedy) if found else None
+
+
+def parse_json(content: bytes, place: Location, kind: type[_Model], remedy: str) -> _Model:
+    """Reads what was read from a place; raises as ``read_json``."""
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{place}: damaged, or of another version of ssray "
+            f"({where + ': ' if where else ''}{first['msg']}). {remedy}"
+        ) from None
