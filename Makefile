@@ -26,7 +26,7 @@ demo: $(STAMP)
 	$(VENV)/bin/ssray demo --out demo-out
 
 test: $(STAMP)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check ssray jobs benchmarks tests

@@ -82,9 +82,17 @@ class Patches(_Frozen):
         0.35, ge=0, lt=1, description="distortion of the outline, as a share of the radius (rms)"
     )
 
+    elongation: tuple[float, float] = Field(
+        (1.0, 3.0), description="rectangle: length over breadth (log-uniform)"
+    )
+    stroke: tuple[float, float] = Field(
+        (0.006, 0.024), description="stroke: breadth, share of the side (log-uniform)"
+    )
+
     @model_validator(mode="after")
-    def _radius_is_a_range(self) -> Self:
-        _check_range("radius", self.radius)
+    def _ranges_are_ranges(self) -> Self:
+        for name in ("radius", "elongation", "stroke"):
+            _check_range(name, getattr(self, name))
         return self
 
 

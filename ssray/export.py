@@ -26,7 +26,7 @@ from ssray.method.anomaly_map import MapMaker, difference_maps
 
 Format = Literal["torch", "onnx", "openvino"]
 TOLERANCE = 1e-3
-"""By which the exported model's maps and scores may differ, as a share of the pixel threshold."""
+"""By which the exported model's maps and scores may differ, as shares of their thresholds."""
 _CPU = torch.device("cpu")
 _Run = Callable[[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float32]]]
 
@@ -57,8 +57,8 @@ def export(model: ModelArtifact, kind: Format, out: Location) -> float:
         out: a folder, which also gets ``model.json``.
 
     Returns:
-        The largest difference to ssray's own map and score on a test pattern, as a share of the
-        pixel threshold; NaN where the runtime is not installed.
+        The largest difference to ssray's own map and score on a test pattern, as a share of their
+        thresholds; NaN where the runtime is not installed.
 
     Raises:
         ArtifactError: if it is larger than ``TOLERANCE``.
@@ -75,15 +75,17 @@ def export(model: ModelArtifact, kind: Format, out: Location) -> float:
         expected = module(image)
         off = float("nan")
         if run:
+            thresholds = model.calibration.pixel_threshold, model.calibration.image_threshold
             off = max(
-                float(np.abs(np.asarray(found) - own.numpy()).max())
-                for found, own in zip(run(image.numpy()), expected, strict=True)
+                float(np.abs(np.asarray(found) - own.numpy()).max()) / threshold
+                for found, own, threshold in zip(
+                    run(image.numpy()), expected, thresholds, strict=True
+                )
             )
-            off /= model.calibration.pixel_threshold
         if off > TOLERANCE:
             raise ArtifactError(
-                f"{model.category}: as {kind} the model gives maps that differ by {off:.2g} of the "
-                f"pixel threshold, more than {TOLERANCE:g}; nothing was written."
+                f"{model.category}: as {kind} the model gives maps or scores that differ by "
+                f"{off:.2g} of their threshold, more than {TOLERANCE:g}; nothing was written."
             )
         for path in sorted(Path(folder).iterdir()):
             (out / path.name).write(path.read_bytes())

@@ -97,7 +97,7 @@ def export_model(store: str, category: str, version: str | None, kind: Format, o
     off = export(artifact.load(place, category, version), kind, target)
     checked = "not compared, its runtime is not installed"
     if not math.isnan(off):
-        checked = f"maps and scores equal ssray's to {max(off, 1e-9):.1g} of the pixel threshold"
+        checked = f"maps and scores equal ssray's to {max(off, 1e-9):.1g} of their thresholds"
     console.print(f"{category}: {version} as {kind} in {target}; {checked}")
 
 

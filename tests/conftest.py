@@ -7,9 +7,11 @@ import os
 import random
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -130,6 +132,22 @@ def _wait_for_a_write(server: subprocess.Popen[bytes], log: Path) -> None:
             if server.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"SeaweedFS does not answer: {error}\n{log.read_text()[-2000:]}")
             time.sleep(0.2)
+
+
+def large_png(side: int) -> bytes:
+    """A colour PNG of so many pixels a side, a multiple of 80, written without holding them."""
+    compressor = zlib.compressobj(1)
+    row = b"\x00" + bytes(range(240)) * (side * 3 // 240)
+    data = b"".join(compressor.compress(row) for _ in range(side)) + compressor.flush()
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        checked = name + body
+        return struct.pack(">I", len(body)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
 
 
 def free_ports(count: int) -> list[int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import large_png
 from PIL import Image
 
 from ssray import artifact
@@ -184,14 +185,15 @@ def test_a_night_is_as_fast_as_its_cores(
 
 
 def test_memory_does_not_grow_with_the_night(s3_server: str, tmp_path: Path) -> None:
-    """Summed peak of all processes with 2,000 and 20,000 images."""
+    """Summed peak of all processes with 2,000 and 20,000 images, and with one of 400 megapixels."""
     place = Location.parse(f"s3://{s3_server}/memory")
     small = override(texture(), ["image_size=64", "network.width=4"])
     night = plant(place, small, 1, tmp_path / "train")
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     peaks = {}
-    for count in (2_000, 20_000):
-        images = place / f"{count}"
+    nights = {"small": 2_000, "large": 20_000, "with a large image": 2_000}
+    for name, count in nights.items():
+        images = place / name.replace(" ", "-")
 
         def put(number: int, images: Location = images) -> None:
             buffer = io.BytesIO()
@@ -200,15 +202,18 @@ def test_memory_does_not_grow_with_the_night(s3_server: str, tmp_path: Path) -> 
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(put, range(count)))
+        if name == "with a large image":
+            (images / f"{CATEGORY}/large.png").write(large_png(20_000))
         command = [
             *(sys.executable, "-m", "ssray.cli", "nightly", "--images", f"{images}"),
-            *("--models", f"{night.models}", "--out", f"{place}/out-{count}"),
+            *("--models", f"{night.models}", "--out", f"{images}-out"),
         ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as driver:
-            peaks[count] = peak_memory(driver)
+            peaks[name] = peak_memory(driver)
             assert driver.returncode == 0
-        print(f"\n{count} images: {peaks[count] / 1024**2:.0f} MiB", end="")
-    assert peaks[20_000] < 1.1 * peaks[2_000]
+        print(f"\n{name}: {peaks[name] / 1024**2:.0f} MiB", end="")
+    assert peaks["large"] < 1.1 * peaks["small"]
+    assert peaks["with a large image"] < 1.1 * peaks["small"]
 
 
 def peak_memory(driver: subprocess.Popen[bytes]) -> float:

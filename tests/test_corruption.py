@@ -243,8 +243,18 @@ def test_mask_of_an_undistorted_disk_has_the_area_of_the_disk() -> None:
     assert float(area.std()) < 0.05 * torch.pi * 100
 
 
-def test_rectangles_have_the_area_of_their_square_and_are_longer_than_disks() -> None:
-    settings = Patches(count=1, radius=(10.0, 10.0), fade=0.01, outline=0.0, shapes=("rectangle",))
+@pytest.mark.parametrize("elongation", [(1.0, 1.0), (2.0, 2.0), (1.0, 3.0)])
+def test_rectangles_have_the_area_of_their_square_and_are_as_long_as_set(
+    elongation: tuple[float, float],
+) -> None:
+    settings = Patches(
+        count=1,
+        radius=(10.0, 10.0),
+        fade=0.01,
+        outline=0.0,
+        shapes=("rectangle",),
+        elongation=elongation,
+    )
     kept = inner(patch_masks(128, 96, 96, settings, PIXELS, generator(), CPU))
     area = kept.sum(dim=(1, 2, 3))
     assert float(area.mean()) == pytest.approx(400, rel=0.02)
@@ -253,9 +263,9 @@ def test_rectangles_have_the_area_of_their_square_and_are_longer_than_disks() ->
     weight = kept[:, 0] / area.view(-1, 1, 1)
     y, x = ((weight * axis).sum(dim=(1, 2), keepdim=True) for axis in (rows, columns))
     spread = (weight * ((rows - y).square() + (columns - x).square())).sum(dim=(1, 2))
-    # A square of side 20 has 2 * 20^2 / 12, and stretching only adds to it.
-    assert spread.min() > 0.95 * 66.7
-    assert spread.max() > 1.3 * 66.7
+    least, most = (400 / 12 * (e + 1 / e) for e in elongation)  # of sides a and b: (a^2 + b^2) / 12
+    assert spread.min() > 0.95 * least
+    assert 0.85 * most < spread.max() < 1.05 * most
 
 
 def test_strokes_are_thin_and_blobs_cover_about_half_of_their_disk() -> None:
@@ -265,6 +275,20 @@ def test_strokes_are_thin_and_blobs_cover_about_half_of_their_disk() -> None:
 
     assert area("stroke") < 0.35 * area("disk")
     assert 0.2 * area("disk") < area("blob") < 0.6 * area("disk")
+
+
+def test_a_stroke_covers_as_much_as_its_breadth_tells() -> None:
+    def area(breadth: float) -> float:
+        settings = Patches(
+            count=1,
+            radius=(40.0, 40.0),
+            outline=0.0,
+            shapes=("stroke",),
+            stroke=(breadth, breadth),
+        )
+        return float(patch_masks(64, 128, 128, settings, PIXELS, generator(), CPU).sum()) / 64
+
+    assert area(12.0) / area(4.0) == pytest.approx(3, rel=0.1)
 
 
 def test_warp_by_whole_pixels_is_a_shift() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ssray import artifact
 from ssray.artifact import ModelArtifact
 from ssray.building import build_model
 from ssray.cli import cli
-from ssray.config import Compute, Recipe
+from ssray.config import Compute, Difference, ImageScore, MapSettings, Recipe
 from ssray.data.storage import Location
 from ssray.errors import ArtifactError
 from ssray.export import AnomalyModel, export
@@ -72,6 +73,30 @@ def test_each_runtime_gives_the_same_map_and_score(
     limit = 1e-3 * model.calibration.pixel_threshold
     assert np.abs(np.asarray(anomaly_map)[:, 0] - own.maps).max() < limit
     assert np.abs(np.asarray(score) - own.scores).max() < limit
+
+
+@pytest.mark.parametrize(
+    ("difference", "reduction", "share"),
+    [("squared", "max", 1.0), ("ssim", "topk", 0.01), ("both", "sum", 1.0)],
+)
+def test_every_choice_of_the_map_is_exported(
+    model: ModelArtifact,
+    tmp_path: Path,
+    difference: Difference,
+    reduction: ImageScore,
+    share: float,
+) -> None:
+    settings = MapSettings(
+        difference=difference,
+        kernel=5,
+        repeats=2,
+        average_power=0.5,
+        image_score=reduction,
+        top_fraction=share,
+    )
+    calibration = model.calibration.model_copy(update={"anomaly_map": settings})
+    changed = dataclasses.replace(model, calibration=calibration)
+    assert export(changed, "openvino", Location.parse(tmp_path)) < 1e-3
 
 
 def run(kind: str, folder: Path, image: np.ndarray) -> list[np.ndarray]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import large_png
 from PIL import Image
 
 from ssray.data import large
@@ -68,20 +67,8 @@ def test_the_limit_holds_before_anything_is_decoded(monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_memory_of_a_large_image(tmp_path: Path) -> None:
     """20,000 x 20,000 pixels, 1.2 GB, in less than 150 MB more than a small one takes."""
-    side = 20_000
-    compressor = zlib.compressobj(1)
-    row = b"\x00" + bytes(range(240)) * (side * 3 // 240)
-    data = b"".join(compressor.compress(row) for _ in range(side)) + compressor.flush()
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        checked = name + body
-        return struct.pack(">I", len(body)) + checked + struct.pack(">I", zlib.crc32(checked))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     place = tmp_path / "large.png"
-    place.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
+    place.write_bytes(large_png(20_000))
     program = (
         "import resource, sys; from pathlib import Path; from ssray.data.large import decode_large;"
         "content = Path(sys.argv[1]).read_bytes();"

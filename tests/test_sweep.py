@@ -173,6 +173,7 @@ def test_the_same_search_again_trains_nothing(swept: tuple[Path, dict[str, Excep
     assert (folder / "store/weave/published.json").read_bytes() == pointer
 
 
+@pytest.mark.slow
 def test_results_and_models_may_lie_on_s3(
     swept: tuple[Path, dict[str, Exception]], s3_server: str
 ) -> None:

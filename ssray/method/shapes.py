@@ -13,12 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssray.config import Patches
-from ssray.method.noise import Range, log_uniform, smooth_noise, uniform
-
-ELONGATION: Range = (1.0, 3.0)
-"""Length over breadth of rectangles."""
-STROKE: Range = (0.003, 0.012)
-"""Half the breadth of a stroke, share of the image's shorter side."""
+from ssray.method.noise import log_uniform, smooth_noise, uniform
 
 
 def patch_masks(
@@ -55,14 +50,14 @@ def patch_masks(
     y = uniform(per_patch, (0.0, float(rows)), generator)
     x = uniform(per_patch, (0.0, float(columns)), generator)
     angle = uniform(per_patch, (0.0, math.pi), generator)
-    stretch = log_uniform(per_patch, ELONGATION, generator).sqrt()
-    stroke = side * log_uniform(per_patch, STROKE, generator) / 2
+    stretch = log_uniform(per_patch, settings.elongation, generator).sqrt()
+    half_stroke = side * log_uniform(per_patch, settings.stroke, generator) / 4
     kind = torch.randint(len(settings.shapes), per_patch, generator=generator)
     drawn = torch.randint(1, settings.count + 1, (batch, 1, 1, 1), generator=generator)
     present = torch.arange(settings.count).view(1, -1, 1, 1) < drawn
 
-    radius, y, x, stroke, kind, present = (
-        t.to(device, non_blocking=True) for t in (radius, y, x, stroke, kind, present)
+    radius, y, x, half_stroke, kind, present = (
+        t.to(device, non_blocking=True) for t in (radius, y, x, half_stroke, kind, present)
     )
     along_y, along_x = pixel_grid(rows, columns, device)
     down, across = (along_y - y) / radius, (along_x - x) / radius
@@ -92,7 +87,7 @@ def patch_masks(
             else:
                 slope = torch.hypot(*torch.gradient(level, dim=(2, 3))).clamp_min(1e-4)
                 from_line = level.abs() / slope
-                formed = inside * (stroke + 0.5 - from_line).clamp(0, 1)
+                formed = inside * (half_stroke + 0.5 - from_line).clamp(0, 1)
         inside = torch.where(kind == number, formed, inside)
     union = torch.where(present, inside, 0.0).amax(dim=1, keepdim=True)
     smooth = union.square() * (3 - 2 * union)

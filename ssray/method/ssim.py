@@ -28,16 +28,18 @@ def ssim_map(first: Tensor, second: Tensor) -> Tensor:
     >>> torch.allclose(ssim_map(x, x), torch.ones(1))
     True
     """
-    batch = first.shape[0]
-    x, y = first.double(), second.double()  # variances are differences of almost equal numbers
+    # Variances are differences of almost equal numbers: about the planes' means they are small.
+    center = first.float().mean(dim=(2, 3), keepdim=True)
+    x, y = first.float() - center, second.float() - center
     moments = _window_means(torch.cat((x, y, x * x, y * y, x * y)))
-    mean_x, mean_y, square_x, square_y, product = moments.split(batch)
+    mean_x, mean_y, square_x, square_y, product = moments.split(first.shape[0])
     covariance = product - mean_x * mean_y
     variances = square_x - mean_x.square() + square_y - mean_y.square()
-    luminance = (2 * mean_x * mean_y + C1) / (mean_x.square() + mean_y.square() + C1)
-    structure: Tensor = (2 * covariance + C2) / (variances + C2)
+    level_x, level_y = mean_x + center, mean_y + center
+    luminance = (2 * level_x * level_y + C1) / (level_x.square() + level_y.square() + C1)
+    structure = (2 * covariance + C2) / (variances + C2)
     similarity: Tensor = luminance * structure
-    return similarity.float()
+    return similarity
 
 
 def _window_means(values: Tensor) -> Tensor:
