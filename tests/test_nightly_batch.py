@@ -207,6 +207,25 @@ def test_members_of_archives(
     assert rows[f"{place}#gone.png"]["error"] == "missing"
 
 
+def test_a_tar_is_opened_once_for_all_members_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = tmp_path / "weave.tar"
+    with tarfile.open(place, "w") as tar:
+        for name in ("0.png", "1.png"):
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(name[:1].encode()))
+    with tarfile.open(place) as tar:
+        places = {info.name: (info.size, info.offset_data) for info in tar}
+    opened = []
+    open_file = Location.open_file
+    monkeypatch.setattr(Location, "open_file", lambda self: opened.append(1) or open_file(self))
+    fetcher = Fetcher()
+    assert [fetcher(f"{place}#{name}", *places[name]) for name in places] == [b"0", b"1"]
+    assert len(opened) == 1
+
+
 def test_what_fails_on_the_way_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

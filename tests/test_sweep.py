@@ -173,6 +173,58 @@ def test_the_same_search_again_trains_nothing(swept: tuple[Path, dict[str, Excep
     assert (folder / "store/weave/published.json").read_bytes() == pointer
 
 
+def search_of(demo_root: Path, recipe: Recipe, folder: Path) -> Search:
+    """Of one category, with its state and its trials' models in a folder."""
+    from ray.util.queue import Queue
+
+    from ssray.cluster.sweep import Search
+
+    uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
+    return Search(
+        uris=uris,
+        category="weave",
+        recipe=recipe,
+        space={"objective.lam": (0.5, 0.8)},
+        criterion=Criterion.of(recipe, 0),
+        compute=Compute(precision="float32", cpus_per_worker=1),
+        trials=2,
+        at_once=1,
+        store=Location.parse(folder / "trials"),
+        folder=Location.parse(folder / "state"),
+        data_fingerprint="",
+        news=Queue(actor_options={"num_cpus": 0}),
+    )
+
+
+def test_a_stopped_trial_gives_back_what_it_held(
+    ray_local: None, demo_root: Path, tiny: Recipe, tmp_path: Path
+) -> None:
+    """Ray Train's own way of finding out, after a kill, needs a dashboard, which we do not run."""
+    import ray
+    from ray.util import placement_group_table
+
+    from ssray.cluster.sweep import trainable_of
+
+    def held() -> list[dict[str, Any]]:
+        return [g for g in placement_group_table().values() if g["state"] == "CREATED"]
+
+    endless = tiny.model_copy(
+        update={"schedule": tiny.schedule.model_copy(update={"images": 10**6, "epochs": None})}
+    )
+    search = search_of(demo_root, endless, tmp_path)
+    before = len(held())
+    trial = ray.remote(num_cpus=0)(trainable_of(search)).remote({"objective.lam": 0.5})
+    first = ray.get(trial.train.remote())
+    assert (first["percent"], first["error"]) == (0, 1.0)
+    deadline = time.monotonic() + 60
+    while len(held()) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    ray.get(trial.stop.remote(), timeout=100)
+    assert len(held()) == before
+    assert ray.available_resources()["CPU"] == ray.cluster_resources()["CPU"]
+
+
 @pytest.mark.slow
 def test_results_and_models_may_lie_on_s3(
     swept: tuple[Path, dict[str, Exception]], s3_server: str
@@ -226,26 +278,10 @@ def test_a_validation_set_and_what_chooses_by_it_go_together() -> None:
 def test_pairs_of_the_best_models_are_tried_once(
     ray_local: None, demo_root: Path, tiny: Recipe, tmp_path: Path
 ) -> None:
-    from ray.util.queue import Queue
 
     from ssray.cluster.pairs import ensemble_of
-    from ssray.cluster.sweep import Search
 
-    uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
-    search = Search(
-        uris=uris,
-        category="weave",
-        recipe=tiny,
-        space={"objective.lam": (0.5, 0.8)},
-        criterion=Criterion.of(tiny, 0),
-        compute=Compute(precision="float32"),
-        trials=2,
-        at_once=1,
-        store=Location.parse(tmp_path / "trials"),
-        folder=Location.parse(tmp_path / "state"),
-        data_fingerprint="",
-        news=Queue(actor_options={"num_cpus": 0}),
-    )
+    search = search_of(demo_root, tiny, tmp_path)
     trials = [finished_trial(search, "a", 0.5), finished_trial(search, "b", 0.8)]
     assert ensemble_of(search, trials[:1]) is None, "one model makes no pair"
     ensemble = ensemble_of(search, trials)

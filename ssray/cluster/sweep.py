@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import queue
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +25,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from ray import tune
 from ray.tune import Result
+from ray.tune.result import DONE
 from ray.tune.result_grid import ResultGrid
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -47,6 +50,8 @@ LEAST_AT_RANDOM = 4
 WORST = 1.0
 """Error of a trial of which nothing could be judged."""
 _MOST_DRAWS = 1000
+_STOP_SECONDS = 120
+"""So long Tune waits for the workers of a trial that it stops."""
 _TUNE_STATE = "experiment_state-"
 _TRIAL_MEMORY = 1
 """Bytes. A trial's own process trains nothing, and must not take a CPU from those that do."""
@@ -110,11 +115,7 @@ class Search:
 def run_search(search: Search) -> list[TrialResult]:
     """Runs or goes on with a search; returns its trials in no particular order."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    trainable = tune.with_resources(
-        tune.with_parameters(_run_trial, search=search), {"memory": _TRIAL_MEMORY}
-    )
-    # Under this name a whole Ray looks the function up: searches side by side need different ones.
-    trainable.__name__ = f"{search.category}-{search.key}"
+    trainable = trainable_of(search)
     place = search.folder / search.key
     if _is_restorable(place):
         tuner = tune.Tuner.restore(
@@ -129,6 +130,16 @@ def run_search(search: Search) -> list[TrialResult]:
         place.delete()
         tuner = _new_tuner(search, trainable)
     return _results(tuner.fit(), search)
+
+
+def trainable_of(search: Search) -> type[tune.Trainable]:
+    """What Tune runs for a trial."""
+    trainable: type[tune.Trainable] = tune.with_resources(
+        tune.with_parameters(_TrialRun, search=search), {"memory": _TRIAL_MEMORY}
+    )
+    # Under this name a whole Ray looks the class up: searches side by side need different ones.
+    trainable.__name__ = f"{search.category}-{search.key}"
+    return trainable
 
 
 search_category = ray.remote(num_cpus=0, max_retries=0)(run_search)
@@ -163,6 +174,7 @@ def _new_tuner(search: Search, trainable: Any) -> tune.Tuner:
             storage_path=search.folder.path,
             storage_filesystem=search.folder.filesystem,
             verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trainings have own
         ),
     )
 
@@ -252,32 +264,67 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: json.loads(v) if isinstance(v, str) else v for k, v in config.items()}
 
 
-def _run_trial(config: dict[str, Any], search: Search) -> None:
-    reported: dict[str, Any] = {"percent": 0, "error": WORST, "first_error": None}
+class _TrialRun(tune.Trainable):  # type: ignore[misc]
+    """A training that reports at its rungs, and ends in good order when Tune stops it.
 
-    def report(percent: int, error: float | None, **others: Any) -> None:
-        reported.update(others, percent=percent, error=WORST if error is None else error)
-        tune.report(dict(reported))
+    Where Tune kills a trial's process instead, Ray Train's placement group stays, and with it the
+    CPUs or GPUs of its workers.
+    """
 
-    def on_rung(rung: Rung) -> None:
+    def setup(self, config: dict[str, Any], search: Search) -> None:
+        self._search, self._settings = search, _settings(config)
+        self._stop = search.folder / "stop" / self.trial_id
+        self._stop.delete()
+        self._reported: dict[str, Any] = {"percent": 0, "error": WORST, "first_error": None}
+        self._reports: queue.Queue[dict[str, Any] | BaseException] = queue.Queue()
+        self._reports.put(dict(self._reported))  # Tune forgets a trial that never reported
+        self._thread = threading.Thread(target=self._train, daemon=True)
+        self._thread.start()
+
+    def step(self) -> dict[str, Any]:
+        """Waits for the next report."""
+        report = self._reports.get()
+        if isinstance(report, BaseException):
+            raise report
+        return report
+
+    def cleanup(self) -> None:
+        """Ends the training if it still runs."""
+        if self._thread.is_alive():
+            self._stop.write(b"")
+            self._thread.join(_STOP_SECONDS)
+        self._stop.delete()
+
+    def _train(self) -> None:
+        search = self._search
+        search.news.put((1, 0))
+        try:
+            trained = train_category(
+                search.uris,
+                search.category,
+                search.recipe_of(self._settings),
+                search.compute,
+                search.store,
+                trial=Trial(search.criterion, [percent / 100 for percent in RUNGS], self._stop),
+                on_rung=self._on_rung,
+            )
+            model = load(search.store, search.category, trained.version)
+        except BaseException as error:
+            self._reports.put(error)
+            return
+        search.news.put((0, 1))
+        self._report(
+            100, model.calibration.selection.error, version=trained.version, **{DONE: True}
+        )
+
+    def _on_rung(self, rung: Rung) -> None:
         if rung.share == RUNGS[0] / 100:
-            reported["first_error"] = rung.error
-        report(round(100 * rung.share), rung.error)
+            self._reported["first_error"] = rung.error
+        self._report(round(100 * rung.share), rung.error)
 
-    search.news.put((1, 0))
-    tune.report(dict(reported))  # Tune forgets the settings of a trial that never reported
-    trained = train_category(
-        search.uris,
-        search.category,
-        search.recipe_of(_settings(config)),
-        search.compute,
-        search.store,
-        trial=Trial(search.criterion, [percent / 100 for percent in RUNGS]),
-        on_rung=on_rung,
-    )
-    model = load(search.store, search.category, trained.version)
-    search.news.put((0, 1))  # what comes after the last report may not be carried out
-    report(100, model.calibration.selection.error, version=trained.version)
+    def _report(self, percent: int, error: float | None, **others: Any) -> None:
+        self._reported.update(others, percent=percent, error=WORST if error is None else error)
+        self._reports.put(dict(self._reported))
 
 
 def _results(grid: ResultGrid, search: Search) -> list[TrialResult]:

@@ -65,10 +65,12 @@ class Trial:
     Attributes:
         criterion: what its model is judged by, on the way and at the end.
         rungs: shares of the budget after which it is judged on the way.
+        stop: a file that whoever wants the training to end writes.
     """
 
     criterion: Criterion
     rungs: Sequence[float]
+    stop: Location
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def train_category(
         ConfigError: if this machine can't hold the workers asked for.
         ConflictError: if the same is being trained elsewhere; or if someone else published the
             category meanwhile, then the version is kept.
-        DataError, TrainingError: as ``build_model``; or if workers were lost too often.
+        DataError, TrainingError: as ``build_model``; or if workers were lost too often, or the
+            trial was told to stop.
     """
     use_gpu = wants_gpu(compute)
     threads = threads_per_worker(compute, use_gpu)
@@ -279,6 +282,8 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
     def on_epoch(progress: Progress) -> None:
         if rank == 0:
             if job.trial:
+                if job.trial.stop.exists():
+                    raise TrainingError("told to stop")
                 for rung in _rungs_reached(job.trial, progress, job.recipe.anomaly_map):
                     job.progress.put(rung)
             rows = [dataclasses.asdict(epoch) for epoch in progress.history]
