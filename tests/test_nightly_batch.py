@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -316,6 +317,9 @@ def test_batches_become_a_night_that_is_seen_when_it_is_whole(
     assert not places.work.exists()
     rows = read_night(places.out, places.date)
     assert sorted(rows["uri"].to_pylist()) == sorted([*map(str, images), "/nowhere"])
+    folder = pq.read_table(tmp_path / "out")  # as a user would; with the paths' columns
+    assert folder.drop(["date"]).sort_by("uri").to_pylist() == rows.sort_by("uri").to_pylist()
+    assert set(folder["date"].to_pylist()) == {places.date}
     assert pa.compute.sum(rows["flagged"]).as_py() == summary.flagged
     part = tmp_path / "out/date=2026-11-21/category=weave/part-000000.parquet"
     part.write_bytes(part.read_bytes()[:-1])

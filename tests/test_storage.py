@@ -185,3 +185,8 @@ def test_of_many_who_want_a_lease_one_gets_it(place: Location, quick: None) -> N
     with ThreadPoolExecutor(6) as pool:
         assert sum(pool.map(work, range(6))) == 1
     assert most == [1]
+
+
+def test_nothing_lies_inside_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    assert Location.parse(tmp_path / "file/below").read_tagged() is None

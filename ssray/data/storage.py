@@ -152,7 +152,7 @@ class Location:
             return Tagged(*found) if found else None
         try:
             content = Path(self.path).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return Tagged(content, hashlib.sha256(content).hexdigest())
 

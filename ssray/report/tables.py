@@ -39,7 +39,7 @@ it."""
 NIGHT = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
-        pa.field("category", pa.string(), nullable=False),
+        pa.field("category", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("model_version", pa.string()),
         pa.field("score", pa.float32()),
         pa.field("p_value", pa.float64()),
@@ -56,8 +56,9 @@ NIGHT = pa.schema(
         pa.field("pixel_threshold", pa.float32()),
     ]
 )
-"""A row an image of a night. ``score``, ``p_value``, ``flagged`` and ``error`` are as in
-``SCORES``; ``detail`` is the error in words; ``note`` names what of an image was not taken into
+"""A row an image of a night. ``category`` has the type that pyarrow gives to the ``category=C`` of
+a path, so that whole folders can be read. ``score``, ``p_value``, ``flagged`` and ``error`` are as
+in ``SCORES``; ``detail`` is the error in words; ``note`` names what of an image was not taken into
 account though it was scored (``ssray.data.decode.decode_noted``). ``defect_share``: of the image
 above the pixel threshold; ``boxes``: left, top, width and height, in pixels of the image, around
 each connected region of it, the largest first. ``heatmap``: 8-bit PNG of levels
