@@ -9,6 +9,8 @@ through the network for one of the image.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from labelled import BATCH, TestSet, category_parser
@@ -37,7 +39,8 @@ def main() -> None:
     model = artifact.load(store, options.category, version)
     manifest = index_dataset(Location.parse(options.data), [options.category])
     test_set = TestSet.read(manifest, options.size)
-    [network], maker = model.build_all(CPU), model.map_maker(CPU)
+    [network] = model.build_all(CPU)
+    maker = dataclasses.replace(model.map_maker(CPU), average=None)  # it is of another size
     precision = model.precision("auto", CPU)
 
     def one_pass(images: Tensor) -> Tensor:
