@@ -278,7 +278,6 @@ def test_a_validation_set_and_what_chooses_by_it_go_together() -> None:
 def test_pairs_of_the_best_models_are_tried_once(
     ray_local: None, demo_root: Path, tiny: Recipe, tmp_path: Path
 ) -> None:
-
     from ssray.cluster.pairs import ensemble_of
 
     search = search_of(demo_root, tiny, tmp_path)

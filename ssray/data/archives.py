@@ -156,7 +156,7 @@ class _Tar:
     """A plain tar: the place of each member, found once."""
 
     def __init__(self, place: Location) -> None:
-        self._file: fs.NativeFile = place.filesystem.open_input_file(place.path)
+        self._file: fs.NativeFile = place.open_file()
         self._places = {
             _name(info.name): (info.offset_data, info.size) for info in _tar_members(place)
         }
@@ -177,7 +177,7 @@ class _Zip:
     """A zip; its reader is used by one thread at a time."""
 
     def __init__(self, place: Location) -> None:
-        file = place.filesystem.open_input_file(place.path)
+        file = place.open_file()
         self._zip = zipfile.ZipFile(io.BufferedReader(file, _READ_AHEAD_BYTES))
         self._lock = threading.Lock()
         self._infos = {_name(i.filename): i for i in self._zip.infolist() if not i.is_dir()}
@@ -236,7 +236,7 @@ def _streamed(place: Location) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFil
 def _tar_members(place: Location) -> Iterator[tarfile.TarInfo]:
     """The files of a plain tar, from its headers alone."""
     with (
-        place.filesystem.open_input_file(place.path) as file,
+        place.open_file() as file,
         io.BufferedReader(file, _READ_AHEAD_BYTES) as buffered,
         tarfile.open(fileobj=buffered, mode="r:") as tar,
     ):

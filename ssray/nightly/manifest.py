@@ -117,7 +117,7 @@ def read_batch(folder: Location, number: int) -> list[Source]:
     """The images of a batch."""
     part, group = divmod(number, BATCHES_A_PART)
     place = folder / _part(part)
-    with place.filesystem.open_input_file(place.path) as file:
+    with place.open_file() as file:
         table = pq.ParquetFile(file).read_row_group(group)
     return [
         Source(row["uri"], row["category"], row["size_bytes"], row["offset"], row["error"])
@@ -130,7 +130,7 @@ def batch_sizes(folder: Location, manifest: Manifest) -> list[int]:
     sizes = []
     for part in range(math.ceil(manifest.batches / BATCHES_A_PART)):
         place = folder / _part(part)
-        with place.filesystem.open_input_file(place.path) as file:
+        with place.open_file() as file:
             found = pq.read_metadata(file)
         sizes += [found.row_group(group).num_rows for group in range(found.num_row_groups)]
     return sizes

@@ -59,7 +59,7 @@ def _find(scores: Location, uri: str) -> dict[str, Any]:
     for folder, completed in nights:
         for part in completed.parts:
             place = folder / part.path
-            with place.filesystem.open_input_file(place.path) as file:
+            with place.open_file() as file:
                 found = pq.read_table(file, filters=pc.field("uri") == uri)
             if len(found):
                 [row] = found.to_pylist()[:1]

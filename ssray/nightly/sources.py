@@ -156,7 +156,7 @@ def _from_list(place: Location, rule: CategoryRule) -> Iterator[Source]:
 
 def _batches(place: Location) -> Iterator[pa.RecordBatch]:
     if place.path.endswith(".parquet"):
-        with place.filesystem.open_input_file(place.path) as file:
+        with place.open_file() as file:
             yield from pq.ParquetFile(file).iter_batches()
     else:
         with place.filesystem.open_input_stream(place.path) as stream:
