@@ -2,7 +2,7 @@
 
     python benchmarks/curve.py --data ROOT --category C --models STORE --max-minutes 60
 
-trains as ``ssray train`` does, with as many threads as there are cores, and publishes the model in
+trains as ``ssray train`` does, with as many threads as cores it may use, and publishes the model in
 ``STORE``. At some minutes the averaged weights are put aside, in ``STORE/CATEGORY/VERSION``;
 calibrating and measuring them comes after the training, so that its minutes are its own.
 """
@@ -47,7 +47,7 @@ def main() -> None:
     uris = manifest.filter(pc.equal(manifest["split"], "train"))["uri"].to_pylist()
     request = RecipeRequest(options.recipe, tuple(options.set))
     recipe = request.resolve(options.category, lambda: sample_images(uris))
-    threads = os.cpu_count() or 1
+    threads = len(os.sched_getaffinity(0))
     compute = Compute(max_minutes=options.max_minutes, seed=options.seed)
     version = new_version()
     before = model_store.in_use(Location.parse(options.models), options.category)
