@@ -301,11 +301,14 @@ def test_batches_become_a_night_that_is_seen_when_it_is_whole(
     with pytest.raises(ScoringError, match="not complete"):
         read_night(places.out, places.date)
     facts = [each for _, found in joined for each in found]
-    summary = summarise(facts, 1.0, 2.0, len(images), 2, {})
+    at_work = [each.model_copy(update={"worker_seconds": 3.6}) for each in facts]
+    summary = summarise(at_work, 1.0, 2.0, len(images), {}, price_per_hour=2.0)
     assert summary.images == len(images) + 1
     assert summary.errors == {"unknown_category": 1}
     assert summary.categories["weave"]["images"] == len(images)
     assert summary.images_per_second == len(images) / 2
+    assert summary.worker_hours_per_million == pytest.approx(3 * 1000 / (len(images) + 1))
+    assert summary.cost_per_million == pytest.approx(2 * summary.worker_hours_per_million)
     completed = Completed(
         date=places.date,
         night=NIGHT,

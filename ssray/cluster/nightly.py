@@ -252,7 +252,6 @@ def _scored(
             manifest.seconds,
             time.monotonic() - begun,
             manifest.images - before,
-            pool.most,
             manifest.passed_over,
             request.price_per_hour,
         ),
@@ -350,11 +349,13 @@ class _NightActor:
         return pa.table({"facts": [each.model_dump_json() for each in facts]})
 
     def _done(self, number: int) -> BatchFacts:
-        result = self._score(read_batch(self._places.manifest, number))
-        result.spent.seconds["write"] += self._wrote  # a file can't tell how long it took to write
         begun = time.perf_counter()
+        result = self._score(read_batch(self._places.manifest, number))
+        scored = time.perf_counter()
+        result.spent.seconds["write"] += self._wrote  # a file can't tell how long it took to write
+        result.spent.worker_seconds = scored - begun + self._wrote
         facts = keep(self._places, number, result)
-        self._wrote = time.perf_counter() - begun
+        self._wrote = time.perf_counter() - scored
         return facts
 
 

@@ -49,9 +49,11 @@ class Spent:
 
     Attributes:
         seconds: by stage.
+        worker_seconds: for which the process was at work on the batch, whatever its threads did.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    worker_seconds: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager

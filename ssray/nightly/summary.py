@@ -21,6 +21,7 @@ class BatchFacts(BaseModel):
     errors: dict[str, int]
     retries: int
     seconds: dict[str, float]
+    worker_seconds: float
 
     @classmethod
     def of(cls, result: BatchResult) -> BatchFacts:
@@ -34,6 +35,7 @@ class BatchFacts(BaseModel):
             errors=dict(reasons),
             retries=result.retries,
             seconds=dict(result.spent.seconds),
+            worker_seconds=result.spent.worker_seconds,
         )
 
 
@@ -49,7 +51,8 @@ class Summary(BaseModel):
         seconds: where the time of all threads went, by stage.
         wall_seconds: of the start that completed the night; earlier ones are not known.
         images_per_second: of that start.
-        worker_hours_per_million: of the processes that scored, for a million such images.
+        worker_hours_per_million: for which the processes that scored would be at work on a million
+            such images; starting them, and waiting for the last one, is not counted.
         cost_per_million: of these, if the price of an hour was given.
         passed_over: files that were neither images nor archives, by suffix.
     """
@@ -79,24 +82,24 @@ def summarise(
     list_seconds: float,
     wall_seconds: float,
     scored_now: int,
-    actors: int,
     passed_over: dict[str, int],
     price_per_hour: float | None = None,
 ) -> Summary:
     """Adds up what the batches' files say."""
     categories: dict[str, Counter[str]] = {}
     errors, seconds = Counter[str](), defaultdict[str, float](float)
-    retries = 0
+    retries, at_work = 0, 0.0
     for each in facts:
         counts = categories.setdefault(each.category, Counter())
         counts.update(images=each.images, flagged=each.flagged, errors=sum(each.errors.values()))
         errors.update(each.errors)
         retries += each.retries
+        at_work += each.worker_seconds
         for stage, spent in each.seconds.items():
             seconds[stage] += spent
     images = sum(counts["images"] for counts in categories.values())
     speed = scored_now / wall_seconds if wall_seconds else 0.0
-    hours = 1e6 / speed * actors / 3600 if speed else 0.0
+    hours = 1e6 * at_work / images / 3600 if images else 0.0
     return Summary(
         images=images,
         flagged=sum(counts["flagged"] for counts in categories.values()),
