@@ -23,7 +23,7 @@ import pytest
 import torch
 from faulty_proxy import faulty_proxy
 from PIL import Image
-from test_nightly import DATE, completed, rows_of, same
+from test_nightly import DATE, completed, kept_files, rows_of, same
 from test_nightly_batch import PECULIAR
 from three_nodes import processes
 
@@ -32,7 +32,6 @@ from ssray.building import build_model
 from ssray.config import Compute, Recipe
 from ssray.data.storage import Location
 from ssray.model_store import publish
-from ssray.nightly.record import Places
 
 IMAGES = 20_000
 BATCH = 256
@@ -137,7 +136,6 @@ def test_twenty_thousand_images_killed_three_times(
     assert server.hostname is not None
     assert server.port is not None
     program = [sys.executable, str(ROOT / "tests/three_nodes.py"), ACTOR]
-    batches = Places(killed, DATE).batches
     with faulty_proxy(server.hostname, server.port, 0.0) as traffic, monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
         with subprocess.Popen(
@@ -147,12 +145,12 @@ def test_twenty_thousand_images_killed_three_times(
             assert cluster.stdout is not None
             patch.setenv("RAY_ADDRESS", cluster.stdout.readline().strip())
             with subprocess.Popen(large.command(killed), stdout=subprocess.DEVNULL) as driver:
-                wait_for(batches, 15, driver)
+                wait_for(killed, 15, driver)
                 os.kill(driver.pid, signal.SIGKILL)
             with subprocess.Popen(large.command(killed), stdout=subprocess.DEVNULL) as driver:
-                wait_for(batches, 35, driver)
+                wait_for(killed, 35, driver)
                 os.kill(next(processes(ACTOR)), signal.SIGKILL)
-                wait_for(batches, 55, driver)
+                wait_for(killed, 55, driver)
                 cluster.stdin.write("lose\n")
                 cluster.stdin.flush()
                 assert cluster.stdout.readline() == "lost\n"
@@ -180,8 +178,8 @@ def test_twenty_thousand_images_killed_three_times(
     assert fetched_twice < 3 * ACTORS * BATCH
 
 
-def wait_for(batches: Location, count: int, driver: subprocess.Popen[bytes]) -> None:
+def wait_for(out: Location, count: int, driver: subprocess.Popen[bytes]) -> None:
     """Until so many batches are kept."""
-    while len(batches.children()) < count:
+    while len(kept_files(out)) < count:
         assert driver.poll() is None
         time.sleep(0.1)

@@ -111,6 +111,11 @@ def rows_of(out: Location) -> list[dict[str, Any]]:
     return rows
 
 
+def kept_files(out: Location) -> set[str]:
+    """Paths of the batches that a night keeps."""
+    return {info.path for info in Places(out, DATE).work.files() if "/batches/" in info.path}
+
+
 def completed(out: Location) -> Completed:
     found = Places(out, DATE).completed()
     assert found is not None
@@ -153,6 +158,8 @@ def test_a_complete_night_is_left_alone(plant: Plant, undisturbed: tuple[Locatio
     assert ended.returncode == 0, ended.stderr
     assert "complete already, nothing was done" in ended.stdout
     assert (Places(out, DATE).results / MARKER).read_tagged() == marker
+    rounded = plant.score(out, "--precision", "bfloat16")
+    assert "with precision float32, now it is bfloat16" in rounded.stderr
     other = plant.score(out, "--heatmaps", "all")
     assert other.returncode == 2
     assert "with heatmaps flagged, now it is all" in other.stderr
@@ -191,12 +198,12 @@ def test_killed_on_the_way_it_goes_on(plant: Plant, undisturbed: tuple[Location,
     with subprocess.Popen(
         plant.command(out, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     ) as driver:
-        while len(places.batches.children()) < 3:
+        while len(kept_files(out)) < 3:
             assert driver.poll() is None
             time.sleep(0.05)
         os.kill(driver.pid, signal.SIGKILL)
     time.sleep(1)
-    kept = {info.path for info in places.batches.children()}
+    kept = kept_files(out)
     assert len(kept) >= 3
     assert not places.results.exists(), "nobody sees half a night"
     ended = plant.score(out, "--workers", "1")
@@ -205,6 +212,32 @@ def test_killed_on_the_way_it_goes_on(plant: Plant, undisturbed: tuple[Location,
     summary = completed(out).summary
     scored_now = round(summary.images_per_second * summary.wall_seconds)
     assert scored_now <= len(plant.expected) - 8 * len(kept) + 8 * 2
+
+
+@pytest.mark.slow
+def test_a_driver_that_wakes_up_later_spoils_nothing(
+    plant: Plant, undisturbed: tuple[Location, str]
+) -> None:
+    """SIGSTOP while it scores; another one takes over and ends; then SIGCONT."""
+    out = Location.parse(f"{plant.images}".replace("images", "asleep"))
+    places = Places(out, DATE)
+    with subprocess.Popen(
+        plant.command(out, "--workers", "1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as sleeper:
+        while len(kept_files(out)) < 2:
+            assert sleeper.poll() is None
+            time.sleep(0.05)
+        os.kill(sleeper.pid, signal.SIGSTOP)
+        assert plant.score(out, "--workers", "1").returncode == 0
+        marker = (places.results / MARKER).read_tagged()
+        os.kill(sleeper.pid, signal.SIGCONT)
+        assert sleeper.stdout is not None
+        said = sleeper.stdout.read().decode()
+    assert sleeper.returncode == 2
+    assert "was taken over" in said
+    assert (places.results / MARKER).read_tagged() == marker
+    assert same(rows_of(out), rows_of(undisturbed[0]))
+    assert not places.work.exists()
 
 
 def test_two_at_once_end_with_one_result(plant: Plant, undisturbed: tuple[Location, str]) -> None:

@@ -6,8 +6,11 @@ import dataclasses
 import io
 import struct
 import tarfile
+import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +23,14 @@ from ssray import artifact
 from ssray.artifact import ModelArtifact
 from ssray.building import build_model
 from ssray.config import Compute, Recipe
+from ssray.data import archives, fetch
 from ssray.data.decode import decode_image, resize
 from ssray.data.fetch import Fetcher
 from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError, ImageError, ScoringError
+from ssray.nightly import batch
 from ssray.nightly.batch import BatchResult, BatchScorer, Heatmaps
+from ssray.nightly.manifest import write_manifest
 from ssray.nightly.record import (
     MARKER,
     Completed,
@@ -38,7 +44,7 @@ from ssray.nightly.record import (
     read_night,
     shares,
 )
-from ssray.nightly.sources import Source
+from ssray.nightly.sources import CategoryRule, Source
 from ssray.nightly.summary import summarise
 from ssray.report.heatmap import png_to_levels, predicted_mask
 from ssray.scoring import Scorer
@@ -208,6 +214,65 @@ def test_members_of_archives(
     assert rows[f"{place}#gone.png"]["error"] == "missing"
 
 
+def test_a_compressed_tar_that_breaks_off_is_read_again(
+    store: Location, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "weave.tgz"
+    with tarfile.open(place, "w:gz") as tar:
+        for number, path in enumerate(images):
+            tar.add(path, f"{number}.png")
+    sources = [Source(f"{place}#{number}.png", "weave") for number in range(len(images))]
+    expected = scored(store, sources).rows
+    streamed, failures = archives.streamed, [OSError("reset")]
+
+    def breaking(archive: Location) -> Iterator[tuple[str, bytes]]:
+        for number, member in enumerate(streamed(archive)):
+            if number == 2 and failures:
+                raise failures.pop()
+            yield member
+
+    monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(batch, "streamed", breaking)
+    monkeypatch.setattr(batch, "MOST_HELD_BYTES", 1)
+    result = scored(store, sources)
+    assert result.rows == expected
+    assert result.retries == 1
+    failures[:] = [OSError("reset")] * fetch.ATTEMPTS
+    errors = scored(store, sources).rows["error"].to_pylist()
+    assert errors == [None] * 2 + ["unreadable"] * (len(images) - 2)
+
+
+def test_whatever_a_decoder_raises_is_a_row(
+    store: Location, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = batch.decode_resized
+
+    def raising(content: bytes, shape: tuple[int, int]) -> Any:
+        if content == images[1].read_bytes():
+            raise ZeroDivisionError("in a decoder")
+        return decode(content, shape)
+
+    monkeypatch.setattr(batch, "decode_resized", raising)
+    rows = scored(store, sources_of(images)).rows.to_pylist()
+    assert [row["error"] for row in rows] == [None, "unreadable", *[None] * (len(images) - 2)]
+    assert rows[1]["detail"] == "ZeroDivisionError: in a decoder"
+
+
+def test_a_locked_zip_and_a_strange_scheme_are_rows(store: Location, tmp_path: Path) -> None:
+    place = tmp_path / "weave.zip"
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr("0.png", png("RGB"))
+    content = bytearray(place.read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(header) + flags] |= 1  # encrypted
+    place.write_bytes(content)
+    sources = [Source(f"{place}#0.png", "weave"), Source("ftp://factory/0.png", "weave")]
+    rows = scored(store, sources).rows.to_pylist()
+    assert [row["error"] for row in rows] == ["bad_archive", "unreadable"]
+    assert "password required" in rows[0]["detail"]
+    assert "expected a path, or file:// or s3://" in rows[1]["detail"]
+
+
 def test_a_tar_is_opened_once_for_all_members_of_a_batch(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -231,8 +296,6 @@ def test_what_fails_on_the_way_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The faults are made here; a network that makes them stands in between in test_nightly."""
-    from ssray.data import fetch
-
     monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
     answers = [OSError("SLOW_DOWN (HTTP status 503)"), b"cut sh", OSError("reset"), b"complete"]
 
@@ -264,16 +327,29 @@ NIGHT = Night(
     heatmaps="flagged",
     versions={"weave": "v1"},
     batch=2,
+    precision="auto",
+    backend="auto",
+    run="first",
 )
 
 
 def test_a_night_goes_on_as_it_was_begun(tmp_path: Path) -> None:
     places = Places(Location.parse(tmp_path), "2026-11-21")
-    assert begin(places, NIGHT) == NIGHT
-    published_since = NIGHT.model_copy(update={"versions": {"weave": "v2"}})
-    assert begin(places, published_since) == NIGHT, "versions are pinned"
+    assert begin(places, NIGHT, Location.write) == NIGHT
+    later = NIGHT.model_copy(update={"versions": {"weave": "v2"}, "run": "second"})
+    again = NIGHT.model_copy(update={"run": "second"})
+    assert begin(places, later, Location.write) == again, "pinned versions, listed anew"
+    (tmp_path / "images").mkdir()
+    write_manifest(
+        dataclasses.replace(places, run="second").manifest,
+        [Location.parse(tmp_path / "images")],
+        CategoryRule(),
+        2,
+    )
+    third = later.model_copy(update={"run": "third"})
+    assert begin(places, third, Location.write) == again, "listed already"
     with pytest.raises(ConfigError, match=r"begun with heatmaps flagged, now it is all"):
-        begin(places, NIGHT.model_copy(update={"heatmaps": "all"}))
+        begin(places, NIGHT.model_copy(update={"heatmaps": "all"}), Location.write)
     with pytest.raises(ConfigError, match="expected a day"):
         Places(Location.parse(tmp_path), "21.11.2026")
 
@@ -293,10 +369,10 @@ def test_batches_become_a_night_that_is_seen_when_it_is_whole(
         (1, "weave"),
         (2, "b/olt"),
     ]
-    joined = [join(places, share) for share in shares(batches)]
+    joined = [join(places, share, "me") for share in shares(batches)]
     assert [part.path for part, _ in joined] == [
-        "category=b%2Folt/part-000002.parquet",
-        "category=weave/part-000000.parquet",
+        "category=b%2Folt/part-000002-me.parquet",
+        "category=weave/part-000000-me.parquet",
     ]
     with pytest.raises(ScoringError, match="not complete"):
         read_night(places.out, places.date)
@@ -316,15 +392,14 @@ def test_batches_become_a_night_that_is_seen_when_it_is_whole(
         summary=summary,
         ssray_version="0",
     )
-    complete(places, completed)
-    assert not places.work.exists()
+    complete(places, completed, Location.write)
     rows = read_night(places.out, places.date)
     assert sorted(rows["uri"].to_pylist()) == sorted([*map(str, images), "/nowhere"])
     folder = pq.read_table(tmp_path / "out")  # as a user would; with the paths' columns
     assert folder.drop(["date"]).sort_by("uri").to_pylist() == rows.sort_by("uri").to_pylist()
     assert set(folder["date"].to_pylist()) == {places.date}
     assert pa.compute.sum(rows["flagged"]).as_py() == summary.flagged
-    part = tmp_path / "out/date=2026-11-21/category=weave/part-000000.parquet"
+    part = tmp_path / "out/date=2026-11-21/category=weave/part-000000-me.parquet"
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(ScoringError, match="checksum differs"):
         read_night(places.out, places.date)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import tarfile
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,8 +16,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from ssray.data import archives, fetch
 from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError
+from ssray.nightly import sources as nightly_sources
 from ssray.nightly.manifest import (
     BATCHES_A_PART,
     batch_sizes,
@@ -129,6 +133,71 @@ def test_lists_name_images_and_perhaps_categories(tmp_path: Path, suffix: str) -
     (tmp_path / "other.parquet").write_text("no table")
     with pytest.raises(DataError, match="not a table that can be read"):
         found(tmp_path / "other.parquet")
+
+
+def test_a_category_of_digits_is_no_number(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("uri,category\n/a/0.png,007\n/a/1.png,\n")
+    sources, _ = found(tmp_path / "list.csv", CategoryRule("/(?P<category>[^/]+)/"))
+    assert [source.category for source in sources] == ["007", "a"]
+
+
+def test_a_name_that_no_table_can_hold_is_a_row(tmp_path: Path) -> None:
+    write(tmp_path, "bolt/0.png")
+    bad = os.fsencode(tmp_path) + b"/bolt/Ger\xe4t.png"
+    with open(bad, "wb") as file:
+        file.write(b"x")
+    with tarfile.open(
+        tmp_path / "nut.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT
+    ) as t:
+        t.addfile(tarfile.TarInfo("M\xe4rz.png"))
+    sources, _ = found(tmp_path)
+    assert [(source.uri.removeprefix(f"{tmp_path}/"), source.error) for source in sources] == [
+        ("bolt/0.png", None),
+        (r"bolt/Ger\xe4t.png", "bad_name"),
+        (r"nut.tar#M\xe4rz.png", "bad_name"),
+    ]
+    folder = Location.parse(tmp_path / "manifest")
+    assert write_manifest(folder, [Location.parse(tmp_path)], CategoryRule(), 2).images == 3
+
+
+@pytest.mark.parametrize("size", range(0, 30, 3))
+def test_an_archive_of_a_few_bytes_is_a_row(tmp_path: Path, size: int) -> None:
+    write_tar(tmp_path / "grid.tar.gz", ["0.png"], "w:gz")
+    content = (tmp_path / "grid.tar.gz").read_bytes()
+    (tmp_path / "grid.tar.gz").write_bytes(content[:size])
+    assert [source.error for source in found(tmp_path)[0]] == ["bad_archive"]
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+def test_a_store_that_stumbles_over_an_archive_is_asked_again(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its members are not written off, unless it says that they may not be read."""
+    names = [f"{number}.png" for number in range(5)]
+    if suffix == ".zip":
+        with zipfile.ZipFile(tmp_path / "grid.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, name)
+    else:
+        write_tar(tmp_path / f"grid{suffix}", names, "w:gz" if suffix == ".tar.gz" else "w")
+    expected = [(source.uri, source.error) for source in found(tmp_path)[0]]
+    assert len(expected) == len(names)
+    listed, failures = archives.listed, [OSError("SLOW_DOWN"), OSError("reset")]
+
+    def stumbling(place: Location) -> Iterator[archives.Member]:
+        for number, member in enumerate(listed(place)):
+            if number == 3 and failures:
+                raise failures.pop()
+            yield member
+
+    monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(nightly_sources, "listed", stumbling)
+    assert [(source.uri, source.error) for source in found(tmp_path)[0]] == expected
+    failures[:] = [OSError("ACCESS_DENIED")]
+    assert [source.error for source in found(tmp_path)[0]] == [None, None, None, "forbidden"]
+    failures[:] = [OSError("SLOW_DOWN")] * fetch.ATTEMPTS
+    with pytest.raises(DataError, match=r"not read in 8 attempts .*Start again"):
+        found(tmp_path)
 
 
 def test_the_pattern_is_checked_before_anything_is_read() -> None:

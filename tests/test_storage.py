@@ -168,6 +168,40 @@ def test_a_lease_that_was_lost_is_left_to_its_new_holder(place: Location, quick:
     assert (place / "lease").read() == b"someone else's"
 
 
+def test_who_lost_a_lease_writes_nothing_more(place: Location, quick: None) -> None:
+    with Lease(place / "lease", "the work") as held:
+        held.write(place / "marker", b"first")
+        held.write(place / "marker", b"again")
+        assert (place / "marker").read() == b"again"
+        (place / "lease").write(b"someone else's")
+        with pytest.raises(ConflictError, match=r"^the work was taken over"):
+            held.write(place / "marker", b"late")
+        with pytest.raises(ConflictError, match=r"^the work was taken over"):
+            held.write(place / "other", b"late")
+    assert (place / "marker").read() == b"again"
+    assert not (place / "other").exists()
+
+
+def test_a_holder_that_sleeps_over_a_write_loses_it(
+    place: Location, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sleeps after it made sure of the lease; another one takes over and writes meanwhile."""
+    write_if = Location.write_if
+
+    def late(self: Location, content: bytes, tag: str | None) -> None:
+        monkeypatch.setattr(Location, "write_if", write_if)
+        (place / "lease").write(b"another's")
+        (place / "marker").write(b"another's")
+        write_if(self, content, tag)
+
+    with Lease(place / "lease", "the work") as held:
+        monkeypatch.setattr(lease, "BEAT_SECONDS", 60)
+        monkeypatch.setattr(Location, "write_if", late)
+        with pytest.raises(ConflictError, match="was taken over"):
+            held.write(place / "marker", b"late")
+    assert (place / "marker").read() == b"another's"
+
+
 def test_of_many_who_want_a_lease_one_gets_it(place: Location, quick: None) -> None:
     inside, most = [0], [0]
 

@@ -8,6 +8,8 @@ by what the actors hold, and whatever is killed costs no more than the batches u
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import itertools
 import json
@@ -17,16 +19,18 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 import ssray
 from ssray.artifact import load_facts
-from ssray.cluster.runtime import check_capacity, one_line, ray_session, wants_gpu
+from ssray.cluster.runtime import check_capacity, may_grow, one_line, ray_session, wants_gpu
 from ssray.config import Compute
+from ssray.data.fetch import persistently
 from ssray.data.lease import SILENCE_SECONDS, Lease
 from ssray.data.storage import Location
 from ssray.device import resolve_device, use_cores
-from ssray.errors import ArtifactError, ConfigError, DataError, ScoringError
+from ssray.errors import ArtifactError, ConfigError, ConflictError, DataError, ScoringError
 from ssray.model_store import published
 from ssray.nightly.batch import BatchScorer, Heatmaps
 from ssray.nightly.manifest import (
@@ -38,6 +42,7 @@ from ssray.nightly.manifest import (
     write_manifest,
 )
 from ssray.nightly.record import (
+    MARKER,
     Completed,
     Night,
     Part,
@@ -55,7 +60,11 @@ from ssray.nightly.summary import BatchFacts, summarise
 
 SPARE_READERS = 2
 """Threads that fetch and decode, beyond the CPUs of an actor: fetching is mostly waiting."""
-NO_PROGRESS_TIMEOUT_S = 1800
+NO_PROGRESS_TIMEOUT_S = 6 * 3600
+"""Only a batch that is done is progress: thousands of images of a compressed tar at some seconds
+each are one, and a node may have to be waited for."""
+TASK_RETRIES = 5
+"""Of a batch whose actor died. What kills every process that takes it must not go on for ever."""
 _TASKS_AHEAD = 2
 
 
@@ -159,22 +168,28 @@ def score_night(
         heatmaps=request.heatmaps,
         versions=published(request.models),
         batch=request.batch,
+        precision=compute.precision,
+        backend=compute.backend,
+        run="",
     )
     if not asked.versions:
         raise ArtifactError(f"{request.models}: no models in use here. Train some first.")
     done = None if request.again else _done_before(places, asked)
-    if done:
+    if done and not places.work.exists():
         return done
     wait = functools.partial(on_state, f"{SILENCE_SECONDS:g} s to see if it is scored elsewhere")
-    with Lease(places.lease, f"the night of {places.date}", wait):
+    with Lease(places.lease, f"the night of {places.date}", wait) as lease:
         if request.again:
             places.work.delete()
+            (places.results / MARKER).delete()
             places.results.delete()
         done = _done_before(places, asked)
         if done:
+            places.work.delete()
             return done
         begun = time.monotonic()
-        night = begin(places, asked)
+        night = begin(places, asked.model_copy(update={"run": lease.name}), lease.write)
+        places = dataclasses.replace(places, run=night.run)
         manifest = read_manifest(places.manifest)
         if manifest is None:
             on_state("listing images")
@@ -184,6 +199,7 @@ def score_night(
                 CategoryRule(night.category_pattern, night.category),
                 night.batch,
                 lambda images: on_state(f"listing images: {images:,}"),
+                lease.write,
             )
         if not manifest.images:
             places.work.delete()
@@ -194,7 +210,8 @@ def score_night(
             load_facts(request.models, category, night.versions[category])
         with ray_session():
             return NightOutcome(
-                _scored(request, night, manifest, compute, begun, on_scored), new=True
+                _scored(request, places, lease, night, manifest, compute, begun, on_scored),
+                new=True,
             )
 
 
@@ -203,12 +220,13 @@ def _done_before(places: Places, asked: Night) -> NightOutcome | None:
     if completed is None:
         return None
     check_same(completed.night, asked, f"{places.results}: complete, scored")
-    places.work.delete()
     return NightOutcome(completed, new=False)
 
 
 def _scored(
     request: NightRequest,
+    places: Places,
+    lease: Lease,
     night: Night,
     manifest: Manifest,
     compute: Compute,
@@ -216,16 +234,22 @@ def _scored(
     on_scored: Callable[[int, int], None],
 ) -> Completed:
     """Scores what is left, joins the batches, and makes the night visible."""
-    places = request.places
     there = {batch.number for batch in kept(places)}
     pending = [number for number in range(manifest.batches) if number not in there]
     pool = _Pool.of(request, compute, len(pending))
     sizes = batch_sizes(places.manifest, manifest)
     before = images = sum(sizes[number] for number in there)
     on_scored(images, manifest.images)
-    for facts in _score_batches(request, night, compute, pool, pending):
-        images += facts.images
-        on_scored(images, manifest.images)
+    with _errors_of_workers(lease):
+        for facts in _score_batches(request.models, places, night, compute, pool, pending):
+            images += facts.images
+            on_scored(images, manifest.images)
+    strays = places.results.files()  # listed before it is sure that no later holder wrote them
+    completed = places.completed()
+    lease.confirm()
+    if completed:  # by a holder that was slow, not dead
+        places.work.delete()
+        return completed
     batches = kept(places)
     missing = set(range(manifest.batches)) - {batch.number for batch in batches}
     if missing:
@@ -233,13 +257,15 @@ def _scored(
             f"{len(missing)} of {manifest.batches} batches were not scored. The same command goes "
             "on with them."
         )
-    places.results.delete()
+    for stray in strays:
+        places.results.at(stray).delete()
     parts: list[Part] = []
     counted: list[BatchFacts] = []
-    tasks = [_join_on_cluster.remote(places, share) for share in shares(batches)]
-    for part, facts_of_part in ray.get(tasks):
-        parts.append(part)
-        counted += facts_of_part
+    with _errors_of_workers(lease):
+        tasks = [_join_on_cluster.remote(places, share, lease.name) for share in shares(batches)]
+        for part, facts_of_part in ray.get(tasks):
+            parts.append(part)
+            counted += facts_of_part
     rows = sum(part.rows for part in parts)
     if rows != manifest.images:
         raise ScoringError(f"{rows} rows for {manifest.images} images; nothing was made visible.")
@@ -257,8 +283,23 @@ def _scored(
         ),
         ssray_version=ssray.__version__,
     )
-    complete(places, completed)
+    complete(places, completed, lease.write)
+    with contextlib.suppress(ConflictError):  # then it is the other holder's to clean up
+        lease.confirm()
+        places.work.delete()
     return completed
+
+
+@contextlib.contextmanager
+def _errors_of_workers(lease: Lease) -> Iterator[None]:
+    """What goes wrong on the cluster, in a line; unless another holder caused it."""
+    try:
+        yield
+    except (RayError, ExecutionTimeoutError) as error:
+        lease.confirm()
+        raise ScoringError(
+            f"scoring failed: {one_line(error)} The same command goes on where it was."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -272,24 +313,38 @@ class _Pool:
 
     @classmethod
     def of(cls, request: NightRequest, compute: Compute, batches: int) -> _Pool:
-        """On CPUs actors of one thread each, which never wait for each other, unless told."""
+        """On CPUs actors of one thread each, which never wait for each other, unless told; with
+        GPUs each has its share of the CPUs of the node that has fewest for each of its GPUs.
+
+        On this machine there are as many as fit, on a cluster, which may grow, one a batch.
+        """
         use_gpu = wants_gpu(compute)
-        available = ray.cluster_resources()
         gpus = compute.gpus_per_worker if use_gpu else 0.0
-        cpus = int(available.get("CPU", 1))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if use_gpu:
-            fit = max(1, int(available.get("GPU", 1) / gpus))
-            threads = compute.cpus_per_worker or max(1, cpus // fit)
+            shares = [
+                int(node.get("CPU", 0) / max(1, int(node["GPU"] / gpus)))
+                for node in nodes
+                if node.get("GPU", 0) > 0
+            ]
+            threads = compute.cpus_per_worker or max(1, min(shares, default=1))
         else:
             threads = compute.cpus_per_worker or 1
-            fit = max(1, cpus // threads)
-        most = max(1, min(request.most or fit, max(1, batches)))
+        wanted, each = ("GPU", gpus) if use_gpu else ("CPU", threads)
+        fit = sum(int(node.get(wanted, 0) / each) for node in nodes)
+        most = request.most or (batches if may_grow() else fit)
+        most = max(1, min(most, batches))
         check_capacity(min(request.least, most), threads, gpus)
         return cls(min(request.least, most), most, threads, gpus)
 
 
 def _score_batches(
-    request: NightRequest, night: Night, compute: Compute, pool: _Pool, pending: Sequence[int]
+    models: Location,
+    places: Places,
+    night: Night,
+    compute: Compute,
+    pool: _Pool,
+    pending: Sequence[int],
 ) -> Iterator[BatchFacts]:
     if not pending:
         return
@@ -309,20 +364,16 @@ def _score_batches(
             max_tasks_in_flight_per_actor=_TASKS_AHEAD,
         ),
         fn_constructor_kwargs={
-            "places": request.places,
-            "models": request.models,
+            "places": places,
+            "models": models,
             "night": night,
             "compute": compute,
             "pool": pool,
         },
+        max_task_retries=TASK_RETRIES,
     )
-    try:
-        for row in counts.iter_rows():
-            yield BatchFacts.model_validate_json(row["facts"])
-    except RayError as error:
-        raise ScoringError(
-            f"scoring failed: {one_line(error)} The same command goes on where it was."
-        ) from error
+    for row in counts.iter_rows():
+        yield BatchFacts.model_validate_json(row["facts"])
 
 
 class _NightActor:
@@ -350,11 +401,11 @@ class _NightActor:
 
     def _done(self, number: int) -> BatchFacts:
         begun = time.perf_counter()
-        result = self._score(read_batch(self._places.manifest, number))
+        result = self._score(persistently(lambda: read_batch(self._places.manifest, number)))
         scored = time.perf_counter()
         result.spent.seconds["write"] += self._wrote  # a file can't tell how long it took to write
         result.spent.worker_seconds = scored - begun + self._wrote
-        facts = keep(self._places, number, result)
+        facts = persistently(lambda: keep(self._places, number, result))
         self._wrote = time.perf_counter() - scored
         return facts
 

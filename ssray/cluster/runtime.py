@@ -129,6 +129,11 @@ def shared_out(compute: Compute, trainings: int, at_once: int | None = None) -> 
     return compute.model_copy(update={"cpus_per_worker": threads}), at_once
 
 
+def may_grow() -> bool:
+    """Whether this is a cluster, which may start further nodes, and not a private Ray."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def check_capacity(workers: int, cpus: float, gpus: float) -> None:
     """Refuses what a private Ray can't hold: it does not grow, so the work would wait for ever.
 
@@ -142,7 +147,7 @@ def check_capacity(workers: int, cpus: float, gpus: float) -> None:
     Raises:
         ConfigError: if this machine has less.
     """
-    if os.environ.get("RAY_ADDRESS"):
+    if may_grow():
         return
     for name, each, advice in (
         ("CPU", cpus, "Use fewer --workers or --cpus-per-worker."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import lzma
 import re
 import tarfile
 import threading
@@ -30,8 +31,14 @@ MAX_UNPACKED_BYTES = 4 * 1024**3
 _CACHED = 8
 _READ_AHEAD_BYTES = 1 << 16
 _SPLIT = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SUFFIXES))}))#(.+)", re.DOTALL)
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
-"""What reading raises; the last is zipfile's, for a compression it does not know."""
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError),
+    pa.ArrowInvalid,
+    NotImplementedError,
+    RuntimeError,
+)
+"""What reading raises for an archive that is no good: pyarrow for a place outside the file, zipfile
+for a compression it does not know, or a password."""
 
 
 class _Archive(Protocol):
@@ -48,7 +55,7 @@ def read_file(uri: str) -> bytes:
 
     Raises:
         OSError: if it can't be read, or the archive has no such member.
-        DataError: if the archive is damaged or too large.
+        DataError: if the archive is damaged, locked or too large.
     """
     parts = split_member(uri)
     if parts is None:
@@ -59,7 +66,7 @@ def read_file(uri: str) -> bytes:
     except KeyError:
         raise FileNotFoundError(f"{archive} has no member {member}") from None
     except _DAMAGED as error:
-        raise DataError(f"{archive}: damaged or cut short at {member}. ({error})") from None
+        raise DataError(f"{archive}: damaged, cut short or locked at {member}. ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,8 @@ def listed(archive: Location) -> Iterator[Member]:
     """The files in an archive in its own order; a tar's are held one at a time.
 
     Raises:
-        DataError: if it can't be read or is damaged, after the members before that place.
+        OSError: if it can't be read.
+        DataError: if it is damaged, after the members before that place.
     """
     try:
         if archive.path.endswith(".zip"):
@@ -92,8 +100,8 @@ def listed(archive: Location) -> Iterator[Member]:
         else:
             for info, _ in _streamed(archive):
                 yield Member(_name(info.name), info.size, None)
-    except (OSError, pa.ArrowException, *_DAMAGED) as error:
-        raise DataError(f"{archive}: damaged, or can't be read. ({error})") from None
+    except _DAMAGED as error:
+        raise DataError(f"{archive}: damaged. ({error})") from None
 
 
 def streamed(archive: Location) -> Iterator[tuple[str, bytes]]:
@@ -103,8 +111,8 @@ def streamed(archive: Location) -> Iterator[tuple[str, bytes]]:
             file = tar.extractfile(info)
             assert file is not None
             yield _name(info.name), file.read()
-    except (OSError, pa.ArrowException, *_DAMAGED) as error:
-        raise DataError(f"{archive}: damaged, or can't be read. ({error})") from None
+    except _DAMAGED as error:
+        raise DataError(f"{archive}: damaged. ({error})") from None
 
 
 def is_compressed_tar(archive: str) -> bool:
@@ -138,7 +146,10 @@ def members(archive: Location) -> Mapping[str, int]:
     Raises:
         DataError: if it can't be read, is damaged or too large.
     """
-    return _opened(archive.uri).sizes
+    try:
+        return _opened(archive.uri).sizes
+    except OSError as error:
+        raise DataError(f"{archive}: can't be read. ({error})") from None
 
 
 @functools.lru_cache(maxsize=_CACHED)
@@ -148,7 +159,7 @@ def _opened(uri: str) -> _Archive:
         if uri.endswith(".zip"):
             return _Zip(place)
         return _Tar(place) if uri.endswith(".tar") else _unpacked(place)
-    except (OSError, pa.ArrowException, *_DAMAGED) as error:
+    except _DAMAGED as error:
         raise DataError(f"{uri}: not an archive that can be read. ({error})") from None
 
 
@@ -223,14 +234,16 @@ def _unpacked(place: Location) -> _Unpacked:
 
 def _streamed(place: Location) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
     """The files of a compressed tar, each to be read before the next is asked for."""
-    with (
-        place.filesystem.open_input_stream(place.path, compression=None) as stream,
-        tarfile.open(fileobj=stream, mode="r|*") as tar,
-    ):
-        for info in tar:
-            if info.isreg():
-                yield info, tar
-            tar.members.clear()  # type: ignore[attr-defined]  # it remembers every one
+    with place.filesystem.open_input_stream(place.path, compression=None) as stream:
+        try:
+            tar = tarfile.open(fileobj=stream, mode="r|*")  # noqa: SIM115
+        except TypeError as error:  # tarfile's, for a few bytes only
+            raise tarfile.ReadError(str(error)) from None
+        with tar:
+            for info in tar:
+                if info.isreg():
+                    yield info, tar
+                tar.members.clear()  # type: ignore[attr-defined]  # it remembers every one
 
 
 def _tar_members(place: Location) -> Iterator[tarfile.TarInfo]:

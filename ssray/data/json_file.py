@@ -24,13 +24,10 @@ def read_json(place: Location, kind: type[_Model], remedy: str) -> _Model | None
         DataError: if it is damaged, or another version of ssray wrote it.
     """
     found = place.read_tagged()
-    return parse_json(found.content, place, kind, remedy) if found else None
-
-
-def parse_json(content: bytes, place: Location, kind: type[_Model], remedy: str) -> _Model:
-    """Reads what was read from a place; raises as ``read_json``."""
+    if found is None:
+        return None
     try:
-        return kind.model_validate_json(content)
+        return kind.model_validate_json(found.content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

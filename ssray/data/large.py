@@ -10,7 +10,7 @@ import numpy as np
 import pyvips
 from PIL import Image
 
-from ssray.data.decode import UInt8Image
+from ssray.data.decode import UInt8Image, decode_noted, resize
 from ssray.errors import ImageError
 
 MAX_LARGE_PIXELS = 1_000_000_000
@@ -18,6 +18,31 @@ MAX_LARGE_PIXELS = 1_000_000_000
 _STRIP_PIXELS = 8_000_000
 _FORMATS = {"uchar": 8, "ushort": 16}
 _COLOURS = ("srgb", "rgb16", "b-w", "grey16", "rgb")
+
+
+def decode_resized(
+    content: bytes, shape: tuple[int, int]
+) -> tuple[UInt8Image, tuple[int, int], str | None]:
+    """Decodes an image of any size, and keeps what it is resized to.
+
+    Args:
+        content: of the file.
+        shape: rows and columns of the result; at most the image's, if that has more than
+            ``ssray.data.decode.MAX_PIXELS``.
+
+    Returns:
+        (*shape, 3) uint8, the image's own rows and columns, and the note of ``decode_noted``.
+
+    Raises:
+        ImageError: as ``decode_noted`` and ``decode_large``.
+    """
+    try:
+        image, note = decode_noted(content)
+    except ImageError as error:
+        if error.code != "too_large":
+            raise
+        return *decode_large(content, shape), None
+    return resize(image, shape), (image.shape[0], image.shape[1]), note
 
 
 def decode_large(content: bytes, shape: tuple[int, int]) -> tuple[UInt8Image, tuple[int, int]]:

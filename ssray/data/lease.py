@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from ssray.data.storage import Location
+from ssray.data.storage import Location, Tagged
 from ssray.errors import ConflictError
 
 BEAT_SECONDS = 5.0
@@ -24,7 +24,11 @@ SILENCE_SECONDS = 15.0
 class Lease:
     """A context manager; one process at a time is inside, if none sleeps for long.
 
+    One that was suspended, or cut off from the storage, may wake up inside while another is: what
+    must not come from two of them goes through ``write`` or after ``confirm``.
+
     Attributes:
+        name: of this holder, like no other.
         taken_over: whether someone held it before and did not give it back.
         lost: whether someone else took it over, as happens to a process that was suspended.
     """
@@ -42,7 +46,7 @@ class Lease:
         self.taken_over = False
         self.lost = False
         self._place, self._work, self._on_wait = place, work, on_wait
-        self._name = secrets.token_hex(8)
+        self.name = secrets.token_hex(8)
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -81,21 +85,50 @@ class Lease:
         if self._mine():
             self._place.delete()
 
+    def confirm(self) -> None:
+        """Makes sure that nobody else has taken over until now.
+
+        Raises:
+            ConflictError: if someone has.
+        """
+        found = self._place.read_tagged()
+        if found is None or not self._wrote(found):
+            raise ConflictError(
+                f"{self._work} was taken over: this process slept, or could not renew "
+                f"{self._place}, for more than {SILENCE_SECONDS:g} s. It goes on elsewhere."
+            )
+
+    def write(self, place: Location, content: bytes) -> None:
+        """Writes a file as the holder: never over what a later holder wrote.
+
+        Raises:
+            ConflictError: if someone else has taken over.
+        """
+        while True:
+            found = place.read_tagged()
+            self.confirm()
+            with contextlib.suppress(ConflictError):  # written since; by whom, ``confirm`` tells
+                place.write_if(content, found.tag if found else None)
+                return
+
     def _beat(self) -> None:
         count = 0
         while not self._left.wait(BEAT_SECONDS):
             count += 1
             with contextlib.suppress(OSError, ConflictError):  # the next beat may get through
                 found = self._place.read_tagged()
-                self.lost = not (found and found.content.startswith(self._name.encode()))
+                self.lost = not (found and self._wrote(found))
                 if found and not self.lost:
                     self._place.write_if(self._content(count), found.tag)
 
     def _mine(self) -> bool:
         with contextlib.suppress(OSError):
             found = self._place.read_tagged()
-            return found is not None and found.content.startswith(self._name.encode())
+            return found is not None and self._wrote(found)
         return False
+
+    def _wrote(self, found: Tagged) -> bool:
+        return found.content.startswith(self.name.encode())
 
     def _held_elsewhere(self) -> ConflictError:
         return ConflictError(
@@ -103,4 +136,4 @@ class Lease:
         )
 
     def _content(self, count: int) -> bytes:
-        return f"{self._name} {count}".encode()
+        return f"{self.name} {count}".encode()

@@ -12,7 +12,7 @@ import posixpath
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
@@ -63,6 +63,12 @@ class Location:
 
     def __truediv__(self, name: str) -> Location:
         return Location(self.filesystem, posixpath.join(self.path, name), self.prefix)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A store is opened anew where it arrives: pyarrow's own way forgets how to retry."""
+        if self.in_s3:
+            return Location.parse, (self.uri,)
+        return Location, (self.filesystem, self.path, self.prefix)
 
     def __str__(self) -> str:
         return self.prefix + self.path
@@ -121,6 +127,11 @@ class Location:
         return self.filesystem.open_input_file(self.path)
 
     def read(self) -> bytes:
+        if self.in_s3 and "//" in self.path:  # a key that pyarrow refuses
+            found = self.read_tagged()
+            if found is None:
+                raise FileNotFoundError(self.uri)
+            return found.content
         with self.filesystem.open_input_stream(self.path) as stream:
             content: bytes = stream.read()
         return content

@@ -25,11 +25,11 @@ from scipy import ndimage
 from ssray.artifact import load
 from ssray.config import Backend, Precision
 from ssray.data.archives import is_compressed_tar, split_member, streamed
-from ssray.data.decode import UInt8Image, decode_noted, resize
+from ssray.data.decode import UInt8Image
 from ssray.data.fetch import Fetcher
-from ssray.data.large import decode_large
+from ssray.data.large import decode_resized
 from ssray.data.storage import Location
-from ssray.errors import DataError, ImageError
+from ssray.errors import ImageError
 from ssray.nightly.sources import Source
 from ssray.report.heatmap import encode_levels, levels_to_png
 from ssray.report.tables import NIGHT
@@ -40,6 +40,8 @@ Heatmaps = Literal["flagged", "all", "none"]
 SCORE_BATCH = 16
 """Images in one call of the model."""
 MOST_BOXES = 16
+MOST_HELD_BYTES = 256 * 1024**2
+"""Of files out of a compressed tar that wait to be decoded; a larger one waits alone."""
 STAGES = ("fetch", "decode", "model", "pack", "write")
 
 
@@ -164,17 +166,27 @@ class BatchScorer:
                 with spent.on("fetch"):
                     found = content()
                 with spent.on("decode"):
-                    return _decoded(found, scorer.artifact.input_shape)
+                    image, shape, note = decode_resized(found, scorer.artifact.input_shape)
+                return _Prepared(image, shape, note=note, size=len(found))
             except ImageError as error:
                 return _Prepared(None, error=error.code, detail=str(error))
+            except MemoryError:
+                raise
+            except Exception as error:  # one image must not end the night, whatever a decoder does
+                return _Prepared(
+                    None, error="unreadable", detail=f"{type(error).__name__}: {error}"
+                )
 
-        waiting: deque[tuple[Source, Future[_Prepared]]] = deque()
-        for source, content in _contents(sources, fetch, spent):
-            waiting.append((source, self._readers.submit(prepare, source, content)))
-            if len(waiting) > self._ahead:
-                first, future = waiting.popleft()
+        waiting: deque[tuple[Source, Future[_Prepared], int]] = deque()
+        held_bytes = 0
+        for source, content, held in _contents(sources, fetch, spent):
+            waiting.append((source, self._readers.submit(prepare, source, content), held))
+            held_bytes += held
+            while len(waiting) > self._ahead or (waiting and held_bytes > MOST_HELD_BYTES):
+                first, future, freed = waiting.popleft()
+                held_bytes -= freed
                 yield first, future.result()
-        for first, future in waiting:
+        for first, future, _ in waiting:
             yield first, future.result()
 
     def _scored(
@@ -208,50 +220,39 @@ class BatchScorer:
         return rows
 
 
-def _decoded(content: bytes, wanted: tuple[int, int]) -> _Prepared:
-    """An image at the size that is wanted; raises ``ImageError`` if it can't be used."""
-    try:
-        image, note = decode_noted(content)
-    except ImageError as error:
-        if error.code != "too_large":
-            raise
-        resized, shape = decode_large(content, wanted)
-        return _Prepared(resized, shape, size=len(content))
-    shape = (image.shape[0], image.shape[1])
-    return _Prepared(resize(image, wanted), shape, note=note, size=len(content))
-
-
 def _contents(
     sources: Sequence[Source], fetch: Fetcher, spent: Spent
-) -> Iterable[tuple[Source, Callable[[], bytes]]]:
-    """What gives the bytes of each image; those of a compressed tar come as it is read."""
+) -> Iterable[tuple[Source, Callable[[], bytes], int]]:
+    """What gives the bytes of each image, and how many are held for it already: those of a
+    compressed tar, which come as it is read.
+    """
     parts = split_member(sources[0].uri)
     if parts is None or not is_compressed_tar(parts[0]):
         for source in sources:
-            yield source, _reading(source, fetch)
+            yield source, _reading(source, fetch), 0
         return
     wanted = defaultdict[str, list[Source]](list)
     for source in sources:
         wanted[source.uri].append(source)
     left = len(sources)
     try:
-        members = streamed(Location.parse(parts[0]))
+        members = fetch.each(parts[0], lambda: streamed(Location.parse(parts[0])))
         while left:
             with spent.on("fetch"):
                 name, content = next(members)
             same = wanted.get(f"{parts[0]}#{name}")
             if same:
                 left -= 1
-                yield same.pop(0), functools.partial(bytes, content)
+                yield same.pop(0), functools.partial(bytes, content), len(content)
     except StopIteration:
         reason = ImageError("missing", f"{parts[0]}: no longer has it")
-    except DataError as error:
-        reason = ImageError("bad_archive", str(error))
+    except ImageError as error:
+        reason = error
     else:
         return
     for same in wanted.values():
         for source in same:
-            yield source, _raising(reason)
+            yield source, _raising(reason), 0
 
 
 def _reading(source: Source, fetch: Fetcher) -> Callable[[], bytes]:

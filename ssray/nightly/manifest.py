@@ -75,8 +75,9 @@ def write_manifest(
     rule: CategoryRule,
     batch: int,
     on_listed: Callable[[int], None] = lambda images: None,
+    write_summary: Callable[[Location, bytes], None] = Location.write,
 ) -> Manifest:
-    """Lists the images and writes the manifest; what an interrupted attempt left is replaced.
+    """Lists the images and writes the manifest, which is there once its summary is.
 
     Args:
         folder: of the manifest.
@@ -84,12 +85,12 @@ def write_manifest(
         rule: for categories.
         batch: images a batch.
         on_listed: called now and then with how many images were found.
+        write_summary: of place and content.
 
     Raises:
         DataError: as ``find``.
     """
     begun = time.monotonic()
-    folder.delete()
     passed_over, categories = Counter[str](), Counter[str]()
     batches = 0
     sources = (source for place in places for source in find(place, rule, passed_over))
@@ -109,7 +110,7 @@ def write_manifest(
         passed_over=dict(passed_over),
         seconds=time.monotonic() - begun,
     )
-    (folder / _SUMMARY).write(manifest.model_dump_json(indent=2).encode())
+    write_summary(folder / _SUMMARY, manifest.model_dump_json(indent=2).encode())
     return manifest
 
 

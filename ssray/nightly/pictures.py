@@ -10,13 +10,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ssray.data.decode import decode_image
 from ssray.data.fetch import Fetcher
+from ssray.data.large import decode_resized
 from ssray.data.storage import Location
 from ssray.errors import DataError, ImageError, ScoringError
 from ssray.nightly.record import Completed, read_marker
-from ssray.report.heatmap import overlay, png_to_levels, resize_levels
+from ssray.report.heatmap import overlay, png_to_levels
 
+LONGEST_SIDE = 4096
+"""Of a picture; larger images are drawn smaller."""
 _WITHOUT_IMAGE = 40
 """Grey level that stands for an image that is no longer there."""
 
@@ -27,7 +29,7 @@ def draw_heatmap(scores: Location, uri: str, out: Location) -> str:
     Args:
         scores: the folder of all nights, or of one.
         uri: of the image, as in the rows.
-        out: for the picture, a PNG of the image's size.
+        out: for the picture, a PNG of the image's size, if that is at most ``LONGEST_SIDE``.
 
     Raises:
         DataError: if no complete night has the image.
@@ -41,12 +43,13 @@ def draw_heatmap(scores: Location, uri: str, out: Location) -> str:
             "with --heatmaps all to keep those of images that are not flagged."
         )
     levels = png_to_levels(row["heatmap"])
+    shrunk = min(1.0, LONGEST_SIDE / max(row["height"], row["width"]))
+    shape = (max(1, round(shrunk * row["height"])), max(1, round(shrunk * row["width"])))
     try:
-        image = decode_image(Fetcher()(uri))
+        image, _, _ = decode_resized(Fetcher()(uri), shape)
         over = "over the image"
     except ImageError as error:
-        levels = resize_levels(levels, (row["height"], row["width"]))
-        image = np.full((*levels.shape, 3), _WITHOUT_IMAGE, np.uint8)
+        image = np.full((*shape, 3), _WITHOUT_IMAGE, np.uint8)
         over = f"without the image ({error.code})"
     buffer = io.BytesIO()
     Image.fromarray(overlay(image, levels)).save(buffer, "PNG")

@@ -2,14 +2,19 @@
 
 Below ``OUT``::
 
-    .nights/DATE/night.json                 what was asked for, and each category's model version
-    .nights/DATE/manifest/                  every image, in batches
-    .nights/DATE/batches/000000=C.parquet   a batch's rows: there whole, or not at all
-    date=DATE/category=C/part-000000.parquet
-    date=DATE/_COMPLETE.json             counts and checksums; a night without it is not finished
+    .nights/DATE/night.json                     what was asked for, the models' versions, and RUN
+    .nights/DATE/RUN/manifest/                  every image, in batches
+    .nights/DATE/RUN/batches/000000=C.parquet   a batch's rows: there whole, or not at all
+    date=DATE/category=C/part-000000-HOLDER.parquet
+    date=DATE/_COMPLETE.json                    counts and checksums; without it, not finished
 
 A batch that is done again gives the same file of the same name. Once all are there they are
 joined into few larger ones, then the marker is written, and ``.nights/DATE`` goes.
+
+Who works on a night holds its lease, but a process that slept may wake up and believe that it still
+does. So whatever two might write differently has a place of its own for each of them (RUN is who
+listed the images, HOLDER who joined the batches), and what makes it count, ``night.json``, the
+manifest's summary and the marker, is written through the lease.
 """
 
 from __future__ import annotations
@@ -18,8 +23,8 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -27,12 +32,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from ssray.data.json_file import parse_json, read_json
+from ssray.config import Backend, Precision
+from ssray.data.json_file import read_json
 from ssray.data.storage import Location
-from ssray.errors import ConfigError, ConflictError, ScoringError
+from ssray.errors import ConfigError, ScoringError
 from ssray.nightly.batch import BatchResult, Heatmaps
+from ssray.nightly.manifest import read_manifest
 from ssray.nightly.summary import BatchFacts, Summary
 from ssray.report.tables import NIGHT
+
+Write = Callable[[Location, bytes], None]
+"""Writes a file as its holder: ``Lease.write``."""
 
 MARKER = "_COMPLETE.json"
 PART_BYTES = 64 * 1024**2
@@ -53,6 +63,9 @@ class Night(BaseModel):
         heatmaps: of which images they are kept.
         versions: of each category's model, as they were in use when the night began.
         batch: images a batch.
+        precision: of the models' inner layers.
+        backend: what runs the models.
+        run: which manifest and batches count.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +77,9 @@ class Night(BaseModel):
     heatmaps: Heatmaps
     versions: dict[str, str]
     batch: int
+    precision: Precision
+    backend: Backend
+    run: str
 
 
 class Part(BaseModel):
@@ -100,10 +116,11 @@ def read_marker(results: Location) -> Completed | None:
 
 @dataclass(frozen=True)
 class Places:
-    """Where everything of a night is."""
+    """Where everything of a night, or of one of its runs, is."""
 
     out: Location
     date: str
+    run: str = "run"
 
     def __post_init__(self) -> None:
         """Refuses what is no date.
@@ -121,11 +138,11 @@ class Places:
 
     @property
     def manifest(self) -> Location:
-        return self.work / "manifest"
+        return self.work / self.run / "manifest"
 
     @property
     def batches(self) -> Location:
-        return self.work / "batches"
+        return self.work / self.run / "batches"
 
     @property
     def results(self) -> Location:
@@ -141,25 +158,24 @@ class Places:
         return read_marker(self.results)
 
 
-def begin(places: Places, night: Night) -> Night:
+def begin(places: Places, night: Night, write: Write) -> Night:
     """Writes down what was asked for, or reads what was when the night began.
+
+    A night whose images were not listed to the end is listed again, by the run that asks now.
 
     Raises:
         ConfigError: if the night was begun with other arguments.
         DataError: as ``read_marker``, of what was written down.
     """
     place = places.work / "night.json"
-    found = place.read_tagged()
-    if found is None:
-        try:
-            place.write_if(night.model_dump_json(indent=2).encode(), None)
-        except ConflictError:
-            found = place.read_tagged()
-    if found is None:
-        return night
-    begun = parse_json(found.content, place, Night, _REMEDY)
-    check_same(begun, night, f"{places.work}: this night was begun")
-    return begun
+    begun = read_json(place, Night, _REMEDY)
+    if begun:
+        check_same(begun, night, f"{places.work}: this night was begun")
+        if read_manifest(replace(places, run=begun.run).manifest):
+            return begun
+        night = begun.model_copy(update={"run": night.run})
+    write(place, night.model_dump_json(indent=2).encode())
+    return night
 
 
 def check_same(begun: Night, night: Night, told: str) -> None:
@@ -168,7 +184,7 @@ def check_same(begun: Night, night: Night, told: str) -> None:
     Raises:
         ConfigError: naming what differs.
     """
-    before, now = (each.model_dump(exclude={"versions"}) for each in (begun, night))
+    before, now = (each.model_dump(exclude={"versions", "run"}) for each in (begun, night))
     for name, value in now.items():
         if before[name] != value:
             raise ConfigError(
@@ -222,8 +238,12 @@ def shares(batches: Sequence[KeptBatch]) -> list[list[KeptBatch]]:
     return found
 
 
-def join(places: Places, batches: Sequence[KeptBatch]) -> tuple[Part, list[BatchFacts]]:
-    """Joins batches of one category into a file of the results, named by the first of them."""
+def join(
+    places: Places, batches: Sequence[KeptBatch], holder: str
+) -> tuple[Part, list[BatchFacts]]:
+    """Joins batches of one category into a file of the results, named by the first of them and by
+    who holds the lease.
+    """
     buffer, facts, rows = io.BytesIO(), [], 0
     with pq.ParquetWriter(buffer, NIGHT, compression="zstd") as writer:
         for batch in batches:
@@ -233,16 +253,15 @@ def join(places: Places, batches: Sequence[KeptBatch]) -> tuple[Part, list[Batch
             rows += len(table)
     content = buffer.getvalue()
     folder = f"category={quote(batches[0].category, safe='')}"
-    path = f"{folder}/part-{batches[0].number:06}.parquet"
+    path = f"{folder}/part-{batches[0].number:06}-{holder}.parquet"
     (places.results / path).write(content)
     sha256 = hashlib.sha256(content).hexdigest()
     return Part(path=path, rows=rows, bytes=len(content), sha256=sha256), facts
 
 
-def complete(places: Places, completed: Completed) -> None:
-    """Makes the night visible, and removes what a restart would have needed."""
-    (places.results / MARKER).write(completed.model_dump_json(indent=2).encode())
-    places.work.delete()
+def complete(places: Places, completed: Completed, write: Write) -> None:
+    """Makes the night visible."""
+    write(places.results / MARKER, completed.model_dump_json(indent=2).encode())
 
 
 def _words(value: Any) -> str:

@@ -13,16 +13,19 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ssray.data.archives import category_of, listed
+from ssray.data.fetch import Fetcher
 from ssray.data.index import image_extensions
 from ssray.data.listing import ListedFile, walk
 from ssray.data.storage import Location
-from ssray.errors import ConfigError, DataError
+from ssray.errors import ConfigError, DataError, ImageError
 
 CATEGORY_PATTERN = r"(?P<category>[^/]+)/"
 """The first folder, or an archive's name, is the category."""
 UNMATCHED = "unmatched"
 """Category of an image whose path the pattern does not fit."""
 _LISTS = (".parquet", ".csv")
+_AS_TEXT = pyarrow.csv.ConvertOptions(column_types={"uri": pa.string(), "category": pa.string()})
+"""Or a category 007 would be a number."""
 _MASKS = "ground_truth"
 
 
@@ -101,7 +104,7 @@ def find(place: Location, rule: CategoryRule, passed_over: Counter[str]) -> Iter
             below ``ground_truth``.
 
     Raises:
-        DataError: if there is no such place, or a list is none.
+        DataError: if there is no such place, it can't be listed now, or a list is none.
     """
     if place.path.endswith(_LISTS) and not place.is_dir():
         yield from _from_list(place, rule)
@@ -110,7 +113,26 @@ def find(place: Location, rule: CategoryRule, passed_over: Counter[str]) -> Iter
         if category_of(file.path) is not None:
             yield from _members(file, rule, passed_over)
         elif _is_wanted(file.path, passed_over):
-            yield Source(file.place.uri, rule.of(file.path), file.size)
+            yield _source(file.place.uri, rule.of(file.path), file.size)
+
+
+def _source(
+    uri: str,
+    category: str,
+    size: int | None,
+    offset: int | None = None,
+    error: str | None = None,
+) -> Source:
+    """A row of its own for what has a name that no table can hold, too."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        uri, category = (
+            name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            for name in (uri, category)
+        )
+        error = "bad_name"
+    return Source(uri, category, size, offset, error)
 
 
 def _is_wanted(path: str, passed_over: Counter[str]) -> bool:
@@ -126,16 +148,21 @@ def _is_wanted(path: str, passed_over: Counter[str]) -> bool:
 
 
 def _members(file: ListedFile, rule: CategoryRule, passed_over: Counter[str]) -> Iterator[Source]:
-    """Images in an archive; a row for the archive itself where it can't be read any further."""
-    folder = category_of(file.path)
+    """Images in an archive; a row for the archive itself where it is no good from there on.
+
+    Raises:
+        DataError: if the store does not give it now.
+    """
+    folder, uri = category_of(file.path), file.place.uri
     try:
-        for member in listed(file.place):
+        for member in Fetcher().each(uri, lambda: listed(file.place)):
             if _is_wanted(member.name, passed_over):
                 category = rule.of(f"{folder}/{member.name}")
-                uri = f"{file.place.uri}#{member.name}"
-                yield Source(uri, category, member.size, member.offset)
-    except DataError:
-        yield Source(file.place.uri, rule.of(f"{folder}/"), file.size, error="bad_archive")
+                yield _source(f"{uri}#{member.name}", category, member.size, member.offset)
+    except ImageError as error:
+        if error.code == "unreadable":  # as it may be tomorrow, or in a minute
+            raise DataError(f"{error}. Start again when it can be read.") from None
+        yield _source(uri, rule.of(f"{folder}/"), file.size, error=error.code)
 
 
 def _from_list(place: Location, rule: CategoryRule) -> Iterator[Source]:
@@ -160,4 +187,4 @@ def _batches(place: Location) -> Iterator[pa.RecordBatch]:
             yield from pq.ParquetFile(file).iter_batches()
     else:
         with place.filesystem.open_input_stream(place.path) as stream:
-            yield from pyarrow.csv.open_csv(stream)
+            yield from pyarrow.csv.open_csv(stream, convert_options=_AS_TEXT)

@@ -17,7 +17,8 @@ import io
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
+from PIL import Image
+from scipy import ndimage
 
 UInt8Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -187,8 +188,8 @@ def mask_picture(predicted: Mask, truth: Mask | None) -> UInt8Image:
 def contour(mask: Mask) -> Mask:
     """(H, W) bool: a line just outside ``mask``, 1/256 of the longer side in width."""
     width = max(1, round(max(mask.shape) / 256))
-    grown = Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(2 * width + 1))
-    line: Mask = (np.asarray(grown) > 0) & ~mask
+    grown = ndimage.maximum_filter(mask, 2 * width + 1, mode="constant")
+    line: Mask = grown & ~mask
     return line
 
 
