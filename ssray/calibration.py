@@ -123,7 +123,7 @@ def calibrate(
         pixel_threshold=float(maker(unseen).max().clamp_min(torch.finfo(torch.float32).tiny)),
         reference_images=len(references),
         held_out_references=len(unseen),
-        image_scores=tuple(sorted(_scores(networks, maker, held_out, precision))),
+        image_scores=tuple(sorted(_held_out_scores(networks, maker, unseen, held_out, precision))),
         false_alarm_rate=recipe.decision.false_alarm_rate,
         selection=selection,
     )
@@ -137,9 +137,9 @@ def cross_fitted(
 ) -> Calibration:
     """Takes the image scores from models that were each trained without the images they score.
 
-    The maps of each fold's networks are brought to the common scale by its own images. Scores of
-    several models are no longer exchangeable with those of the one in use in the strict sense, so
-    the false-alarm rate holds approximately.
+    The maps of each fold's networks are brought to the common scale by its images, each by those of
+    the others. Scores of several models are no longer exchangeable with those of the one in use in
+    the strict sense, so the false-alarm rate holds approximately.
 
     Args:
         calibration: of the model in use.
@@ -153,9 +153,30 @@ def cross_fitted(
             differences(networks, batch, settings.difference, precision)
             for batch in image_batches(images, _BATCH, device)
         ]
-        maker = MapMaker.fitted(settings, torch.cat(clean))
-        found += _scores(networks, maker, images, precision)
+        found += MapMaker.left_out_scores(settings, torch.cat(clean)).tolist()
     return calibration.model_copy(update={"image_scores": tuple(sorted(found))})
+
+
+def _held_out_scores(
+    networks: Sequence[nn.Module],
+    maker: MapMaker,
+    unseen: Tensor,
+    held_out: Tensor,
+    precision: torch.dtype,
+) -> list[float]:
+    """Image scores of the (M, H, W, 3) uint8 held-out images, such as new images would get.
+
+    One scale for one network changes no rank, so images may be scored by the scale they made
+    themselves. An average map, and the scales that several networks are compared on, may not:
+    there each of ``unseen``, their first difference maps, is scored by those of the others.
+    """
+    if len(networks) == 1 and not maker.settings.average_power:
+        return _scores(networks, maker, held_out, precision)
+    scores: list[float] = MapMaker.left_out_scores(maker.settings, unseen).tolist()
+    further = held_out[len(unseen) :]
+    if len(further):
+        scores += _scores(networks, maker, further, precision)
+    return scores
 
 
 def _scores(

@@ -379,7 +379,9 @@ class Compute(_Frozen):
     min_workers: int | None = Field(
         None, ge=1, description="go on with as few workers as this if others stay lost"
     )
-    seed: int = Field(0, ge=0, description="fixes initial weights, hold-out and corruption")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="fixes initial weights, hold-out and corruption"
+    )
 
 
 def parse(model: type[Model], values: dict[str, Any], source: str) -> Model:

@@ -23,6 +23,7 @@ from ssray.artifact import ModelArtifact
 from ssray.data.storage import Location
 from ssray.errors import ArtifactError, ConfigError
 from ssray.method.anomaly_map import MapMaker, difference_maps
+from ssray.method.inference import TILING
 
 Format = Literal["torch", "onnx", "openvino"]
 TOLERANCE = 1e-3
@@ -62,8 +63,15 @@ def export(model: ModelArtifact, kind: Format, out: Location) -> float:
 
     Raises:
         ArtifactError: if it is larger than ``TOLERANCE``.
-        ConfigError: if a package for the format is missing.
+        ConfigError: if a package for the format is missing, or the model sees images in tiles,
+            which its thresholds belong to and a single module can't do.
     """
+    if max(model.input_shape) > TILING.side:
+        raise ConfigError(
+            f"{model.category}: this model sees its images of {max(model.input_shape)} pixels in "
+            f"tiles of {TILING.side}, which can't be exported. Train one with "
+            f"--set image_size={TILING.side} or less."
+        )
     height, width = model.input_shape
     module = AnomalyModel(model.build_all(_CPU), model.map_maker(_CPU)).eval()
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]

@@ -21,7 +21,7 @@ def images_to_see(schedule: Schedule, training_images: int) -> float:
 
 
 def learning_rate(spent: float, schedule: Schedule) -> float:
-    """Linear warm-up, then a cosine that reaches 0 when the budget is spent."""
+    """Linear warm-up, then a cosine that reaches 0 when the budget is spent, ``spent`` being 1."""
     if spent < schedule.warmup:
         return schedule.learning_rate * max(spent, 0.01 * schedule.warmup) / schedule.warmup
     along = min(1.0, (spent - schedule.warmup) / (1 - schedule.warmup))
@@ -30,6 +30,8 @@ def learning_rate(spent: float, schedule: Schedule) -> float:
 
 def crop_shape(spent: float, schedule: Schedule, image_shape: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of the crops: each of ``schedule.crops`` for an equal share of the budget.
+
+    ``spent`` is the share that is gone, in [0, 1].
 
     Crops that are turned by a right angle are squares. Sides smaller than the image's are
     multiples of 8 and have at least 32 pixels.
@@ -49,7 +51,7 @@ def crop_shape(spent: float, schedule: Schedule, image_shape: tuple[int, int]) -
 def batch_size(
     crop: tuple[int, int], image_shape: tuple[int, int], schedule: Schedule, workers: int
 ) -> int:
-    """Crops a step on each worker: as many as fill the area of its part of ``batch`` images.
+    """How many crops a step each worker takes: they fill the area of its part of ``batch`` images.
 
     At least two, for batch statistics.
     """

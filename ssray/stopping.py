@@ -24,10 +24,13 @@ def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> fl
     """Pixel AUROC of synthetic defects in held-out images; the same defects on every call.
 
     Args:
+        model: a network, in any mode.
         held_out: (M, H, W, 3) uint8; defects are made in the first 8 of them.
+        precision: of the forward pass.
 
     Returns:
-        In [0, 1]; NaN where no defect is perceptible, as on an all-white image.
+        In [0, 1]; NaN where no defect is perceptible, as on an all-white image, or where the
+        model's output is no number.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
@@ -39,6 +42,8 @@ def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> fl
     with evaluating(model):
         maps = differences([model], defective, "squared", precision)
     maps = smooth(maps, min(images.shape[2:]) // 48 * 2 + 1, 2)
+    if not maps.isfinite().all():
+        return math.nan
     return pixel_auroc(maps.cpu().numpy(), truth.cpu().numpy())
 
 

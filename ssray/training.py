@@ -397,7 +397,8 @@ def validation_loss(
 ) -> float:
     """The mean objective of corrupted held-out images; the same corruption on every call.
 
-    Processes that train together share the images out and all get the mean over all of them.
+    Processes that train together share the images out and all get the mean over all of them. Each
+    image is corrupted by itself, so that patches swapped in from the batch change nothing here.
 
     Args:
         model: the same in every process.

@@ -13,9 +13,10 @@ from PIL import Image
 
 from ssray import feeding
 from ssray.building import build_model
-from ssray.config import Compute, Recipe, override
+from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.conformal import least_rate, p_values, threshold
 from ssray.errors import ConfigError, TrainingError
+from ssray.method.anomaly_map import MapMaker
 
 SCORES = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=60).map(np.array)
 RATES = st.integers(1, 99).map(lambda percent: percent / 100)
@@ -83,6 +84,37 @@ def test_folds_give_a_score_to_every_image(
         assert torch.equal(weight, folded.weights[0][name])
     assert folded.facts.validation_loss == plain.facts.validation_loss
     assert folded.facts.images_seen > 3.5 * plain.facts.images_seen
+
+
+@pytest.mark.parametrize(
+    ("images", "folds", "power", "networks"),
+    [(20, 10, 0.0, 1), (20, 1, 4.0, 1), (20, 1, 0.0, 2), (40, 5, 1.0, 1)],
+)
+def test_images_that_made_the_scale_give_no_lower_threshold(
+    images: int, folds: int, power: float, networks: int
+) -> None:
+    """Scores by the other images' scale and average map keep the rate that is promised.
+
+    Maps of their own level each, a hot spot in one of a few places; in folds of two, scored by a
+    scale that contains themselves, twice as many new images were flagged as promised.
+    """
+    settings = MapSettings(
+        difference="squared", kernel=3, repeats=0, image_score="max", average_power=power
+    )
+    torch.manual_seed(0)
+
+    def drawn(count: int) -> torch.Tensor:
+        level = torch.exp(0.3 * torch.randn(count, networks, 1, 1))
+        return level * torch.rand(count, networks, 6, 6)
+
+    rate, alarms, trials = 0.1, 0, 300
+    for _ in range(trials):
+        scores = torch.cat(
+            [MapMaker.left_out_scores(settings, drawn(images // folds)) for _ in range(folds)]
+        )
+        maker = MapMaker.fitted(settings, drawn(images // folds) if folds > 1 else drawn(images))
+        alarms += int((maker.scores(maker(drawn(20))) > threshold(scores.numpy(), rate)).sum())
+    assert alarms / (20 * trials) < 1.25 * rate
 
 
 def test_more_folds_than_images_allow_are_refused() -> None:

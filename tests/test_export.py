@@ -20,7 +20,7 @@ from ssray.building import build_model
 from ssray.cli import cli
 from ssray.config import Compute, Difference, ImageScore, MapSettings, Recipe
 from ssray.data.storage import Location
-from ssray.errors import ArtifactError
+from ssray.errors import ArtifactError, ConfigError
 from ssray.export import AnomalyModel, export
 from ssray.model_store import publish
 from ssray.scoring import Scorer
@@ -127,6 +127,12 @@ def test_an_export_that_differs_is_not_written(
     with pytest.raises(ArtifactError, match="nothing was written"):
         export(model, "openvino", Location.parse(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_sees_tiles_is_not_exported(model: ModelArtifact, tmp_path: Path) -> None:
+    facts = model.facts.model_copy(update={"input_shape": (800, 1032)})
+    with pytest.raises(ConfigError, match="1032 pixels in tiles of 1024"):
+        export(dataclasses.replace(model, facts=facts), "onnx", Location.parse(tmp_path))
 
 
 def test_the_command_says_what_was_checked(model: ModelArtifact, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ssray.checkpoint import Checkpoint
 from ssray.config import Compute, Objective, Recipe, Schedule, override
 from ssray.data.storage import Location
 from ssray.device import resolve_device, resolve_precision
-from ssray.errors import ArtifactError, ConfigError
+from ssray.errors import ArtifactError, ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker, smooth
 from ssray.method.augmentation import draw_crops, random_light, relight
 from ssray.method.inference import differences, to_network
@@ -122,6 +122,20 @@ def test_training_lowers_the_loss(stripes: torch.Tensor, small: Recipe) -> None:
     assert last.budget_spent == 1.0
 
 
+def test_a_golden_run(stripes: torch.Tensor, small: Recipe) -> None:
+    """What a change of corruption, schedule, network or maps moves, wanted or not; then anew."""
+    everything = [
+        *("corruption.mix.pattern=1", "corruption.mix.occlusion=1", "corruption.rotated=0.2"),
+        *("anomaly_map.difference=both", "anomaly_map.kernel=5"),
+    ]
+    recipe = override(small, everything)
+    fitted = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32, seed=3)
+    last = fitted.history[-1]
+    found, _ = calibrate([fitted.model], stripes[8:], stripes[:8], recipe, torch.float32, seed=3)
+    figures = [last.train_loss, last.validation_loss, *found.scale, found.pixel_threshold]
+    assert figures == pytest.approx([0.078681, 0.044644, 0.18828, 1.04508], rel=5e-3)
+
+
 def test_the_image_budget_is_kept(stripes: torch.Tensor, small: Recipe) -> None:
     last = run(stripes, small)[-1]
     assert 40 <= last.images_seen < 50
@@ -200,6 +214,13 @@ def test_one_network_is_not_an_ensemble(stripes: torch.Tensor, small: Recipe) ->
     recipe = override(small, ["objective.kind=ensemble"])
     with pytest.raises(ValueError, match="ensemble_parts"):
         fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["reconstruct", "amplify"])
+def test_a_training_that_explodes_says_so(stripes: torch.Tensor, small: Recipe, kind: str) -> None:
+    wild = override(small, [f"objective.kind={kind}", "schedule.learning_rate=1e30"])
+    with pytest.raises(TrainingError, match="learning_rate"):
+        fit(stripes[:8], stripes[8:], wild, device=CPU, precision=torch.float32)
 
 
 def test_separation_is_high_where_reconstruction_repairs(stripes: torch.Tensor) -> None:

@@ -90,6 +90,10 @@ class AverageMap:
     def __add__(self, other: AverageMap) -> AverageMap:
         return AverageMap(self.total + other.total, self.count + other.count)
 
+    def without(self, single: Tensor) -> AverageMap:
+        """Of the others; ``single`` is one of the maps, (K, H, W)."""
+        return AverageMap(self.total - single, self.count - 1)
+
     def mean(self) -> Tensor:
         """(K, H, W) float32."""
         return (self.total / self.count).float()
@@ -197,6 +201,29 @@ class MapMaker:
     def scores(self, maps: Tensor) -> Tensor:
         """(B, 1, H, W) anomaly maps as (B,) image scores."""
         return image_scores(maps, self.settings.image_score, self.settings.top_fraction)
+
+    @classmethod
+    def left_out_scores(cls, settings: MapSettings, clean: Tensor) -> Tensor:
+        """What each defect-free image would score if it were new: by the scale and the average map
+        of the others. Those of all images fit each of them better than an image to come.
+
+        Args:
+            settings: of the anomaly map.
+            clean: (N, K, H, W) difference maps, N at least 2.
+
+        Returns:
+            (N,) float32 image scores.
+        """
+        smoothed = cls._smoothed(settings, clean)
+        highest, whole = smoothed.amax(dim=(2, 3)), AverageMap.of(smoothed)
+        scores = []
+        for number, own in enumerate(smoothed):
+            others = (highest.sum(dim=0) - highest[number]) / (len(smoothed) - 1)
+            scale = others.clamp_min(torch.finfo(torch.float32).tiny)
+            average = scaled(whole.without(own).mean(), scale) if settings.average_power else None
+            maker = cls(settings, scale, average)
+            scores.append(maker.scores(maker.joined(own[None])))
+        return torch.cat(scores)
 
     @staticmethod
     def _smoothed(settings: MapSettings, differences: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def smooth_noise(
     generator: torch.Generator,
     device: torch.device,
 ) -> Tensor:
-    """Gaussian noise of unit variance, its correlation length drawn per image.
+    """Gaussian noise of unit mean square, its correlation length drawn per image.
 
     White noise on a few coarse grids, upsampled by cubic interpolation, stands in for
     white noise under a Gaussian filter: the cost does not grow with the length. Every
@@ -37,7 +37,8 @@ def smooth_noise(
         device: of the result.
 
     Returns:
-        (B, C, H, W) float32 with variance 1 in every image.
+        (B, C, H, W) float32 with root mean square 1 in every image. Where the length is no longer
+        small against the image, part of that is its mean.
     """
     noise = _octaves(shape, lengths, generator, device)
     norm = noise.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()

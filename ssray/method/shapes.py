@@ -40,7 +40,8 @@ def patch_masks(
 
     Returns:
         (B, 1, H, W) float32 in [0, 1]; between one and ``settings.count`` patches each. Radii
-        are limited to half the image's shorter side.
+        are limited to half the image's shorter side. A blob or a stroke follows a random level
+        line, which may pass by: about one in six of these is empty, and one in a hundred disks.
     """
     rows, columns = (height + 1) // 2, (width + 1) // 2
     limit = min(height, width) / 2

@@ -55,6 +55,10 @@ def add_defects(
     return defective[visible], truth[visible]
 
 
+# Each kind takes (B, C, H, W) images and the (B, 1, H, W) mask of a region, both float32 in [0, 1],
+# and returns the changed images and, as the mask, how far each pixel belongs to the defect.
+
+
 def transplant(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Content from elsewhere in the same image, upside down: structure out of place."""
     shift = _offset(images.shape[2], generator), _offset(images.shape[3], generator)

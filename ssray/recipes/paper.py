@@ -6,8 +6,10 @@ and transistor, and turned images for transistor; flips and quarter turns "depen
 category"; the average map for objects; the sum of the map as image score; 5 % held out.
 
 Ours, as the paper does not say: size and f of each object, which flips and turns, t of the average
-map, batch size, crop sizes, length, and every strength of the corruption. The kernel k is chosen on
-synthetic defects; the paper chose it by category.
+map and the scale it is taken on, batch size, crop sizes, length, warm-up and decay of the learning
+rate, averaged weights, and every strength of the corruption. The kernel k is chosen on synthetic
+defects; the paper chose it by category. Every image is drawn up to 10 % lighter or darker, which is
+not the paper's; ``--set schedule.photometric=0`` does without.
 
 Results to expect are the paper's image / pixel AUROC in percent: as far as our readings of its
 settings are right, for none of these recipes was yet trained to its end by us. Costs are those of
