@@ -34,7 +34,7 @@ from ssray.terminal import console, scoring_progress, show_night
     default=lambda: f"{datetime.now(UTC):%Y-%m-%d}",
     show_default="today, UTC",
     metavar="YYYY-MM-DD",
-    help="Which night it is.",
+    help="Which night it is. Give it where the job may be started again after midnight.",
 )
 @click.option(
     "--category-pattern",
@@ -57,7 +57,8 @@ from ssray.terminal import console, scoring_progress, show_night
     "most",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Scoring actors at most.  [default: one a GPU, or one a CPU core]",
+    help="Scoring actors at most.  [default: one a GPU, or one a CPU core; on a cluster, which may "
+    "grow, as many as there are batches]",
 )
 @click.option(
     "--min-workers",

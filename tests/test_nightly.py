@@ -26,6 +26,7 @@ from ssray.config import Compute, Recipe
 from ssray.data.storage import Location
 from ssray.model_store import publish
 from ssray.nightly.record import MARKER, Completed, Places, read_night
+from ssray.nightly.sources import CategoryRule
 
 DATE = "2026-11-21"
 SHARED = ("fetch", "decode", "model", "pack", "write", "list")
@@ -271,6 +272,52 @@ def test_a_faulty_network_costs_time_and_no_row(
         assert set(traffic.faults) == {*FAULTS, "none"}
     assert same(rows_of(out), rows_of(undisturbed[0]))
     assert completed(out).summary.retries > 0
+
+
+GPU_NODE, CPU_NODE, HEAD = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}, {"CPU": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "options", "batches", "expected"),
+    [
+        ([HEAD, CPU_NODE, CPU_NODE], {}, 100, (1, 100, 1, 0.0)),
+        ([HEAD, GPU_NODE, CPU_NODE], {"device": "cuda"}, 100, (1, 100, 4, 1.0)),
+        ([HEAD, GPU_NODE], {"device": "cuda", "gpus_per_worker": 0.5}, 100, (1, 100, 2, 0.5)),
+        ([HEAD, GPU_NODE, {"CPU": 2.0, "GPU": 1.0}], {"device": "cuda"}, 3, (1, 3, 2, 1.0)),
+        ([HEAD], {"device": "cuda"}, 100, (1, 100, 1, 1.0)),
+        ([HEAD], {"cpus_per_worker": 4}, 0, (1, 1, 4, 0.0)),
+    ],
+)
+def test_actors_of_a_cluster_fit_its_nodes_and_grow_with_it(
+    nodes: list[dict[str, float]],
+    options: dict[str, Any],
+    batches: int,
+    expected: tuple[int, int, int, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ssray.cluster import nightly
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    found = [{"Alive": True, "Resources": node} for node in nodes]
+    monkeypatch.setattr(nightly.ray, "nodes", lambda: found)
+    here = Location.parse(".")
+    request = nightly.NightRequest(
+        images=[here / "images"],
+        rule=CategoryRule(),
+        models=here / "models",
+        out=here / "out",
+        date=DATE,
+    )
+    pool = nightly._Pool.of(request, Compute(**({"device": "cpu"} | options)), batches)
+    assert (pool.least, pool.most, pool.threads, pool.gpus) == expected
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr(nightly.ray, "cluster_resources", lambda: {"CPU": 8, "GPU": 8})
+    alone = nightly._Pool.of(request, Compute(**({"device": "cpu"} | options)), batches)
+    fit = sum(
+        int(n.get("GPU", 0) / pool.gpus) if pool.gpus else int(n["CPU"] / pool.threads)
+        for n in nodes
+    )
+    assert alone.most == max(1, min(fit, batches)), "a private Ray does not grow"
 
 
 def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:

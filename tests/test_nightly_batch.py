@@ -8,7 +8,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError, ImageError, ScoringError
 from ssray.nightly import batch
 from ssray.nightly.batch import BatchResult, BatchScorer, Heatmaps
+from ssray.nightly.careful import MOST_DEATHS, STRIKES, carefully
 from ssray.nightly.manifest import write_manifest
 from ssray.nightly.record import (
     MARKER,
@@ -256,6 +257,39 @@ def test_whatever_a_decoder_raises_is_a_row(
     rows = scored(store, sources_of(images)).rows.to_pylist()
     assert [row["error"] for row in rows] == [None, "unreadable", *[None] * (len(images) - 2)]
     assert rows[1]["detail"] == "ZeroDivisionError: in a decoder"
+
+
+def test_an_image_that_kills_its_process_is_a_row_at_last(
+    store: Location, images: list[Path], tmp_path: Path
+) -> None:
+    """Two of them; in place of the processes, exceptions that nothing catches on the way."""
+    sources, killers = sources_of(images), {str(images[1]), str(images[4])}
+    notes, scorer = (
+        Location.parse(tmp_path / "notes"),
+        BatchScorer(store, {"weave": "v1"}, CPU, "float32", "torch", readers=1),
+    )
+
+    class Killed(BaseException):
+        pass
+
+    def score(batch: Sequence[Source]) -> BatchResult:
+        if any(source.uri in killers and not source.error for source in batch):
+            raise Killed
+        return scorer(batch)
+
+    deaths = 0
+    while True:
+        try:
+            result = carefully(score, sources, notes)
+            break
+        except Killed:
+            deaths += 1
+    assert deaths == MOST_DEATHS + STRIKES * len(killers)
+    rows = result.rows.to_pylist()
+    assert [row["uri"] for row in rows] == [source.uri for source in sources]
+    errors = {row["uri"] for row in rows if row["error"] == "crashed"}
+    assert errors == killers
+    assert all(row["score"] is not None for row in rows if row["uri"] not in killers)
 
 
 def test_a_locked_zip_and_a_strange_scheme_are_rows(store: Location, tmp_path: Path) -> None:

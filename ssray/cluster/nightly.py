@@ -33,6 +33,7 @@ from ssray.device import resolve_device, use_cores
 from ssray.errors import ArtifactError, ConfigError, ConflictError, DataError, ScoringError
 from ssray.model_store import published
 from ssray.nightly.batch import BatchScorer, Heatmaps
+from ssray.nightly.careful import carefully
 from ssray.nightly.manifest import (
     BATCH,
     Manifest,
@@ -63,8 +64,6 @@ SPARE_READERS = 2
 NO_PROGRESS_TIMEOUT_S = 6 * 3600
 """Only a batch that is done is progress: thousands of images of a compressed tar at some seconds
 each are one, and a node may have to be waited for."""
-TASK_RETRIES = 5
-"""Of a batch whose actor died. What kills every process that takes it must not go on for ever."""
 _TASKS_AHEAD = 2
 
 
@@ -370,7 +369,6 @@ def _score_batches(
             "compute": compute,
             "pool": pool,
         },
-        max_task_retries=TASK_RETRIES,
     )
     for row in counts.iter_rows():
         yield BatchFacts.model_validate_json(row["facts"])
@@ -401,7 +399,8 @@ class _NightActor:
 
     def _done(self, number: int) -> BatchFacts:
         begun = time.perf_counter()
-        result = self._score(persistently(lambda: read_batch(self._places.manifest, number)))
+        sources = persistently(lambda: read_batch(self._places.manifest, number))
+        result = carefully(self._score, sources, self._places.notes / f"{number:06}")
         scored = time.perf_counter()
         result.spent.seconds["write"] += self._wrote  # a file can't tell how long it took to write
         result.spent.worker_seconds = scored - begun + self._wrote

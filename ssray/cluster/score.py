@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from ssray.artifact import load, load_facts
@@ -124,7 +125,7 @@ def score_manifest(
             ray_remote_args={"num_cpus": _WRITE_CPUS},
             compression="zstd",
         )
-    except RayError as error:
+    except (RayError, ExecutionTimeoutError) as error:
         raise ScoringError(f"scoring failed: {one_line(error)}") from error
 
 

@@ -231,6 +231,10 @@ def _contents(
         for source in sources:
             yield source, _reading(source, fetch), 0
         return
+    for source in sources:
+        if source.error:
+            yield source, _reading(source, fetch), 0
+    sources = [source for source in sources if not source.error]
     wanted = defaultdict[str, list[Source]](list)
     for source in sources:
         wanted[source.uri].append(source)
@@ -257,7 +261,7 @@ def _contents(
 
 def _reading(source: Source, fetch: Fetcher) -> Callable[[], bytes]:
     if source.error:
-        return _raising(ImageError(source.error, f"{source.uri}: found so when it was listed"))
+        return _raising(ImageError(source.error, f"{source.uri}: known before it was read"))
     return lambda: fetch(source.uri, source.size, source.offset)
 
 

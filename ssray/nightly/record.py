@@ -5,6 +5,7 @@ Below ``OUT``::
     .nights/DATE/night.json                     what was asked for, the models' versions, and RUN
     .nights/DATE/RUN/manifest/                  every image, in batches
     .nights/DATE/RUN/batches/000000=C.parquet   a batch's rows: there whole, or not at all
+    .nights/DATE/RUN/notes/000000/              that it was begun
     date=DATE/category=C/part-000000-HOLDER.parquet
     date=DATE/_COMPLETE.json                    counts and checksums; without it, not finished
 
@@ -143,6 +144,11 @@ class Places:
     @property
     def batches(self) -> Location:
         return self.work / self.run / "batches"
+
+    @property
+    def notes(self) -> Location:
+        """Of batches under way, for ``ssray.nightly.careful``."""
+        return self.work / self.run / "notes"
 
     @property
     def results(self) -> Location:
