@@ -239,7 +239,7 @@ def test_a_driver_that_wakes_up_later_spoils_nothing(
     assert (places.results / MARKER).read_tagged() == marker
     assert same(rows_of(out), rows_of(undisturbed[0]))
     assert "nothing was done" in plant.score(out).stdout
-    assert not places.work.exists(), "what its actor still kept is gone"
+    assert not places.work.files(), "what its actor still kept is gone"
 
 
 def test_two_at_once_end_with_one_result(plant: Plant, undisturbed: tuple[Location, str]) -> None:

@@ -174,7 +174,7 @@ def score_night(
     if not asked.versions:
         raise ArtifactError(f"{request.models}: no models in use here. Train some first.")
     done = None if request.again else _done_before(places, asked)
-    if done and not places.work.exists():
+    if done and not places.work.files():
         return done
     wait = functools.partial(on_state, f"{SILENCE_SECONDS:g} s to see if it is scored elsewhere")
     with Lease(places.lease, f"the night of {places.date}", wait) as lease:
