@@ -12,8 +12,9 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +133,20 @@ def _wait_for_a_write(server: subprocess.Popen[bytes], log: Path) -> None:
             if server.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"SeaweedFS does not answer: {error}\n{log.read_text()[-2000:]}")
             time.sleep(0.2)
+
+
+def breaking_off(
+    begin: Callable[[Location], Iterator[Any]], at: int, failures: list[Exception]
+) -> Callable[[Location], Iterator[Any]]:
+    """Gives what ``begin`` gives; while there are failures it raises one before item ``at``."""
+
+    def broken(place: Location) -> Iterator[Any]:
+        for number, item in enumerate(begin(place)):
+            if number == at and failures:
+                raise failures.pop()
+            yield item
+
+    return broken
 
 
 def large_png(side: int) -> bytes:

@@ -95,8 +95,8 @@ def test_images_that_made_the_scale_give_no_lower_threshold(
 ) -> None:
     """Scores by the other images' scale and average map keep the rate that is promised.
 
-    Maps of their own level each, a hot spot in one of a few places; in folds of two, scored by a
-    scale that contains themselves, twice as many new images were flagged as promised.
+    Each map has a level of its own. Scored by what contains themselves, folds of two or an average
+    map let twice as many new images be flagged as promised.
     """
     settings = MapSettings(
         difference="squared", kernel=3, repeats=0, image_score="max", average_power=power

@@ -304,8 +304,9 @@ def test_warp_without_displacement_is_the_identity(images: torch.Tensor) -> None
 
 
 @pytest.mark.parametrize("length", [2.0, 4.0, 16.0])
-def test_noise_has_the_length_asked_for(length: float) -> None:
+def test_noise_has_unit_mean_square_and_the_length_asked_for(length: float) -> None:
     noise = smooth_noise((32, 1, 128, 128), (length, length), generator(), CPU)
+    torch.testing.assert_close(noise.square().mean(dim=(1, 2, 3)), torch.ones(32))
 
     def correlation(shift: int) -> float:
         return float((noise[..., shift:] * noise[..., : 128 - shift]).mean())

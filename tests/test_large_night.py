@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ import pytest
 import torch
 from faulty_proxy import faulty_proxy
 from PIL import Image
-from test_nightly import DATE, completed, kept_files, rows_of, same
+from test_nightly import DATE, completed, rows_of, same, wait_for
 from test_nightly_batch import PECULIAR
 from three_nodes import processes
 
@@ -176,10 +175,3 @@ def test_twenty_thousand_images_killed_three_times(
     fetched_twice = sum(times - 1 for times in again.values())
     print(f"{fetched_twice} images fetched twice, {ACTORS} actors, batches of {BATCH}")
     assert fetched_twice < 3 * ACTORS * BATCH
-
-
-def wait_for(out: Location, count: int, driver: subprocess.Popen[bytes]) -> None:
-    """Until so many batches are kept."""
-    while len(kept_files(out)) < count:
-        assert driver.poll() is None
-        time.sleep(0.1)

@@ -117,6 +117,13 @@ def kept_files(out: Location) -> set[str]:
     return {info.path for info in Places(out, DATE).work.files() if "/batches/" in info.path}
 
 
+def wait_for(out: Location, count: int, driver: subprocess.Popen[Any]) -> None:
+    """Until so many batches are kept."""
+    while len(kept_files(out)) < count:
+        assert driver.poll() is None
+        time.sleep(0.05)
+
+
 def completed(out: Location) -> Completed:
     found = Places(out, DATE).completed()
     assert found is not None
@@ -142,6 +149,7 @@ def test_every_image_has_one_row(plant: Plant, undisturbed: tuple[Location, str]
         assert (row["score"] is None) == (error is not None)
         assert row["model_version"] == (None if error == "unknown_category" else "v1")
         assert (row["heatmap"] is not None) == bool(row["flagged"])
+    assert not Places(out, DATE).work.files(), "what a restart would have needed is gone"
     summary = completed(out).summary
     assert summary.images == len(plant.expected)
     assert summary.errors == {"empty": 3, "unknown_category": 2, "truncated": 1}
@@ -199,9 +207,7 @@ def test_killed_on_the_way_it_goes_on(plant: Plant, undisturbed: tuple[Location,
     with subprocess.Popen(
         plant.command(out, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     ) as driver:
-        while len(kept_files(out)) < 3:
-            assert driver.poll() is None
-            time.sleep(0.05)
+        wait_for(out, 3, driver)
         os.kill(driver.pid, signal.SIGKILL)
     time.sleep(1)
     kept = kept_files(out)
@@ -225,9 +231,7 @@ def test_a_driver_that_wakes_up_later_spoils_nothing(
     with subprocess.Popen(
         plant.command(out, "--workers", "1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as sleeper:
-        while len(kept_files(out)) < 2:
-            assert sleeper.poll() is None
-            time.sleep(0.05)
+        wait_for(out, 2, sleeper)
         os.kill(sleeper.pid, signal.SIGSTOP)
         assert plant.score(out, "--workers", "1").returncode == 0
         marker = (places.results / MARKER).read_tagged()

@@ -8,7 +8,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import breaking_off
 from PIL import Image
 
 from ssray import artifact
@@ -224,14 +225,8 @@ def test_a_compressed_tar_that_breaks_off_is_read_again(
             tar.add(path, f"{number}.png")
     sources = [Source(f"{place}#{number}.png", "weave") for number in range(len(images))]
     expected = scored(store, sources).rows
-    streamed, failures = archives.streamed, [OSError("reset")]
-
-    def breaking(archive: Location) -> Iterator[tuple[str, bytes]]:
-        for number, member in enumerate(streamed(archive)):
-            if number == 2 and failures:
-                raise failures.pop()
-            yield member
-
+    failures: list[Exception] = [OSError("reset")]
+    breaking = breaking_off(archives.streamed, 2, failures)
     monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(batch, "streamed", breaking)
     monkeypatch.setattr(batch, "MOST_HELD_BYTES", 1)

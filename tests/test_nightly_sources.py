@@ -8,13 +8,13 @@ import random
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from conftest import breaking_off
 
 from ssray.data import archives, fetch
 from ssray.data.storage import Location
@@ -182,14 +182,8 @@ def test_a_store_that_stumbles_over_an_archive_is_asked_again(
         write_tar(tmp_path / f"grid{suffix}", names, "w:gz" if suffix == ".tar.gz" else "w")
     expected = [(source.uri, source.error) for source in found(tmp_path)[0]]
     assert len(expected) == len(names)
-    listed, failures = archives.listed, [OSError("SLOW_DOWN"), OSError("reset")]
-
-    def stumbling(place: Location) -> Iterator[archives.Member]:
-        for number, member in enumerate(listed(place)):
-            if number == 3 and failures:
-                raise failures.pop()
-            yield member
-
+    failures: list[Exception] = [OSError("SLOW_DOWN"), OSError("reset")]
+    stumbling = breaking_off(archives.listed, 3, failures)
     monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(nightly_sources, "listed", stumbling)
     assert [(source.uri, source.error) for source in found(tmp_path)[0]] == expected

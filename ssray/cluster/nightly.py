@@ -24,7 +24,14 @@ from ray.exceptions import RayError
 
 import ssray
 from ssray.artifact import load_facts
-from ssray.cluster.runtime import check_capacity, may_grow, one_line, ray_session, wants_gpu
+from ssray.cluster.runtime import (
+    check_capacity,
+    may_grow,
+    node_resources,
+    one_line,
+    ray_session,
+    wants_gpu,
+)
 from ssray.config import Compute
 from ssray.data.fetch import persistently
 from ssray.data.lease import SILENCE_SECONDS, Lease
@@ -319,7 +326,7 @@ class _Pool:
         """
         use_gpu = wants_gpu(compute)
         gpus = compute.gpus_per_worker if use_gpu else 0.0
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = node_resources()
         if use_gpu:
             shares = [
                 int(node.get("CPU", 0) / max(1, int(node["GPU"] / gpus)))

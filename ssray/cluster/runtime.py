@@ -90,6 +90,11 @@ def wants_gpu(compute: Compute) -> bool:
     return compute.device == "cuda"
 
 
+def node_resources() -> list[dict[str, float]]:
+    """What each node that is there now has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
 def threads_per_worker(compute: Compute, use_gpu: bool) -> int:
     """CPU threads each worker gets: as configured, or its share of the smallest node that can
     take part. Workers are taken to spread evenly over these nodes.
@@ -97,8 +102,7 @@ def threads_per_worker(compute: Compute, use_gpu: bool) -> int:
     if compute.cpus_per_worker:
         return compute.cpus_per_worker
     needed = "GPU" if use_gpu else "CPU"
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [int(node.get("CPU", 0)) for node in nodes if node.get(needed, 0) > 0]
+    cpus = [int(node.get("CPU", 0)) for node in node_resources() if node.get(needed, 0) > 0]
     if not cpus:
         return 1
     return max(1, min(cpus) // math.ceil(compute.workers / len(cpus)))
@@ -124,7 +128,7 @@ def shared_out(compute: Compute, trainings: int, at_once: int | None = None) -> 
     at_once = at_once or max(1, min(trainings, most))
     if compute.cpus_per_worker or at_once == 1:
         return compute, at_once
-    smallest = min(int(n["Resources"].get("CPU", 0)) or cpus for n in ray.nodes() if n["Alive"])
+    smallest = min(int(node.get("CPU", 0)) or cpus for node in node_resources())
     threads = max(1, min(cpus // (at_once * workers), smallest))
     return compute.model_copy(update={"cpus_per_worker": threads}), at_once
 

@@ -90,10 +90,6 @@ class AverageMap:
     def __add__(self, other: AverageMap) -> AverageMap:
         return AverageMap(self.total + other.total, self.count + other.count)
 
-    def without(self, single: Tensor) -> AverageMap:
-        """Of the others; ``single`` is one of the maps, (K, H, W)."""
-        return AverageMap(self.total - single, self.count - 1)
-
     def mean(self) -> Tensor:
         """(K, H, W) float32."""
         return (self.total / self.count).float()
@@ -215,13 +211,10 @@ class MapMaker:
             (N,) float32 image scores.
         """
         smoothed = cls._smoothed(settings, clean)
-        highest, whole = smoothed.amax(dim=(2, 3)), AverageMap.of(smoothed)
         scores = []
         for number, own in enumerate(smoothed):
-            others = (highest.sum(dim=0) - highest[number]) / (len(smoothed) - 1)
-            scale = others.clamp_min(torch.finfo(torch.float32).tiny)
-            average = scaled(whole.without(own).mean(), scale) if settings.average_power else None
-            maker = cls(settings, scale, average)
+            others = torch.cat([smoothed[:number], smoothed[number + 1 :]])
+            maker = cls.fitted_to_smoothed(settings, others)
             scores.append(maker.scores(maker.joined(own[None])))
         return torch.cat(scores)
 

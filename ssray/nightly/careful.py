@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
+from ssray.data.fetch import persistently
 from ssray.data.storage import Location
 from ssray.nightly.batch import BatchResult, Spent
 from ssray.nightly.sources import Source
@@ -42,14 +43,14 @@ def carefully(
             results.append(score([dataclasses.replace(source, error="crashed")]))
         else:
             results.append(score([source]))
-            note.delete()
+            persistently(note.delete)
     return _joined(results)
 
 
 def _begun(note: Location) -> int:
     """Notes that something is begun; how often it was before without an end."""
-    before = len(note.children())
-    (note / secrets.token_hex(8)).write(b"")
+    before, mine = len(persistently(note.children)), note / secrets.token_hex(8)
+    persistently(lambda: mine.write(b""))
     return before
 
 
