@@ -38,7 +38,7 @@ from ssray.calibration import Calibration
 from ssray.config import Precision, Recipe
 from ssray.criterion import By
 from ssray.data.storage import Location
-from ssray.device import resolve_precision
+from ssray.device import kept_precision, resolve_precision
 from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
@@ -83,14 +83,15 @@ class SweepFacts(BaseModel):
 class TrainingFacts(BaseModel):
     """What a model was trained on and with: for people, for reports, and to repeat it.
 
-    The same images, recipe, ``seed``, ``precision``, ``parts``, ``workers``, ``threads`` and
-    ``compiled`` give the same weights on the same kind of CPU, if the budget was in images; where
-    ``streamed``, with the same ``memory_gib``.
+    The same images, recipe, ``seed``, ``precision``, ``images_per_step``, ``parts``, ``workers``,
+    ``threads`` and ``compiled`` give the same weights on the same kind of CPU, if the budget was in
+    images; where ``streamed``, with the same ``memory_gib``.
 
     Attributes:
         data_fingerprint: of the training images, held-out ones included, and of the textures that
             the recipe names.
         training_key: the same for the same images, recipe, seed and budget.
+        images_per_step: over all workers; None of models that took the recipe's.
         max_minutes: the time budget, if there was one.
         resumed: how often the run went on from a checkpoint.
         parts: in which each step's batch was normalised.
@@ -104,6 +105,7 @@ class TrainingFacts(BaseModel):
 
     data_fingerprint: str = ""
     training_key: str = ""
+    images_per_step: int | None = None
     max_minutes: float | None = None
     resumed: int = 0
     threads: int = 0
@@ -172,9 +174,15 @@ class ModelArtifact:
         return networks
 
     def precision(self, wanted: Precision, device: torch.device) -> torch.dtype:
-        """The precision of the forward pass; ``auto`` is the one the model was calibrated in."""
-        precision = self.facts.precision if wanted == "auto" else wanted
-        return resolve_precision(precision, device, self.recipe.network)
+        """The precision of the forward pass; ``auto`` is the one the model was calibrated in, where
+        the device has instructions for it.
+
+        Raises:
+            ConfigError: if the device has none for the one asked for.
+        """
+        if wanted == "auto":
+            return kept_precision(self.facts.precision, device)
+        return resolve_precision(wanted, device, self.recipe.network)
 
     def map_maker(self, device: torch.device) -> MapMaker:
         """What turns difference maps into anomaly maps and image scores."""

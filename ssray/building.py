@@ -16,7 +16,7 @@ import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,15 @@ from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe
 from ssray.criterion import Criterion
 from ssray.data.window import Decode
-from ssray.device import describe_hardware, peak_memory_gib, resolve_precision, use_cores
+from ssray.device import (
+    describe_hardware,
+    kept_precision,
+    peak_memory_gib,
+    resolve_precision,
+    use_cores,
+)
 from ssray.feeding import Feed, Fold
+from ssray.growth import filling_growth, grown, most_growth
 from ssray.method.autoencoder import Autoencoder
 from ssray.team import Team
 from ssray.training import Epoch, fit
@@ -38,8 +45,7 @@ from ssray.training import Epoch, fit
 InWhole = Callable[[Epoch], Epoch]
 
 _ROUNDING = 1e-9
-_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_DTYPES = list(_PRECISIONS.values())
+_DTYPES = [torch.float32, torch.bfloat16]
 _NAMES: dict[torch.dtype, Literal["float32", "bfloat16"]] = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
@@ -119,18 +125,23 @@ def build_model(
     use_cores(threads)
     stored = checkpoints.read() if checkpoints else None
     before = _Before.read(stored, recipe) if stored else _Before()
-    precision = _PRECISIONS.get(before.precision) or _agreed(
-        resolve_precision(compute.precision, device, recipe.network), team
+    precision = _agreed(
+        kept_precision(before.precision, device)
+        if before.precision
+        else resolve_precision(compute.precision, device, recipe.network),
+        team,
     )
-    parts = ensemble_parts(recipe)
-    parts_a_step = max(compute.workers * compute.accumulate, team.size)
+    parts_a_step = max((compute.workers or team.size) * compute.accumulate, team.size)
+    growth = before.growth or _growth(recipe, compute, feed, device, precision, parts_a_step, team)
+    trained = grown(recipe, growth)
+    parts = ensemble_parts(trained)
     splits: list[Feed | Fold] = [feed, *feeding.folds(feed, recipe.decision.folds)]
     fits = [(part, split) for split in splits for part in parts]
     networks = [network.to(device) for network in before.networks]
     history = [*before.history]
     for number, (part, split) in list(enumerate(fits))[len(networks) :]:
         unseen = split.held_out
-        finished = _Before(_NAMES[precision], networks, tuple(history), before.resumed)
+        finished = _Before(_NAMES[precision], growth, networks, tuple(history), before.resumed)
         in_whole = functools.partial(
             _in_whole, before=history[-1] if history else None, number=number, parts=len(fits)
         )
@@ -189,6 +200,7 @@ def build_model(
         resumed=before.resumed,
         device=str(device),
         precision=_NAMES[precision],
+        images_per_step=trained.schedule.batch,
         workers=team.size,
         threads=threads,
         parts=parts_a_step,
@@ -218,12 +230,14 @@ def training_key(
     recipe: Recipe, compute: Compute, data_fingerprint: str, criterion: Criterion | None = None
 ) -> str:
     """The same for trainings that are to give the same model, wherever and however they run."""
-    decisive = {
+    decisive: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json", exclude={"name"}),
         "seed": compute.seed,
         "max_minutes": compute.max_minutes,
         "data": data_fingerprint,
     }
+    if compute.images_per_step:
+        decisive["images_per_step"] = compute.images_per_step
     if criterion:
         decisive["criterion"] = criterion.model_dump(mode="json")
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
@@ -235,12 +249,14 @@ class _Before:
 
     Attributes:
         precision: of all networks; empty where it is still to be chosen.
+        growth: of their steps, likewise; 0 where it is still to be chosen.
         networks: those that are finished.
         history: their rows of the epoch log.
         resumed: how often the run went on from a checkpoint.
     """
 
     precision: str = ""
+    growth: float = 0.0
     networks: Sequence[nn.Module] = ()
     history: Sequence[Epoch] = ()
     resumed: int = 0
@@ -253,6 +269,7 @@ class _Before:
         }
         facts = {
             "precision": self.precision,
+            "growth": self.growth,
             "finished": len(self.networks),
             "finished_history": [dataclasses.asdict(row) for row in self.history],
             "resumed": self.resumed,
@@ -269,7 +286,8 @@ class _Before:
             networks.append(network.eval())
         facts = checkpoint.facts
         history = [Epoch(**row) for row in facts["finished_history"]]
-        return cls(facts["precision"], networks, history, facts["resumed"] + 1)
+        growth = facts.get("growth", 1.0)  # checkpoints of earlier versions know no other
+        return cls(facts["precision"], growth, networks, history, facts["resumed"] + 1)
 
 
 def _validation_loss(history: Sequence[Epoch], networks: int) -> float:
@@ -323,6 +341,40 @@ def _in_whole(epoch: Epoch, before: Epoch | None, number: int, parts: int) -> Ep
 
 def _on_cpu(network: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+
+
+def _growth(
+    recipe: Recipe,
+    compute: Compute,
+    feed: Feed,
+    device: torch.device,
+    precision: torch.dtype,
+    parts: int,
+    team: Team,
+) -> float:
+    """How many times the recipe's images a step takes; rank 0's choice for all.
+
+    As many as were stated. Else on a GPU as many as fill it; on CPUs, where nobody stated how many
+    workers share a step, each of them gets a step of the recipe's.
+    """
+    if compute.images_per_step:
+        return compute.images_per_step / recipe.schedule.batch
+    most = most_growth(recipe, feed.training_images)
+    if device.type != "cuda":
+        return min(most, 1.0 if compute.workers else float(team.size))
+    growth = float(
+        filling_growth(
+            recipe,
+            feed.shape,
+            device,
+            precision,
+            parts=parts,
+            most=most,
+            memory_share=min(1.0, compute.gpus_per_worker or 1.0),
+        )
+    )
+    [chosen] = team.first(growth)
+    return chosen
 
 
 def _agreed(precision: torch.dtype, team: Team) -> torch.dtype:

@@ -346,14 +346,26 @@ class Compute(_Frozen):
     compile: bool = Field(
         False, description="train a compiled network (torch.compile): minutes to start, then faster"
     )
-    workers: int = Field(
-        1, ge=1, description="worker processes: of a training (DDP), or that score"
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="worker processes: of a training (DDP), or that score; default: one, on CPUs "
+        "one for every two cores, of scoring one a GPU",
     )
     cpus_per_worker: int | None = Field(
         None, ge=1, description="cores of each worker; default: this machine's, shared out"
     )
-    gpus_per_worker: float = Field(
-        1, gt=0, description="GPUs of each worker where the device is CUDA"
+    gpus_per_worker: float | None = Field(
+        None,
+        gt=0,
+        description="GPUs that Ray reserves for each worker, 1 or a part of one or several; "
+        "default: 1 where it computes on CUDA",
+    )
+    images_per_step: int | None = Field(
+        None,
+        ge=1,
+        description="images a step of a training, the learning rate following by the square root; "
+        "default: the recipe's, and more where they fill a GPU or the cores of several workers",
     )
     memory_gib: float = Field(
         4,
@@ -382,6 +394,22 @@ class Compute(_Frozen):
     seed: int = Field(
         0, ge=0, lt=2**32, description="fixes initial weights, hold-out and corruption"
     )
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _a_part_or_several(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError("expected a part of one GPU or a whole number of them")
+        return gpus
+
+    @model_validator(mode="after")
+    def _backend_runs_on_the_device(self) -> Self:
+        if self.backend == "openvino" and self.device == "cuda":
+            raise ValueError(
+                "backend openvino computes on CPUs, device cuda asks for a GPU; take --device cpu, "
+                "or --backend torch"
+            )
+        return self
 
 
 def parse(model: type[Model], values: dict[str, Any], source: str) -> Model:

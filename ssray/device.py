@@ -78,13 +78,33 @@ def resolve_precision(precision: Precision, device: torch.device, network: Netwo
 
     Some processors have bfloat16 instructions and gain two-fold, others emulate them and
     lose; a second of measuring, once a process, settles it for the network at hand.
+
+    Raises:
+        ConfigError: if bfloat16 was asked for on a GPU without instructions for it.
     """
+    if precision == "bfloat16" and not _computes_bfloat16(device):
+        raise ConfigError(
+            f"precision bfloat16: {torch.cuda.get_device_name(device)} has no instructions for it, "
+            "and would be slower than in float32. Use --precision auto or float32."
+        )
     if precision != "auto":
         return _DTYPES[precision]
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
     return _faster_precision(network, device)
+
+
+def kept_precision(precision: str, device: torch.device) -> torch.dtype:
+    """What a model was trained in so far; float32 on a GPU without instructions for bfloat16."""
+    return _DTYPES[precision] if _computes_bfloat16(device) else torch.float32
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Whether it has instructions; CPUs without them emulate it, and are timed."""
+    if device.type != "cuda":
+        return True
+    native: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+    return native
 
 
 @functools.cache

@@ -56,6 +56,13 @@ class Feed:
         """Rows and columns of every image."""
         return (self.held_out.shape[1], self.held_out.shape[2])
 
+    @property
+    def training_images(self) -> int:
+        """How many there are to train on, over all processes."""
+        if isinstance(self.training, Tensor):
+            return len(self.training)
+        return self.training.total
+
     def counted(self) -> tuple[int, int]:
         """Images there were to draw from so far, and those that could not be used.
 

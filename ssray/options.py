@@ -27,6 +27,7 @@ _WORKERS = ("workers", "cpus_per_worker", "gpus_per_worker", "device", "precisio
 SCORING = (*_WORKERS, "backend")
 TRAINING = (
     *_WORKERS,
+    "images_per_step",
     "compile",
     "memory_gib",
     "accumulate",

@@ -1,4 +1,8 @@
-"""The processes that train together, and what they must agree on."""
+"""The processes that train together, and what they must agree on.
+
+What they agree on are a few numbers on the CPU, exchanged over gloo: over NCCL every step would
+have to wait for the GPU to tell them. Gradients and statistics are exchanged where they are.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+"""What ``torch.distributed`` is to be initialised with, by the device that trains."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Team:
         """Rank 0's values for all, so that every process takes the same decisions."""
         if self.size == 1:
             return list(values)
-        message = self._message(values)
+        message = torch.tensor(values, dtype=torch.float64)
         dist.broadcast(message, src=0)
         numbers: list[float] = message.tolist()
         return numbers
@@ -36,7 +43,7 @@ class Team:
         """Sums over all processes."""
         if self.size == 1:
             return list(values)
-        message = self._message(values)
+        message = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(message)
         numbers: list[float] = message.tolist()
         return numbers
@@ -60,16 +67,11 @@ class Team:
         return range(self.rank, parts, self.size)
 
     def gather(self, own: Sequence[Tensor], parts: int) -> list[Tensor]:
-        """A tensor for each part, from the processes whose ``share`` it is; all of one shape."""
+        """A CPU tensor for each part, from the processes whose share it is; all of one shape."""
         if self.size == 1:
             return list(own)
         most = -(-parts // self.size)
         padded = torch.stack([*own, *[own[0]] * (most - len(own))])
-        padded = padded.cuda() if dist.get_backend() == "nccl" else padded
         gathered = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(gathered, padded)
-        return [gathered[part % self.size][part // self.size].cpu() for part in range(parts)]
-
-    def _message(self, values: Sequence[float]) -> Tensor:
-        message = torch.tensor(values, dtype=torch.float64)
-        return message.cuda() if dist.get_backend() == "nccl" else message
+        return [gathered[part % self.size][part // self.size] for part in range(parts)]

@@ -190,7 +190,9 @@ class _Run:
         self.average = WeightAverage(self._model, recipe.schedule.averaging)
         self._network: nn.Module = self._model
         if self._team.size > 1:
-            self._network = DistributedDataParallel(self._model, broadcast_buffers=False)
+            self._network = DistributedDataParallel(
+                self._model, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         self._network.train()
         self._optimizer = torch.optim.Adam(
             self._network.parameters(), lr=recipe.schedule.learning_rate, fused=True

@@ -288,6 +288,7 @@ GPU_NODE, CPU_NODE, HEAD = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}, {"CPU": 0.0}
         ([HEAD, GPU_NODE, CPU_NODE], {"device": "cuda"}, 100, (1, 100, 4, 1.0)),
         ([HEAD, GPU_NODE], {"device": "cuda", "gpus_per_worker": 0.5}, 100, (1, 100, 2, 0.5)),
         ([HEAD, GPU_NODE, {"CPU": 2.0, "GPU": 1.0}], {"device": "cuda"}, 3, (1, 3, 2, 1.0)),
+        ([HEAD, GPU_NODE], {"device": "cpu", "gpus_per_worker": 0.5}, 100, (1, 100, 2, 0.5)),
         ([HEAD], {"device": "cuda"}, 100, (1, 100, 1, 1.0)),
         ([HEAD], {"cpus_per_worker": 4}, 0, (1, 1, 4, 0.0)),
     ],
@@ -313,12 +314,12 @@ def test_actors_of_a_cluster_fit_its_nodes_and_grow_with_it(
         date=DATE,
     )
     pool = nightly._Pool.of(request, Compute(**({"device": "cpu"} | options)), batches)
-    assert (pool.least, pool.most, pool.threads, pool.gpus) == expected
+    assert (pool.least, pool.most, pool.each.cpus, pool.each.gpus) == expected
     monkeypatch.delenv("RAY_ADDRESS")
     monkeypatch.setattr(nightly.ray, "cluster_resources", lambda: {"CPU": 8, "GPU": 8})
     alone = nightly._Pool.of(request, Compute(**({"device": "cpu"} | options)), batches)
     fit = sum(
-        int(n.get("GPU", 0) / pool.gpus) if pool.gpus else int(n["CPU"] / pool.threads)
+        int(n.get("GPU", 0) / pool.each.gpus) if pool.each.gpus else int(n["CPU"] / pool.each.cpus)
         for n in nodes
     )
     assert alone.most == max(1, min(fit, batches)), "a private Ray does not grow"

@@ -24,14 +24,13 @@ from ray.exceptions import RayError
 
 import ssray
 from ssray.artifact import load_facts
-from ssray.cluster.runtime import (
+from ssray.cluster.resources import (
+    WorkerResources,
     check_capacity,
     may_grow,
     node_resources,
-    one_line,
-    ray_session,
-    wants_gpu,
 )
+from ssray.cluster.runtime import one_line, ray_session
 from ssray.config import Compute
 from ssray.data.fetch import persistently
 from ssray.data.lease import SILENCE_SECONDS, Lease
@@ -314,34 +313,24 @@ class _Pool:
 
     least: int
     most: int
-    threads: int
-    gpus: float
+    each: WorkerResources
 
     @classmethod
     def of(cls, request: NightRequest, compute: Compute, batches: int) -> _Pool:
         """On CPUs actors of one thread each, which never wait for each other, unless told; with
-        GPUs each has its share of the CPUs of the node that has fewest for each of its GPUs.
+        GPUs each has its share of the CPUs of its node.
 
         On this machine there are as many as fit, on a cluster, which may grow, one a batch.
         """
-        use_gpu = wants_gpu(compute)
-        gpus = compute.gpus_per_worker if use_gpu else 0.0
-        nodes = node_resources()
-        if use_gpu:
-            shares = [
-                int(node.get("CPU", 0) / max(1, int(node["GPU"] / gpus)))
-                for node in nodes
-                if node.get("GPU", 0) > 0
-            ]
-            threads = compute.cpus_per_worker or max(1, min(shares, default=1))
-        else:
-            threads = compute.cpus_per_worker or 1
-        wanted, each = ("GPU", gpus) if use_gpu else ("CPU", threads)
-        fit = sum(int(node.get(wanted, 0) / each) for node in nodes)
+        each = WorkerResources.of(compute)
+        if not each.gpus and not each.stated:
+            each = dataclasses.replace(each, cpus=1)
+        wanted, share = ("GPU", each.gpus) if each.gpus else ("CPU", each.cpus)
+        fit = sum(int(node.get(wanted, 0) / share) for node in node_resources())
         most = request.most or (batches if may_grow() else fit)
         most = max(1, min(most, batches))
-        check_capacity(min(request.least, most), threads, gpus)
-        return cls(min(request.least, most), most, threads, gpus)
+        check_capacity(min(request.least, most), each.cpus, each.gpus)
+        return cls(min(request.least, most), most, each)
 
 
 def _score_batches(
@@ -361,9 +350,9 @@ def _score_batches(
     counts = ray.data.from_arrow(numbers).map_batches(
         _NightActor,
         batch_format="pyarrow",
-        batch_size=None,
-        num_cpus=pool.threads,
-        num_gpus=pool.gpus or None,
+        batch_size=1,  # where there are GPUs, Ray Data refuses to take blocks as they are
+        num_cpus=pool.each.cpus,
+        num_gpus=pool.each.gpus or None,
         compute=ray.data.ActorPoolStrategy(
             min_size=pool.least,
             max_size=pool.most,
@@ -374,7 +363,7 @@ def _score_batches(
             "models": models,
             "night": night,
             "compute": compute,
-            "pool": pool,
+            "worker": pool.each,
         },
     )
     for row in counts.iter_rows():
@@ -385,18 +374,24 @@ class _NightActor:
     """A ``BatchScorer`` that takes numbers of batches and writes their rows."""
 
     def __init__(
-        self, places: Places, models: Location, night: Night, compute: Compute, pool: _Pool
+        self,
+        places: Places,
+        models: Location,
+        night: Night,
+        compute: Compute,
+        worker: WorkerResources,
     ) -> None:
-        use_cores(pool.threads)
+        threads = worker.threads()
+        use_cores(threads)
         self._places = places
         self._wrote = 0.0
         self._score = BatchScorer(
             models,
             night.versions,
-            resolve_device("cuda" if pool.gpus else "cpu"),
+            resolve_device(worker.device),
             compute.precision,
             compute.backend,
-            readers=pool.threads + SPARE_READERS,
+            readers=threads + SPARE_READERS,
             heatmaps=night.heatmaps,
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssray import feeding
 from ssray.artifact import ModelArtifact, load, save
-from ssray.cluster.runtime import check_capacity, threads_per_worker, wants_gpu
+from ssray.cluster.resources import WorkerResources, check_capacity
 from ssray.cluster.sweep import Search
 from ssray.data.json_file import read_json
 from ssray.device import resolve_device, use_cores
@@ -57,12 +57,10 @@ def ensemble_of(search: Search, trials: Sequence[TrialResult]) -> TrialResult | 
     known = read_json(place, _Outcome, "Delete it, and pairs are tried again.")
     if known and known.of == key:
         return known.ensemble
-    use_gpu = wants_gpu(search.compute)
-    threads = threads_per_worker(search.compute, use_gpu)
-    gpus = search.compute.gpus_per_worker if use_gpu else 0
-    check_capacity(1, threads, gpus)
-    task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_find)
-    ensemble: TrialResult | None = ray.get(task.remote(search, candidates, use_gpu, threads))
+    worker = WorkerResources.of(search.compute)
+    check_capacity(1, worker.cpus, worker.gpus)
+    task = ray.remote(num_cpus=worker.cpus, num_gpus=worker.gpus, max_retries=0)(_find)
+    ensemble: TrialResult | None = ray.get(task.remote(search, candidates, worker))
     place.write(_Outcome(of=key, ensemble=ensemble).model_dump_json(indent=2).encode())
     return ensemble
 
@@ -82,11 +80,12 @@ def _candidates(search: Search, trials: Sequence[TrialResult]) -> list[TrialResu
 
 
 def _find(
-    search: Search, candidates: Sequence[TrialResult], use_gpu: bool, threads: int
+    search: Search, candidates: Sequence[TrialResult], worker: WorkerResources
 ) -> TrialResult | None:
+    threads = worker.threads()
     use_cores(threads)
     models = [_model(search, trial) for trial in candidates]
-    device = resolve_device("cuda" if use_gpu else "cpu")
+    device = resolve_device(worker.device)
     found = best_pair(models, _held_out(search, models[0], threads), search.criterion, device)
     if found is None:
         return None

@@ -26,7 +26,8 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from ssray.artifact import load, load_facts
-from ssray.cluster.runtime import check_capacity, one_line, threads_per_worker, wants_gpu
+from ssray.cluster.resources import WorkerResources, check_capacity, scoring_workers
+from ssray.cluster.runtime import one_line
 from ssray.config import Compute
 from ssray.data.decode import read_image, read_mask, resize
 from ssray.data.storage import Location
@@ -72,7 +73,7 @@ def score_manifest(
             against the masks.
         store: the model store, readable from every worker.
         versions: the model version to use for each category of the manifest.
-        compute: ``workers`` actors with ``cpus_per_worker`` threads each, on the device named.
+        compute: how many actors, with what each.
         out: an existing folder that receives Parquet files of ``SCORED_PARTS`` rows, in no fixed
             order.
         maps: an existing folder that receives each anomaly map as ``map_place`` says, (H, W)
@@ -83,15 +84,12 @@ def score_manifest(
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     ordered = manifest.sort_by([("category", "ascending"), ("uri", "ascending")])
     blocks = [ordered.slice(i, DECODE_BATCH) for i in range(0, len(ordered), DECODE_BATCH)]
-    actors = min(compute.workers, len(blocks))
-    compute = compute.model_copy(update={"workers": actors})
-    use_gpu = wants_gpu(compute)
+    actors, each = scoring_workers(compute, len(blocks))
     shapes = {
         category: load_facts(store, category, version).input_shape
         for category, version in versions.items()
     }
-    threads = threads_per_worker(compute, use_gpu)
-    check_capacity(actors, 0, compute.gpus_per_worker if use_gpu else 0)
+    check_capacity(actors, 0, each.gpus)
     dataset = (
         ray.data.from_arrow(blocks)
         .map_batches(
@@ -106,14 +104,13 @@ def score_manifest(
             batch_format="pyarrow",
             batch_size=SCORE_BATCH,
             num_cpus=_ALL_SCORING_CPUS / actors,
-            num_gpus=compute.gpus_per_worker if use_gpu else None,
+            num_gpus=each.gpus or None,
             compute=ray.data.ActorPoolStrategy(size=actors),
             fn_constructor_kwargs={
                 "store": store,
                 "versions": dict(versions),
                 "compute": compute,
-                "use_gpu": use_gpu,
-                "threads": threads,
+                "worker": each,
                 "maps": maps,
             },
         )
@@ -171,12 +168,11 @@ class ScoringActor:
         store: Location,
         versions: Mapping[str, str],
         compute: Compute,
-        use_gpu: bool,
-        threads: int,
+        worker: WorkerResources,
         maps: Location | None,
     ) -> None:
-        use_cores(threads)
-        device = resolve_device("cuda" if use_gpu else "cpu")
+        use_cores(worker.threads())
+        device = resolve_device(worker.device)
         self._maps = maps
         self._scorers = {}
         for category, version in versions.items():

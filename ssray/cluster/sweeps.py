@@ -17,7 +17,8 @@ from torch import Tensor
 import ssray
 from ssray.artifact import SweepFacts, is_complete, load, save
 from ssray.cluster.pairs import ensemble_of
-from ssray.cluster.runtime import one_line, ray_session, shared_out
+from ssray.cluster.resources import side_by_side
+from ssray.cluster.runtime import one_line, ray_session
 from ssray.cluster.sweep import Search, search_category
 from ssray.cluster.train import TRAININGS
 from ssray.cluster.workflow import (
@@ -129,10 +130,13 @@ def sweep_categories(
     """
     names = list(dict.fromkeys(only)) or categories(root)
     with ray_session(), TrainingBoard(names) as board:
-        share, at_once = shared_out(compute, len(names) * request.trials)
-        searches_at_once = min(len(names), at_once)
-        each = max(1, at_once // searches_at_once)
-        sweep = _Sweep(root, request, share, store, out, each, board)
+        trainings = side_by_side(compute, len(names) * request.trials)
+        if trainings.cores:
+            cpus = max(1, trainings.cores // (compute.workers or 1))
+            compute = compute.model_copy(update={"cpus_per_worker": cpus})
+        searches_at_once = min(len(names), trainings.at_once)
+        each = max(1, trainings.at_once // searches_at_once)
+        sweep = _Sweep(root, request, compute, store, out, each, board)
         failed = each_category(
             names, searches_at_once, sweep.search, board, on_end=lambda: _write_results(out)
         )

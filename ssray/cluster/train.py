@@ -22,7 +22,8 @@ from ssray.artifact import is_complete, new_version, save, write_epoch_log
 from ssray.building import Progress, build_model, training_key
 from ssray.calibration import MOST_REFERENCES
 from ssray.checkpoint import CheckpointFile
-from ssray.cluster.runtime import check_capacity, one_line, threads_per_worker, wants_gpu
+from ssray.cluster.resources import WorkerResources, check_capacity, training_workers
+from ssray.cluster.runtime import one_line
 from ssray.cluster.streaming import RESERVED_CPUS, decode_on_cluster
 from ssray.config import AnomalyMap, Compute, Recipe
 from ssray.criterion import Criterion
@@ -33,6 +34,7 @@ from ssray.device import resolve_device
 from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
 from ssray.model_store import in_use, publish, versions
 from ssray.report.sheets import reconstruction_sheet
+from ssray.team import BACKENDS
 from ssray.training import Epoch
 
 TRAININGS = ".training"
@@ -91,6 +93,8 @@ class _Job:
     """What every worker is told.
 
     Attributes:
+        workers: how many there are.
+        each: what each of them has.
         folder: of this training alone, for checkpoints.
         streamed: whether the images exceed a worker's memory.
         instead_of: the version in use when the training began.
@@ -102,8 +106,8 @@ class _Job:
     version: str
     recipe: Recipe
     compute: Compute
-    use_gpu: bool
-    threads: int
+    workers: int
+    each: WorkerResources
     data_fingerprint: str
     store: Location
     folder: Location
@@ -120,6 +124,7 @@ def train_category(
     compute: Compute,
     store: Location,
     *,
+    cores: int | None = None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_state: Callable[[str], None] = lambda state: None,
     trial: Trial | None = None,
@@ -136,6 +141,7 @@ def train_category(
         recipe: what to train.
         compute: workers, device, precision, time budget, seed.
         store: where the model goes; with several nodes a place they share.
+        cores: of the training, where ``compute`` does not state them; default: those of a node.
         on_epoch: called on the driver with each row of the epoch log.
         on_state: called with a few words on what goes on before the training begins, and when it
             goes on after workers were lost.
@@ -144,16 +150,16 @@ def train_category(
 
     Raises:
         ArtifactError: if the last checkpoint can't be used.
-        ConfigError: if this machine can't hold the workers asked for.
+        ConfigError: if this machine can't hold the workers asked for, or they can't work together.
         ConflictError: if the same is being trained elsewhere; or if someone else published the
             category meanwhile, then the version is kept.
         DataError, TrainingError: as ``build_model``; or if workers were lost too often, or the
             trial was told to stop.
     """
-    use_gpu = wants_gpu(compute)
-    threads = threads_per_worker(compute, use_gpu)
-    check_capacity(compute.workers, threads, compute.gpus_per_worker if use_gpu else 0)
     uris = sorted(uris)
+    to_train_on = round(len(uris) * (1 - recipe.schedule.holdout))
+    workers, each = training_workers(compute, recipe, to_train_on, cores)
+    check_capacity(workers, each.cpus, each.gpus)
     data_fingerprint = fingerprint([*uris, *feeding.texture_uris(recipe)])
     key = training_key(recipe, compute, data_fingerprint, trial.criterion if trial else None)
     done = _completed(store, category, key)
@@ -173,12 +179,12 @@ def train_category(
             version=_version_to_make(store / category, folder, lease.taken_over),
             recipe=recipe,
             compute=compute,
-            use_gpu=use_gpu,
-            threads=threads,
+            workers=workers,
+            each=each,
             data_fingerprint=data_fingerprint,
             store=store,
             folder=folder,
-            streamed=feeding.exceeds(uris, recipe.image_size, compute.memory_gib, threads),
+            streamed=feeding.exceeds(uris, recipe.image_size, compute.memory_gib, each.cpus),
             instead_of=in_use(store, category),
             trial=trial,
             progress=Queue(actor_options={"num_cpus": 0}),
@@ -246,19 +252,18 @@ def _run(job: _Job, on_state: Callable[[str], None]) -> None:
 
 
 def _trainer(job: _Job, attempt: int) -> TorchTrainer:
-    compute = job.compute
-    resources: dict[str, float] = {"CPU": job.threads}
+    least, each = job.compute.min_workers, job.each
+    cpus: float = each.cpus
     if job.streamed:
-        resources["CPU"] = 1 if job.use_gpu else job.threads - RESERVED_CPUS
-    if job.use_gpu:
-        resources["GPU"] = compute.gpus_per_worker
-    workers = (compute.min_workers, compute.workers) if compute.min_workers else compute.workers
+        cpus = 1 if each.gpus else each.cpus - RESERVED_CPUS
     return TorchTrainer(
         _train_on_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if job.use_gpu else "gloo"),
+        torch_config=TorchConfig(backend=BACKENDS[each.device]),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers, use_gpu=job.use_gpu, resources_per_worker=resources
+            num_workers=(least, job.workers) if least else job.workers,
+            use_gpu=each.gpus > 0,  # to Ray: whether it reserves some
+            resources_per_worker={"CPU": cpus, "GPU": each.gpus},
         ),
         run_config=ray.train.RunConfig(
             name=f"ray-{attempt}",
@@ -299,7 +304,9 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
                 (job.store / job.category / job.version / "sheets" / name).write(sheet)
             job.progress.put(progress.history[-1])
 
-    device = ray.train.torch.get_device() if job.use_gpu else resolve_device("cpu")
+    device = resolve_device(job.each.device)
+    if device.type == "cuda":
+        device = ray.train.torch.get_device()  # of this worker's, if it sees those of others, too
     if not is_complete(job.store / job.category / job.version):
         model = build_model(
             job.uris,
@@ -308,7 +315,7 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
             job.recipe,
             job.compute,
             device,
-            threads=job.threads,
+            threads=job.each.threads(),
             data_fingerprint=job.data_fingerprint,
             checkpoints=CheckpointFile(job.folder),
             decode=decode_on_cluster if job.streamed else None,

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ssray.cluster.inspection import evaluate
-from ssray.cluster.runtime import ray_session, shared_out
+from ssray.cluster.resources import side_by_side
+from ssray.cluster.runtime import ray_session
 from ssray.cluster.train import train_category
 from ssray.config import Compute
 from ssray.data.index import categories, index_dataset
@@ -62,12 +63,14 @@ def train_categories(
     """
     names = list(dict.fromkeys(only)) or categories(root)
     with ray_session(), TrainingBoard(names) as board:
-        share, at_once = shared_out(compute, len(names), at_once)
+        trainings = side_by_side(compute, len(names), at_once)
 
         def train(name: str) -> str:
-            return _train_category_from(root, name, recipe, share, store, board, events)
+            return _train_category_from(
+                root, name, recipe, compute, store, trainings.cores, board, events
+            )
 
-        failed = each_category(names, at_once, train, board)
+        failed = each_category(names, trainings.at_once, train, board)
     show_totals(len(names), len(failed))
     return failed
 
@@ -128,6 +131,7 @@ def _train_category_from(
     recipe: RecipeRequest,
     compute: Compute,
     store: Location,
+    cores: int | None,
     board: TrainingBoard,
     events: Path | None,
 ) -> str:
@@ -155,6 +159,7 @@ def _train_category_from(
             chosen,
             compute,
             store,
+            cores=cores,
             on_epoch=on_epoch,
             on_state=functools.partial(board.state, category),
         )

@@ -18,6 +18,8 @@ DRAWS = 4
 """Images that are drawn for each one that comes in."""
 _LEAD = 16
 """Images decoded before the first of a window, which may have to stand in for it."""
+_STAGED = 64
+"""Images that are copied to the device at once."""
 
 Decode = Callable[[Sequence[str], tuple[int, int]], Iterator[UInt8Image | None]]
 """Yields the image behind each URI in order, resized to the shape; None where it can't be used."""
@@ -90,9 +92,19 @@ class ImageWindow:
             self._entered = max(0, due - capacity)
             lead = min(_LEAD, self._entered)
             self._arrivals = itertools.islice(self._from(self._entered - lead), lead, None)
-        for number in range(self._entered, due):
-            self._slots[number % capacity] = torch.tensor(next(self._arrivals))
-        self._entered = due
+        while self._entered < due:
+            place = self._entered % capacity
+            count = min(due - self._entered, capacity - place, _STAGED)
+            self._take_in(itertools.islice(self._arrivals, count), place, count)
+            self._entered += count
+
+    def _take_in(self, arrivals: Iterator[UInt8Image], place: int, count: int) -> None:
+        """Puts images into neighbouring slots, through memory from which a GPU copies by itself."""
+        on_gpu = self._slots.device.type == "cuda"
+        staged = torch.empty((count, *self._shape, 3), dtype=torch.uint8, pin_memory=on_gpu)
+        for slot, image in zip(staged, arrivals, strict=True):
+            slot.numpy()[...] = image
+        self._slots[place : place + count].copy_(staged, non_blocking=True)
 
     def _from(self, position: int) -> Iterator[UInt8Image]:
         """All arrivals from a position on, pass after pass."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ssray.config import Augmentation
 from ssray.method.noise import uniform
+from ssray.method.transfer import moved
 
 
 def draw_crops(
@@ -35,7 +36,7 @@ def draw_crops(
 
     index = draw(count)
     if crop == (height, width) and augmentation == "none":
-        whole = images.index_select(0, index.squeeze(1).to(device, non_blocking=True))
+        whole = images.index_select(0, moved(index, device).squeeze(1))
         return whole.permute(0, 3, 1, 2).float().div_(255)
     rows = draw(height - crop[0] + 1) + torch.arange(crop[0])
     columns = draw(width - crop[1] + 1) + torch.arange(crop[1])
@@ -46,11 +47,10 @@ def draw_crops(
         rows = torch.where(upside_down, rows.flip(1), rows)
     if augmentation != "none":
         columns = torch.where(mirrored, columns.flip(1), columns)
-    places = (index.unsqueeze(2), rows.unsqueeze(2), columns.unsqueeze(1))
-    crops = images[tuple(place.to(device, non_blocking=True) for place in places)]
+    index, rows, columns, turned = moved((index, rows, columns, turned), device)
+    crops = images[index.unsqueeze(2), rows.unsqueeze(2), columns.unsqueeze(1)]
     if augmentation in ("turn", "dihedral"):
-        across = turned.view(batch, 1, 1, 1).to(device, non_blocking=True)
-        crops = torch.where(across, crops.transpose(1, 2), crops)
+        crops = torch.where(turned.view(batch, 1, 1, 1), crops.transpose(1, 2), crops)
     return crops.permute(0, 3, 1, 2).float().div_(255)
 
 
@@ -66,10 +66,9 @@ def random_light(images: Tensor, change: float, generator: torch.Generator) -> T
         The same shape and range: ``gain * (mean + contrast * (image - mean))``, clipped.
     """
     per_image = (len(images), 1, 1, 1)
-    gain, contrast = (
-        uniform(per_image, (1 - change, 1 + change), generator).to(images.device, non_blocking=True)
-        for _ in range(2)
-    )
+    bounds = (1 - change, 1 + change)
+    drawn = (uniform(per_image, bounds, generator), uniform(per_image, bounds, generator))
+    gain, contrast = moved(drawn, images.device)
     return relight(images, gain, contrast)
 
 

@@ -15,22 +15,34 @@ the weights of ``Corruption.mix``:
 A share of the corrupted images may then be turned about their centre, as the paper does for
 transistor.
 
-Everything is drawn for the whole batch by tensor operations on the images' device. Where the
-paper gives no strengths and sizes, ``ssray.config.Corruption`` holds our choices.
+Everything is drawn for the whole batch on the CPU, by one generator; what was drawn then goes to
+the images' device in one copy, where tensor operations make the corruption of it. So ``corrupt``
+has two halves: ``draw_corruption``, which knows the images' shape alone, and
+``DrawnCorruption.of``. Each kind of content likewise has ``draw`` and ``of``.
+
+Where the paper gives no strengths and sizes, ``ssray.config.Corruption`` holds our choices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssray.config import Corruption
-from ssray.method.noise import Range, log_uniform, signs, smooth_noise, uniform
-from ssray.method.shapes import patch_masks, pixel_grid
+from ssray.method.noise import (
+    Range,
+    SmoothNoise,
+    draw_noise,
+    log_uniform,
+    signs,
+    uniform,
+)
+from ssray.method.shapes import DrawnPatches, draw_patches, pixel_grid
+from ssray.method.transfer import moved
 
 
 @dataclass(frozen=True)
@@ -69,198 +81,393 @@ def corrupt(
             drawn where the images are.
         textures: (T, H', W', C) uint8, a source of foreign content, on the device of ``images``.
     """
-    batch, _, height, width = images.shape
-    alpha = patch_masks(batch, height, width, settings.patches, side, generator, images.device)
-    mask = alpha
-    weights = torch.tensor([getattr(settings.mix, kind) for kind in KINDS])
-    drawn = torch.multinomial(weights, batch, replacement=True, generator=generator)
-    target, content = images, torch.empty_like(images)
-    for number, (kind, fill) in enumerate(KINDS.items()):
-        chosen = _indices(drawn == number, images.device)
-        if not len(chosen):
-            continue
-        draw = _Draw(images, chosen, settings, side, generator, textures)
-        if len(chosen) == batch:
-            content = fill(draw)
-        else:
-            content.index_copy_(0, chosen, fill(draw))
-        if kind == "pattern":
-            alpha = alpha.index_copy(0, chosen, alpha[chosen] * draw.uniform(settings.opacity))
-            target = target.index_copy(0, chosen, _noisy(draw))
-    corrupted = torch.lerp(target, content, alpha)
-    turned = _indices(torch.rand(batch, generator=generator) < settings.rotated, images.device)
-    if len(turned):
-        mask = mask.index_fill(0, turned, 1.0)
-        corrupted[turned] = _rotated(corrupted[turned], settings.rotation, generator)
-    return Corrupted(corrupted, target, mask)
+    count = None if textures is None else (textures.shape[0], textures.shape[1], textures.shape[2])
+    drawn = draw_corruption(tuple(images.shape), settings, side, generator, count)
+    return moved(drawn, images.device).of(images, textures)
+
+
+Textures = tuple[int, int, int]
+"""Number, rows and columns of textures."""
 
 
 @dataclass(frozen=True)
-class _Draw:
-    """The images of a batch that get one kind of content, and what it is drawn from."""
+class _Request:
+    """What a kind of content is drawn for: some images of a batch.
 
-    images: Tensor
+    Attributes:
+        shape: (B, C, H, W) of the batch.
+        chosen: numbers of the images, (N,) int64.
+        settings: kinds, strengths and sizes.
+        side: what their lengths are shares of, pixels.
+        generator: on the CPU.
+        textures: that there are.
+    """
+
+    shape: tuple[int, int, int, int]
     chosen: Tensor
     settings: Corruption
     side: float
     generator: torch.Generator
-    textures: Tensor | None
+    textures: Textures | None
 
-    @property
-    def own(self) -> Tensor:
-        whole = len(self.chosen) == len(self.images)
-        return self.images if whole else self.images.index_select(0, self.chosen)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        _, channels, height, width = self.images.shape
-        return len(self.chosen), channels, height, width
-
-    def others(self) -> Tensor:
-        """Another image of the batch for each; in a batch of one, itself."""
-        batch = len(self.images)
-        shift = torch.randint(1, max(batch, 2), self.chosen.shape, generator=self.generator)
-        return self.images.index_select(0, (self.chosen + self.moved(shift)) % batch)
-
-    def moved(self, numbers: Tensor) -> Tensor:
-        """On the images' device."""
-        return numbers.to(self.images.device, non_blocking=True)
+    def below(self, high: int, *shape: int) -> Tensor:
+        """Whole numbers from 0 to below ``high``, for each image."""
+        return torch.randint(high, (len(self.chosen), *shape), generator=self.generator)
 
     def uniform(self, bounds: Range) -> Tensor:
-        """A number for each, (N, 1, 1, 1)."""
-        return self.moved(uniform((len(self.chosen), 1, 1, 1), bounds, self.generator))
+        """A number for each image, (N, 1, 1, 1)."""
+        return uniform((len(self.chosen), 1, 1, 1), bounds, self.generator)
 
     def log_uniform(self, bounds: Range) -> Tensor:
-        return self.moved(log_uniform((len(self.chosen), 1, 1, 1), bounds, self.generator))
+        return log_uniform((len(self.chosen), 1, 1, 1), bounds, self.generator)
 
-    def signs(self) -> Tensor:
-        return self.moved(signs((len(self.chosen), 1, 1, 1), self.generator))
+    def noise(self, channels: int, lengths: Range) -> SmoothNoise:
+        """A smooth field for each image."""
+        _, _, height, width = self.shape
+        return draw_noise((len(self.chosen), channels, height, width), lengths, self.generator)
+
+    def others(self) -> Tensor:
+        """The number of another image of the batch for each; in a batch of one, of itself."""
+        batch = self.shape[0]
+        shift = torch.randint(1, max(batch, 2), self.chosen.shape, generator=self.generator)
+        return (self.chosen + shift) % batch
 
 
-def elastic(draw: _Draw) -> Tensor:
+class Content(Protocol):
+    """What is put into the patches of some images, drawn."""
+
+    @classmethod
+    def draw(cls, request: _Request) -> Self:
+        """Draws it, on the CPU."""
+
+    def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
+        """Computes it.
+
+        Args:
+            own: (N, C, H, W) images whose patches get it.
+            images: (B, C, H, W), the whole batch.
+            textures: (T, H', W', C) uint8.
+
+        Returns:
+            (N, C, H, W) float32 in [0, 1].
+        """
+
+
+@dataclass(frozen=True)
+class Elastic:
     """The image under a smooth random displacement."""
-    images, settings = draw.own, draw.settings
-    batch, _, height, width = draw.shape
-    low, high = (max(draw.side * length, 1.0) for length in settings.smoothness)
-    field = smooth_noise((batch, 2, height, width), (low, high), draw.generator, images.device)
-    return warp(images, draw.side * draw.log_uniform(settings.displacement) * field)
+
+    noise: SmoothNoise
+    strength: Tensor
+
+    @classmethod
+    def draw(cls, request: _Request) -> Self:
+        settings, side = request.settings, request.side
+        low, high = (max(side * length, 1.0) for length in settings.smoothness)
+        noise = request.noise(2, (low, high))
+        return cls(noise, side * request.log_uniform(settings.displacement))
+
+    def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
+        return warp(own, self.strength * self.noise.field())
 
 
-def cut_out(draw: _Draw) -> Tensor:
+@dataclass(frozen=True)
+class CutOut:
     """Zeros."""
-    return torch.zeros_like(draw.own)
+
+    @classmethod
+    def draw(cls, request: _Request) -> Self:
+        return cls()
+
+    def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
+        return torch.zeros_like(own)
 
 
-def swap(draw: _Draw) -> Tensor:
+@dataclass(frozen=True)
+class Swap:
     """The same place in another image."""
-    return draw.others()
+
+    others: Tensor
+
+    @classmethod
+    def draw(cls, request: _Request) -> Self:
+        return cls(request.others())
+
+    def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
+        return images.index_select(0, self.others)
 
 
-def brightness(draw: _Draw) -> Tensor:
+@dataclass(frozen=True)
+class Brightness:
     """The image, lighter or darker."""
-    return (draw.own + draw.signs() * draw.uniform(draw.settings.brightness)).clamp(0, 1)
+
+    change: Tensor
+
+    @classmethod
+    def draw(cls, request: _Request) -> Self:
+        sense = signs((len(request.chosen), 1, 1, 1), request.generator)
+        return cls(sense * request.uniform(request.settings.brightness))
+
+    def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
+        return (own + self.change).clamp(0, 1)
 
 
-def foreign(draw: _Draw) -> Tensor:
-    """Content that does not belong there, from one of the sources for each image."""
-    sources = draw.settings.foreign
-    drawn = torch.randint(len(sources), draw.chosen.shape, generator=draw.generator)
-    content = torch.empty_like(draw.own)
-    for number, source in enumerate(sources):
-        place = _indices(drawn == number, draw.images.device)
-        if len(place):
-            found = _SOURCES[source](replace(draw, chosen=draw.chosen[place]))
-            content.index_copy_(0, place, found)
-    return content
-
-
-KINDS: dict[str, Callable[[_Draw], Tensor]] = {
-    "elastic": elastic,
-    "cut_out": cut_out,
-    "swap": swap,
-    "brightness": brightness,
-    "occlusion": foreign,
-    "pattern": foreign,
-}
-
-
-def _from_batch(draw: _Draw) -> Tensor:
+@dataclass(frozen=True)
+class FromBatch:
     """Another image, upside down and moved by a quarter to three quarters of its size."""
-    _, _, height, width = draw.shape
-    down, across = uniform((2,), (0.25, 0.75), draw.generator).tolist()
-    return draw.others().flip(2).roll((int(down * height), int(across * width)), dims=(2, 3))
+
+    down: int
+    across: int
+    others: Tensor
+
+    @classmethod
+    def draw(cls, request: _Request) -> Self:
+        _, _, height, width = request.shape
+        down, across = uniform((2,), (0.25, 0.75), request.generator).tolist()
+        return cls(int(down * height), int(across * width), request.others())
+
+    def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
+        others = images.index_select(0, self.others)
+        return others.flip(2).roll((self.down, self.across), dims=(2, 3))
 
 
-def _from_textures(draw: _Draw) -> Tensor:
+@dataclass(frozen=True)
+class FromTextures:
     """A random window of a random texture, which is repeated where it is too small."""
-    if draw.textures is None:
-        raise ValueError("foreign content from textures needs textures")
-    batch, _, height, width = draw.shape
-    count, rows, columns, _ = draw.textures.shape
-    device = draw.images.device
 
-    def start(high: int) -> Tensor:
-        return draw.moved(torch.randint(high, (batch, 1), generator=draw.generator))
+    which: Tensor
+    y: Tensor
+    x: Tensor
 
-    which = start(count).unsqueeze(2)
-    y = (start(rows) + torch.arange(height, device=device)) % rows
-    x = (start(columns) + torch.arange(width, device=device)) % columns
-    windows = draw.textures[which, y.unsqueeze(2), x.unsqueeze(1)]
-    return windows.permute(0, 3, 1, 2).float() / 255
+    @classmethod
+    def draw(cls, request: _Request) -> Self:
+        if request.textures is None:
+            raise ValueError("foreign content from textures needs textures")
+        _, _, height, width = request.shape
+        count, rows, columns = request.textures
+        which = request.below(count, 1).unsqueeze(2)
+        y = (request.below(rows, 1) + torch.arange(height)) % rows
+        x = (request.below(columns, 1) + torch.arange(width)) % columns
+        return cls(which, y.unsqueeze(2), x.unsqueeze(1))
+
+    def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
+        assert textures is not None  # it was drawn for some
+        windows = textures[self.which, self.y, self.x]
+        return windows.permute(0, 3, 1, 2).float() / 255
 
 
-def _generated(draw: _Draw) -> Tensor:
+@dataclass(frozen=True)
+class _Colour:
+    """The colour of a random pixel of the batch for each image, then made lighter or darker."""
+
+    which: Tensor
+    y: Tensor
+    x: Tensor
+    change: Tensor
+
+    @classmethod
+    def draw(cls, request: _Request) -> Self:
+        batch, _, height, width = request.shape
+        which, y, x = (request.below(high) for high in (batch, height, width))
+        return cls(which, y, x, request.uniform((-0.3, 0.3)))
+
+    def of(self, images: Tensor) -> Tensor:
+        """(N, C, 1, 1) float32 in [0, 1]."""
+        colours = images[self.which, :, self.y, self.x][..., None, None]
+        return (colours + self.change).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Generated:
     """Two colours like those of the batch, mixed by noise between soft clouds and hard grain."""
-    batch, _, height, width = draw.shape
-    lengths = (2.0, max(draw.side / 4, 2.0))
-    noise = smooth_noise((batch, 1, height, width), lengths, draw.generator, draw.images.device)
-    share = torch.sigmoid(draw.log_uniform((0.5, 16.0)) * noise)
-    return torch.lerp(_colours(draw), _colours(draw), share)
+
+    noise: SmoothNoise
+    hardness: Tensor
+    one: _Colour
+    other: _Colour
+
+    @classmethod
+    def draw(cls, request: _Request) -> Self:
+        noise = request.noise(1, (2.0, max(request.side / 4, 2.0)))
+        hardness = request.log_uniform((0.5, 16.0))
+        return cls(noise, hardness, _Colour.draw(request), _Colour.draw(request))
+
+    def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
+        share = torch.sigmoid(self.hardness * self.noise.field())
+        return torch.lerp(self.one.of(images), self.other.of(images), share)
 
 
-def _colours(draw: _Draw) -> Tensor:
-    """The colour of a random pixel of the batch for each, then made lighter or darker."""
-    count, _, height, width = draw.shape
-    images = draw.images
-    which, y, x = (
-        draw.moved(torch.randint(high, (count,), generator=draw.generator))
-        for high in (len(images), height, width)
-    )
-    return (images[which, :, y, x][..., None, None] + draw.uniform((-0.3, 0.3))).clamp(0, 1)
-
-
-_SOURCES: dict[str, Callable[[_Draw], Tensor]] = {
-    "batch": _from_batch,
-    "generated": _generated,
-    "textures": _from_textures,
+_SOURCES: dict[str, type[Content]] = {
+    "batch": FromBatch,
+    "generated": Generated,
+    "textures": FromTextures,
 }
 
 
-def _indices(chosen: Tensor, device: torch.device) -> Tensor:
-    return chosen.nonzero().flatten().to(device, non_blocking=True)
+@dataclass(frozen=True)
+class Occlusion:
+    """Content that does not belong there, from one of the sources for each image.
+
+    Attributes:
+        sources: places among the images, (n,) int64, and what these get.
+    """
+
+    sources: tuple[tuple[Tensor, Content], ...]
+
+    @classmethod
+    def draw(cls, request: _Request) -> Self:
+        names = request.settings.foreign
+        drawn = request.below(len(names))
+        sources = []
+        for number, name in enumerate(names):
+            places = _indices(drawn == number)
+            if len(places):
+                part = replace(request, chosen=request.chosen[places])
+                sources.append((places, _SOURCES[name].draw(part)))
+        return cls(tuple(sources))
+
+    def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
+        content = torch.empty_like(own)
+        for places, source in self.sources:
+            content.index_copy_(0, places, source.of(own, images, textures))
+        return content
 
 
-def _noisy(draw: _Draw) -> Tensor:
-    """The images under white Gaussian noise, its strength drawn for each."""
-    images = draw.own
-    seed = int(torch.randint(2**62, (), generator=draw.generator))
-    on_device = torch.Generator(images.device).manual_seed(seed)
-    noise = torch.randn(images.shape, generator=on_device, device=images.device)
-    return (images + draw.uniform((0.0, draw.settings.noise)) * noise).clamp(0, 1)
+@dataclass(frozen=True)
+class Pattern(Occlusion):
+    """Foreign content of random opacity, over an image with white noise that stays in the target.
+
+    Attributes:
+        opacity: of each image's patches.
+        seed: of the noise, which is drawn where the images are.
+        deviation: of the noise.
+    """
+
+    opacity: Tensor
+    seed: int
+    deviation: Tensor
+
+    @classmethod
+    def draw(cls, request: _Request) -> Self:
+        sources = Occlusion.draw(request).sources
+        opacity = request.uniform(request.settings.opacity)
+        seed = int(torch.randint(2**62, (), generator=request.generator))
+        return cls(sources, opacity, seed, request.uniform((0.0, request.settings.noise)))
+
+    def noisy(self, own: Tensor) -> Tensor:
+        """The images under their noise."""
+        generator = torch.Generator(own.device).manual_seed(self.seed)
+        noise = torch.randn(own.shape, generator=generator, device=own.device)
+        return (own + self.deviation * noise).clamp(0, 1)
 
 
-def _rotated(images: Tensor, degrees: Range, generator: torch.Generator) -> Tensor:
-    """Turned about the centre, either sense; what comes in from outside repeats the border."""
-    batch, _, height, width = images.shape
-    angle = log_uniform((batch, 1, 1), degrees, generator).deg2rad() * signs(
-        (batch, 1, 1), generator
-    )
-    cosine, sine = (t.to(images.device, non_blocking=True) for t in (angle.cos(), angle.sin()))
-    rows, columns = pixel_grid(height, width, images.device)
-    down, across = rows - (height - 1) / 2, columns - (width - 1) / 2
-    x = (cosine - 1) * across - sine * down
-    y = sine * across + (cosine - 1) * down
-    return warp(images, torch.stack((x, y), dim=1))
+KINDS: dict[str, type[Content]] = {
+    "elastic": Elastic,
+    "cut_out": CutOut,
+    "swap": Swap,
+    "brightness": Brightness,
+    "occlusion": Occlusion,
+    "pattern": Pattern,
+}
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Images turned about the centre; what comes in from outside repeats the border.
+
+    Attributes:
+        chosen: their numbers, (N,) int64.
+        cosine: of their angles, (N, 1, 1).
+        sine: likewise.
+    """
+
+    chosen: Tensor
+    cosine: Tensor
+    sine: Tensor
+
+    @classmethod
+    def draw(cls, batch: int, settings: Corruption, generator: torch.Generator) -> Self | None:
+        """None where none is turned."""
+        chosen = _indices(torch.rand(batch, generator=generator) < settings.rotated)
+        if not len(chosen):
+            return None
+        each = (len(chosen), 1, 1)
+        angle = log_uniform(each, settings.rotation, generator).deg2rad() * signs(each, generator)
+        return cls(chosen, angle.cos(), angle.sin())
+
+    def of(self, images: Tensor) -> Tensor:
+        """The images turned, (N, C, H, W)."""
+        height, width = images.shape[2:]
+        rows, columns = pixel_grid(height, width, images.device)
+        down, across = rows - (height - 1) / 2, columns - (width - 1) / 2
+        x = (self.cosine - 1) * across - self.sine * down
+        y = self.sine * across + (self.cosine - 1) * down
+        return warp(images, torch.stack((x, y), dim=1))
+
+
+@dataclass(frozen=True)
+class DrawnCorruption:
+    """What a batch's corruption is computed from.
+
+    Attributes:
+        patches: of the masks.
+        contents: numbers of the images that get a kind of content, (N,) int64, and the content.
+        turn: of some images.
+    """
+
+    patches: DrawnPatches
+    contents: tuple[tuple[Tensor, Content], ...]
+    turn: _Turn | None
+
+    def of(self, images: Tensor, textures: Tensor | None) -> Corrupted:
+        """Computes it, where the images, the textures and what was drawn are."""
+        alpha = self.patches.masks()
+        mask = alpha
+        target, filled = images, torch.empty_like(images)
+        for chosen, content in self.contents:
+            whole = len(chosen) == len(images)
+            own = images if whole else images.index_select(0, chosen)
+            found = content.of(own, images, textures)
+            if whole:
+                filled = found
+            else:
+                filled.index_copy_(0, chosen, found)
+            if isinstance(content, Pattern):
+                alpha = alpha.index_copy(0, chosen, alpha[chosen] * content.opacity)
+                target = target.index_copy(0, chosen, content.noisy(own))
+        corrupted = torch.lerp(target, filled, alpha)
+        if self.turn:
+            chosen = self.turn.chosen
+            mask = mask.index_fill(0, chosen, 1.0)
+            corrupted[chosen] = self.turn.of(corrupted[chosen])
+        return Corrupted(corrupted, target, mask)
+
+
+def draw_corruption(
+    shape: tuple[int, ...],
+    settings: Corruption,
+    side: float,
+    generator: torch.Generator,
+    textures: Textures | None = None,
+) -> DrawnCorruption:
+    """Draws the corruption of images of a shape (B, C, H, W), on the CPU; see ``corrupt``."""
+    batch, channels, height, width = shape
+    patches = draw_patches(batch, height, width, settings.patches, side, generator)
+    weights = torch.tensor([getattr(settings.mix, kind) for kind in KINDS])
+    drawn = torch.multinomial(weights, batch, replacement=True, generator=generator)
+    contents = []
+    for number, kind in enumerate(KINDS.values()):
+        chosen = _indices(drawn == number)
+        if len(chosen):
+            request = _Request(
+                (batch, channels, height, width), chosen, settings, side, generator, textures
+            )
+            contents.append((chosen, kind.draw(request)))
+    return DrawnCorruption(patches, tuple(contents), _Turn.draw(batch, settings, generator))
+
+
+def _indices(chosen: Tensor) -> Tensor:
+    return chosen.nonzero().flatten()
 
 
 def warp(images: Tensor, displacement: Tensor) -> Tensor:

@@ -2,20 +2,69 @@
 
 Numbers are drawn on the CPU from the generator passed in and then moved: the coarse grids are
 small, and one generator state gives the same fields, to rounding, on a CPU, a GPU and every worker.
+``draw_noise`` draws, ``SmoothNoise.field`` computes, wherever its numbers are by then.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssray.method.transfer import moved
+
 _OCTAVES = 3
 
 Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SmoothNoise:
+    """What smooth noise is computed from.
+
+    Attributes:
+        size: rows and columns of the field.
+        octaves: white noise on coarse grids, (B, C, h, w) float32 each, weighted by how much of it
+            each image gets.
+    """
+
+    size: tuple[int, int]
+    octaves: tuple[Tensor, ...]
+
+    def field(self) -> Tensor:
+        """(B, C, H, W) float32 with root mean square 1 in every image."""
+        height, width = self.size
+        batch, channels = self.octaves[0].shape[:2]
+        device = self.octaves[0].device
+        noise = torch.zeros((batch, channels, height, width), device=device)
+        for coarse in self.octaves:
+            rows, columns = coarse.shape[2:]
+            along_rows = coarse @ _cubic(columns, width, device).T
+            noise += _cubic(rows, height, device) @ along_rows
+        norm = noise.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        return noise / norm.clamp_min(torch.finfo(noise.dtype).eps)
+
+
+def draw_noise(
+    shape: tuple[int, int, int, int], lengths: Range, generator: torch.Generator
+) -> SmoothNoise:
+    """Draws what ``smooth_noise`` is computed from, on the CPU."""
+    low, high = lengths
+    batch, channels, height, width = shape
+    count = _OCTAVES if high > low else 1
+    # A hat function over the octaves, centred where this image's length lies.
+    position = uniform((batch, 1, 1, 1), (0.0, count - 1.0), generator)
+    octaves = []
+    for octave in range(count):
+        length = low * (high / low) ** (octave / max(count - 1, 1))
+        weight = (1 - (position - octave).abs()).clamp_min(0)
+        rows, columns = math.ceil(height / length) + 1, math.ceil(width / length) + 1
+        octaves.append(weight * torch.randn(batch, channels, rows, columns, generator=generator))
+    return SmoothNoise((height, width), tuple(octaves))
 
 
 def smooth_noise(
@@ -40,9 +89,7 @@ def smooth_noise(
         (B, C, H, W) float32 with root mean square 1 in every image. Where the length is no longer
         small against the image, part of that is its mean.
     """
-    noise = _octaves(shape, lengths, generator, device)
-    norm = noise.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-    return noise / norm.clamp_min(torch.finfo(noise.dtype).eps)
+    return moved(draw_noise(shape, lengths, generator), device).field()
 
 
 def uniform(shape: tuple[int, ...], bounds: Range, generator: torch.Generator) -> Tensor:
@@ -59,28 +106,6 @@ def log_uniform(shape: tuple[int, ...], bounds: Range, generator: torch.Generato
 def signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Float32 on the CPU, -1 or 1 with equal chance."""
     return torch.randint(2, shape, generator=generator) * 2.0 - 1.0
-
-
-def _octaves(
-    shape: tuple[int, int, int, int],
-    lengths: Range,
-    generator: torch.Generator,
-    device: torch.device,
-) -> Tensor:
-    low, high = lengths
-    batch, channels, height, width = shape
-    octaves = _OCTAVES if high > low else 1
-    # A hat function over the octaves, centred where this image's length lies.
-    position = uniform((batch, 1, 1, 1), (0.0, octaves - 1.0), generator)
-    noise = torch.zeros(shape, device=device)
-    for octave in range(octaves):
-        length = low * (high / low) ** (octave / max(octaves - 1, 1))
-        weight = (1 - (position - octave).abs()).clamp_min(0)
-        rows, columns = math.ceil(height / length) + 1, math.ceil(width / length) + 1
-        coarse = weight * torch.randn(batch, channels, rows, columns, generator=generator)
-        along_rows = coarse.to(device, non_blocking=True) @ _cubic(columns, width, device).T
-        noise += _cubic(rows, height, device) @ along_rows
-    return noise
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,13 +7,131 @@ its outline distorted and its border fading smoothly.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssray.config import Patches
-from ssray.method.noise import log_uniform, smooth_noise, uniform
+from ssray.config import Patches, Shape
+from ssray.method.noise import SmoothNoise, draw_noise, log_uniform, uniform
+from ssray.method.transfer import moved
+
+
+@dataclass(frozen=True)
+class DrawnPatches:
+    """What a batch of masks is computed from; tensors are (B, K, 1, 1) for K patches an image.
+
+    Attributes:
+        size: rows and columns of the masks.
+        shapes: that ``kind`` counts.
+        fade: share of the radius over which a border fades.
+        distortion: of the outlines, as a share of the radius.
+        radius: pixels at half the resolution, as all lengths here.
+        y: row of the centre.
+        x: column of the centre.
+        cosine: of the angle that rectangles are turned by.
+        sine: likewise.
+        stretch: square root of a rectangle's length over its breadth.
+        half_stroke: half the breadth of a stroke.
+        kind: number of the shape.
+        present: bool; which of the patches there are.
+        outline: noise that bends the outlines.
+        level: noise whose level lines blobs and strokes follow.
+    """
+
+    size: tuple[int, int]
+    shapes: tuple[Shape, ...]
+    fade: float
+    distortion: float
+    radius: Tensor
+    y: Tensor
+    x: Tensor
+    cosine: Tensor
+    sine: Tensor
+    stretch: Tensor
+    half_stroke: Tensor
+    kind: Tensor
+    present: Tensor
+    outline: SmoothNoise
+    level: SmoothNoise | None
+
+    def masks(self) -> Tensor:
+        """(B, 1, H, W) float32 in [0, 1], as ``patch_masks`` says, where the tensors are."""
+        along_y, along_x = pixel_grid(*self.outline.size, self.radius.device)
+        down, across = (along_y - self.y) / self.radius, (along_x - self.x) / self.radius
+        reach = 1 + self.distortion * self.outline.field()
+        level = None if self.level is None else self.level.field()
+
+        def border(distance: Tensor) -> Tensor:
+            return ((reach - distance) / self.fade).clamp(0, 1)
+
+        inside = border(torch.hypot(down, across))
+        for number, shape in enumerate(self.shapes):
+            if shape == "disk":
+                continue
+            if shape == "rectangle":
+                u = (self.cosine * across + self.sine * down).abs() / self.stretch
+                v = (self.cosine * down - self.sine * across).abs() * self.stretch
+                formed = border(torch.maximum(u, v))
+            else:
+                assert level is not None  # it is drawn where a shape follows it
+                if shape == "blob":
+                    formed = inside * (level / self.fade).clamp(0, 1)
+                else:
+                    slope = torch.hypot(*torch.gradient(level, dim=(2, 3))).clamp_min(1e-4)
+                    from_line = level.abs() / slope
+                    formed = inside * (self.half_stroke + 0.5 - from_line).clamp(0, 1)
+            inside = torch.where(self.kind == number, formed, inside)
+        union = torch.where(self.present, inside, 0.0).amax(dim=1, keepdim=True)
+        smooth = union.square() * (3 - 2 * union)
+        return F.interpolate(smooth, size=self.size, mode="bilinear", align_corners=False)
+
+
+def draw_patches(
+    batch: int,
+    height: int,
+    width: int,
+    settings: Patches,
+    side: float,
+    generator: torch.Generator,
+) -> DrawnPatches:
+    """Draws what ``patch_masks`` is computed from, on the CPU."""
+    rows, columns = (height + 1) // 2, (width + 1) // 2
+    limit = min(height, width) / 2
+    low, high = (min(max(r * side, 1.0), limit) / 2 for r in settings.radius)
+    per_patch = (batch, settings.count, 1, 1)
+    radius = log_uniform(per_patch, (low, high), generator)
+    y = uniform(per_patch, (0.0, float(rows)), generator)
+    x = uniform(per_patch, (0.0, float(columns)), generator)
+    angle = uniform(per_patch, (0.0, math.pi), generator)
+    stretch = log_uniform(per_patch, settings.elongation, generator).sqrt()
+    half_stroke = side * log_uniform(per_patch, settings.stroke, generator) / 4
+    kind = torch.randint(len(settings.shapes), per_patch, generator=generator)
+    drawn = torch.randint(1, settings.count + 1, (batch, 1, 1, 1), generator=generator)
+    # Noise as wide as the larger patches, so that outlines bend rather than fray.
+    grid = (batch, 1, rows, columns)
+    outline = draw_noise(grid, (max(high / 3, 4.0), max(high, 4.0)), generator)
+    level = None
+    if {"blob", "stroke"} & {*settings.shapes}:
+        level = draw_noise(grid, (max(low, 3.0), max(high, 4.0)), generator)
+    return DrawnPatches(
+        size=(height, width),
+        shapes=settings.shapes,
+        fade=settings.fade,
+        distortion=settings.outline,
+        radius=radius,
+        y=y,
+        x=x,
+        cosine=angle.cos(),
+        sine=angle.sin(),
+        stretch=stretch,
+        half_stroke=half_stroke,
+        kind=kind,
+        present=torch.arange(settings.count).view(1, -1, 1, 1) < drawn,
+        outline=outline,
+        level=level,
+    )
 
 
 def patch_masks(
@@ -43,56 +161,7 @@ def patch_masks(
         are limited to half the image's shorter side. A blob or a stroke follows a random level
         line, which may pass by: about one in six of these is empty, and one in a hundred disks.
     """
-    rows, columns = (height + 1) // 2, (width + 1) // 2
-    limit = min(height, width) / 2
-    low, high = (min(max(r * side, 1.0), limit) / 2 for r in settings.radius)
-    per_patch = (batch, settings.count, 1, 1)
-    radius = log_uniform(per_patch, (low, high), generator)
-    y = uniform(per_patch, (0.0, float(rows)), generator)
-    x = uniform(per_patch, (0.0, float(columns)), generator)
-    angle = uniform(per_patch, (0.0, math.pi), generator)
-    stretch = log_uniform(per_patch, settings.elongation, generator).sqrt()
-    half_stroke = side * log_uniform(per_patch, settings.stroke, generator) / 4
-    kind = torch.randint(len(settings.shapes), per_patch, generator=generator)
-    drawn = torch.randint(1, settings.count + 1, (batch, 1, 1, 1), generator=generator)
-    present = torch.arange(settings.count).view(1, -1, 1, 1) < drawn
-
-    radius, y, x, half_stroke, kind, present = (
-        t.to(device, non_blocking=True) for t in (radius, y, x, half_stroke, kind, present)
-    )
-    along_y, along_x = pixel_grid(rows, columns, device)
-    down, across = (along_y - y) / radius, (along_x - x) / radius
-    distance = torch.hypot(down, across)
-    # Noise as wide as the larger patches, so that outlines bend rather than fray.
-    wide = (max(high / 3, 4.0), max(high, 4.0))
-    grid = (batch, 1, rows, columns)
-    reach = 1 + settings.outline * smooth_noise(grid, wide, generator, device)
-    inside = ((reach - distance) / settings.fade).clamp(0, 1)
-    level: Tensor | None = None
-    for number, shape in enumerate(settings.shapes):
-        if shape == "disk":
-            continue
-        if shape == "rectangle":
-            cosine, sine, aspect = (
-                t.to(device, non_blocking=True) for t in (angle.cos(), angle.sin(), stretch)
-            )
-            u = (cosine * across + sine * down).abs() / aspect
-            v = (cosine * down - sine * across).abs() * aspect
-            formed = ((reach - torch.maximum(u, v)) / settings.fade).clamp(0, 1)
-        else:
-            if level is None:
-                lengths = (max(low, 3.0), max(high, 4.0))
-                level = smooth_noise(grid, lengths, generator, device)
-            if shape == "blob":
-                formed = inside * (level / settings.fade).clamp(0, 1)
-            else:
-                slope = torch.hypot(*torch.gradient(level, dim=(2, 3))).clamp_min(1e-4)
-                from_line = level.abs() / slope
-                formed = inside * (half_stroke + 0.5 - from_line).clamp(0, 1)
-        inside = torch.where(kind == number, formed, inside)
-    union = torch.where(present, inside, 0.0).amax(dim=1, keepdim=True)
-    smooth = union.square() * (3 - 2 * union)
-    return F.interpolate(smooth, size=(height, width), mode="bilinear", align_corners=False)
+    return moved(draw_patches(batch, height, width, settings, side, generator), device).masks()
 
 
 def pixel_grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,167 @@
+"""Steps of more images than a recipe's, where a GPU or many cores would else stand idle.
+
+A recipe states how many images a step takes, for its learning rate. A step that takes ``g`` times
+as many is trained with ``sqrt(g)`` times the learning rate and averages its weights over as many
+images as before (decay ``** g``); as many images are seen, in fewer steps. The square root is the
+rule for Adam, whose steps do not grow with the gradient: what a larger batch changes is the noise
+(Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms").
+
+``LEAST_STEPS`` bounds it: with fewer steps networks ended worse, with as many they did not
+(``docs/measured.md``).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from ssray.config import Recipe
+from ssray.method.autoencoder import Autoencoder
+from ssray.method.inference import autocast
+from ssray.schedule import batch_size, images_to_see
+
+LEAST_STEPS = 1000
+"""That a training keeps, of whole images."""
+LEAST_GAIN = 1.1
+"""In images a second, for which twice the images a step are worth it."""
+MEMORY_SHARE = 0.5
+"""Of a GPU, or of the part of one that a worker has: that the network and its gradients may take,
+as the images, their corruption and other processes need some, too."""
+_TIMED_STEPS = 3
+
+
+def most_growth(recipe: Recipe, training_images: int) -> float:
+    """How many times the recipe's images a step may take so that ``LEAST_STEPS`` remain.
+
+    >>> from ssray.config import Schedule
+    >>> schedule = Schedule(images=40_000, batch=4, epochs=None)
+    >>> most_growth(Recipe(schedule=schedule), training_images=100)
+    10.0
+    """
+    networks = 2 if recipe.objective.kind == "ensemble" else 1  # they share the budget
+    steps = images_to_see(recipe.schedule, training_images) / recipe.schedule.batch
+    return max(1.0, steps / networks / LEAST_STEPS)
+
+
+def grown(recipe: Recipe, growth: float) -> Recipe:
+    """The recipe for steps of ``growth`` times as many images."""
+    schedule = recipe.schedule
+    changed = {
+        "batch": max(1, round(schedule.batch * growth)),
+        "learning_rate": schedule.learning_rate * math.sqrt(growth),
+        "averaging": schedule.averaging**growth,
+    }
+    return recipe.model_copy(update={"schedule": schedule.model_copy(update=changed)})
+
+
+def filling_growth(
+    recipe: Recipe,
+    shape: tuple[int, int],
+    device: torch.device,
+    precision: torch.dtype,
+    *,
+    parts: int,
+    most: float,
+    memory_share: float = 1.0,
+) -> int:
+    """The growth that fills a device: bare steps are timed, a second or two in all.
+
+    Args:
+        recipe: what is to be trained.
+        shape: rows and columns of its images.
+        device: to fill.
+        precision: of the forward pass.
+        parts: in how many each step is taken, of which the device takes one at a time.
+        most: the growth not to exceed.
+        memory_share: of the device that this process may take.
+
+    Returns:
+        A power of two.
+    """
+    speed = _speed(recipe, shape, device, precision, parts, memory_share)
+    growth = worth_growing(speed, most)
+    del speed
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return growth
+
+
+def _speed(
+    recipe: Recipe,
+    shape: tuple[int, int],
+    device: torch.device,
+    precision: torch.dtype,
+    parts: int,
+    memory_share: float,
+) -> Callable[[int], float | None]:
+    """What ``worth_growing`` asks."""
+    network = Autoencoder(recipe.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+
+    def speed(growth: int) -> float | None:
+        batch = batch_size(shape, shape, grown(recipe, growth).schedule, parts)
+        images = torch.rand(batch, 3, *shape, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        try:
+            seconds = _seconds_a_step(network, optimizer, images, precision)
+        except torch.cuda.OutOfMemoryError:
+            return None
+        if device.type == "cuda":
+            held = torch.cuda.max_memory_allocated(device)
+            total = torch.cuda.get_device_properties(device).total_memory
+            if held > MEMORY_SHARE * memory_share * total:
+                return None
+        return batch / seconds
+
+    return speed
+
+
+def worth_growing(speed: Callable[[int], float | None], most: float) -> int:
+    """Doubles the growth while images a second rise by a tenth.
+
+    Args:
+        speed: images a second at a growth; None where the memory holds no such step.
+        most: the growth not to exceed.
+
+    >>> worth_growing({1: 250.0, 2: 490.0, 4: 900.0, 8: 950.0}.get, most=100)
+    4
+    """
+    best, fastest = 1, speed(1) if most >= 2 else None
+    while fastest and 2 * best <= most:
+        found = speed(2 * best)
+        if found is None or found < LEAST_GAIN * fastest:
+            break
+        best, fastest = 2 * best, found
+    return best
+
+
+def _seconds_a_step(
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: torch.Tensor,
+    precision: torch.dtype,
+) -> float:
+    """The fastest of a few steps."""
+    fastest = math.inf
+    for step in range(1 + _TIMED_STEPS):
+        _wait_for(images.device)
+        started = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(images.device, precision):
+            loss = F.mse_loss(network(images), images)
+        loss.backward()
+        optimizer.step()
+        _wait_for(images.device)
+        if step:
+            fastest = min(fastest, time.perf_counter() - started)
+    return fastest
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,72 @@
+"""What was drawn on the CPU reaches the device in one copy.
+
+Random numbers are drawn on the CPU (``ssray.method.noise``), dozens of small tensors a step. One by
+one each would cost a launch, and from pageable memory perhaps a wait.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+Drawn = TypeVar("Drawn")
+
+_ALIGNMENT = 16
+"""Bytes at which a tensor may begin, whatever its type."""
+
+
+def moved(drawn: Drawn, device: torch.device) -> Drawn:
+    """The same with every tensor on the device.
+
+    Args:
+        drawn: a tensor on the CPU, or dataclasses and tuples that hold some, and anything else.
+        device: where they go. On the CPU nothing is copied.
+    """
+    if device.type == "cpu":
+        return drawn
+    tensors = list(_tensors(drawn))
+    sizes = [-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in tensors]
+    starts = list(itertools.accumulate(sizes, initial=0))
+    packed = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for start, tensor in zip(starts, tensors, strict=False):
+        flat = tensor.contiguous().view(-1).view(torch.uint8)
+        packed[start : start + tensor.nbytes] = flat
+    there = packed.to(device, non_blocking=True)
+    arrived = iter(
+        [
+            there[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            for start, tensor in zip(starts, tensors, strict=False)
+        ]
+    )
+    return cast(Drawn, _replaced(drawn, arrived))
+
+
+def _tensors(drawn: Any) -> Iterator[Tensor]:
+    if isinstance(drawn, Tensor):
+        yield drawn
+    else:
+        for part in _parts(drawn):
+            yield from _tensors(part)
+
+
+def _parts(drawn: Any) -> list[Any]:
+    if isinstance(drawn, tuple):
+        return list(drawn)
+    if dataclasses.is_dataclass(drawn):
+        return [getattr(drawn, field.name) for field in dataclasses.fields(drawn)]
+    return []
+
+
+def _replaced(drawn: Any, tensors: Iterator[Tensor]) -> Any:
+    """``drawn`` with the next of the tensors in place of each of its own."""
+    if isinstance(drawn, Tensor):
+        return next(tensors)
+    parts = [_replaced(part, tensors) for part in _parts(drawn)]
+    if isinstance(drawn, tuple):
+        return tuple(parts)
+    return type(drawn)(*parts) if parts else drawn

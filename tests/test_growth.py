@@ -1,0 +1,147 @@
+"""Steps that grow: the rule, what fills a device, and what a training makes of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ssray import growth
+from ssray.building import build_model, training_key
+from ssray.checkpoint import Checkpoint, CheckpointFile
+from ssray.config import Compute, Recipe, override
+from ssray.data.storage import Location
+from ssray.growth import LEAST_STEPS, filling_growth, grown, most_growth, worth_growing
+
+CPU = torch.device("cpu")
+
+
+def test_a_step_as_it_was_is_the_recipe() -> None:
+    assert grown(Recipe(), 1.0) == Recipe()
+
+
+def test_the_rule() -> None:
+    recipe = override(Recipe(), ["schedule.batch=4", "schedule.learning_rate=1e-3"])
+    larger = grown(recipe, 9).schedule
+    assert larger.batch == 36
+    assert larger.learning_rate == pytest.approx(3e-3)
+    assert larger.averaging == pytest.approx(recipe.schedule.averaging**9)
+    # as many images are remembered as before
+    memory = [s.batch / (1 - s.averaging) for s in (recipe.schedule, larger)]
+    assert memory[1] == pytest.approx(memory[0], rel=0.01)
+    assert larger.images == recipe.schedule.images
+    assert larger.epochs == recipe.schedule.epochs
+
+
+@pytest.mark.parametrize(
+    ("speeds", "most", "expected"),
+    [
+        ({1: 100, 2: 200, 4: 400, 8: 430}, 100, 4),  # 8 is not a tenth faster
+        ({1: 100, 2: 105, 4: 400}, 100, 1),
+        ({1: 100, 2: 200, 4: 400, 8: 800}, 7.9, 4),
+        ({1: 100, 2: 200, 4: None}, 100, 2),  # memory
+        ({1: None}, 100, 1),
+        ({1: 100, 2: 200}, 1.0, 1),
+    ],
+)
+def test_steps_grow_while_it_pays(
+    speeds: dict[int, float | None], most: float, expected: int
+) -> None:
+    asked: list[int] = []
+
+    def speed(factor: int) -> float | None:
+        asked.append(factor)
+        return speeds[factor]
+
+    assert worth_growing(speed, most) == expected
+    assert max(asked) <= max(most, 1)
+
+
+def test_enough_steps_remain() -> None:
+    recipe = override(Recipe(), [f"schedule.images={40 * LEAST_STEPS}", "schedule.epochs=null"])
+    assert most_growth(recipe, 100) == 10
+    assert most_growth(override(recipe, ["objective.kind=ensemble"]), 100) == 5
+    assert most_growth(override(recipe, ["schedule.epochs=1"]), 100) == 1, "never smaller"
+
+
+def test_a_device_is_filled_by_steps_that_it_was_timed_at(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that takes 10 ms a step and 1 ms an image more."""
+    batches: list[int] = []
+
+    def seconds(network: object, optimizer: object, images: Tensor, precision: object) -> float:
+        batches.append(len(images))
+        return 0.01 + 0.001 * len(images)
+
+    monkeypatch.setattr(growth, "_seconds_a_step", seconds)
+    shape = (64, 64)
+    recipe = override(tiny, ["schedule.batch=4"])
+    found = filling_growth(recipe, shape, CPU, torch.float32, parts=1, most=100)
+    assert batches == [4, 8, 16, 32, 64, 128]
+    # images/s: 286, 444, 615, 762, 865, 928, of which the last is not a tenth more
+    assert found == 16
+    batches.clear()
+    filling_growth(recipe, shape, CPU, torch.float32, parts=2, most=8)
+    assert batches == [2, 4, 8, 16], "each of two parts fills a device"
+
+
+def test_a_device_is_really_timed(tiny: Recipe) -> None:
+    found = filling_growth(tiny, (64, 64), CPU, torch.float32, parts=1, most=4)
+    assert found in (1, 2, 4)
+
+
+@pytest.fixture
+def uris(demo_root: Path) -> list[str]:
+    return sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
+
+
+def test_stated_images_a_step_decide_and_are_remembered(uris: list[str], tiny: Recipe) -> None:
+    stated = Compute(precision="float32", images_per_step=6)
+    model = build_model(uris, "weave", "v", tiny, stated, CPU, threads=1)
+    assert model is not None
+    assert model.facts.images_per_step == 6
+    assert model.recipe == tiny, "the recipe stays what was asked for"
+    rates = [row["learning_rate"] for row in model.history]
+    assert max(rates) <= tiny.schedule.learning_rate * math.sqrt(6 / tiny.schedule.batch)
+    alone = Compute(precision="float32")
+    plain = build_model(uris, "weave", "v", tiny, alone, CPU, threads=1)
+    assert plain is not None
+    assert plain.facts.images_per_step == tiny.schedule.batch
+    first, second = (each.weights[0]["to_image.weight"] for each in (model, plain))
+    assert not torch.equal(first, second)
+
+
+def test_a_resumed_training_keeps_its_steps(uris: list[str], tiny: Recipe, tmp_path: Path) -> None:
+    """Whatever the machine it goes on on would choose; checkpoints of old take the recipe's."""
+    place = CheckpointFile(Location.parse(tmp_path))
+    taken: list[Checkpoint] = []
+
+    class Kept(CheckpointFile):
+        def write(self, checkpoint: Checkpoint) -> None:
+            taken.append(checkpoint)
+
+    whole = Compute(precision="float32", images_per_step=4, checkpoint_minutes=0)
+    kept = Kept(Location.parse(tmp_path / "kept"))
+    expected = build_model(uris, "weave", "v", tiny, whole, CPU, threads=1, checkpoints=kept)
+    place.write(taken[1])
+    other = whole.model_copy(update={"images_per_step": None})
+    resumed = build_model(uris, "weave", "v", tiny, other, CPU, threads=1, checkpoints=place)
+    assert expected is not None and resumed is not None
+    assert resumed.facts.images_per_step == 4
+    for name, weight in expected.weights[0].items():
+        assert torch.equal(resumed.weights[0][name], weight), name
+    facts = {key: value for key, value in taken[1].facts.items() if key != "growth"}
+    place.write(Checkpoint(taken[1].tensors, facts))
+    of_old = build_model(uris, "weave", "v", tiny, whole, CPU, threads=1, checkpoints=place)
+    assert of_old is not None
+    assert of_old.facts.images_per_step == tiny.schedule.batch
+
+
+def test_only_stated_images_a_step_make_another_training(tiny: Recipe) -> None:
+    keys = [training_key(tiny, Compute(images_per_step=n), "data") for n in (None, 8, 16)]
+    assert len({*keys}) == 3
+    assert keys[0] == training_key(tiny, Compute(workers=4), "data")
