@@ -1,192 +1,205 @@
-"""Does the GPU give what the CPU gives, and is it kept busy?
+"""Does the GPU give what the CPU gives, and is it kept busy? Prepared for ten minutes of one.
 
-    make gpu-check
+    python benchmarks/gpu_check.py --out gpu.json                 # or: make gpu-check
+    python benchmarks/gpu_check.py --dry-run --out dry.json       # the same without a GPU
 
-generates a small data set, trains and evaluates it on the CPU and on the GPU (float32 and bfloat16,
-compiled and not; with nccl where there are two GPUs) through the same functions as the commands,
-and compares. Without a CUDA device it says so and does nothing.
+Each step below is a process of its own with a time limit; quick and telling ones come first. A row
+is printed as soon as it is measured, and the JSON file is written anew after each step, so that
+whatever ends the check leaves what it found. A step that fails or is too slow is a row as well.
+
+With ``--data ROOT``, a folder with grid, transistor and screw of MVTec AD, the paper's recipes are
+trained on them in the time that is left (``--minutes``).
+
+``--dry-run`` runs every step on the CPU with small sizes, and Ray with a GPU that it only pretends
+to have: it tells whether the check itself works, on a machine that has nothing but torch and what
+``benchmarks/gpu_pack.py`` packs. Its figures mean nothing else.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-
-from ssray import artifact
-from ssray.cluster.environment import quiet_local_ray
-
-quiet_local_ray()
-
-from ssray.cluster.runtime import ray_session  # noqa: E402  Ray reads its settings when imported
-from ssray.cluster.workflow import evaluate_categories, train_categories  # noqa: E402
-from ssray.config import Compute, Network  # noqa: E402
-from ssray.data.decode import read_image  # noqa: E402
-from ssray.data.demo import write_demo_data  # noqa: E402
-from ssray.data.index import index_dataset  # noqa: E402
-from ssray.data.storage import Location  # noqa: E402
-from ssray.method.autoencoder import Autoencoder  # noqa: E402
-from ssray.method.inference import autocast  # noqa: E402
-from ssray.model_store import published_version  # noqa: E402
-from ssray.recipes import RecipeRequest  # noqa: E402
-from ssray.scoring import Scorer  # noqa: E402
-
-NEVER_RUN = """\
-Nothing of ssray has ever been run on a GPU by its authors, this check included. What it does not
-reach even where it runs: several GPUs on several nodes, fractional GPUs, images beyond a GPU's
-memory; and nccl where there is only one GPU."""
-CATEGORY = "weave"
-SETTINGS = ("schedule.images=4000", "image_size=128", "network.width=16")
-RUNS = {
-    "CPU float32": Compute(device="cpu", precision="float32"),
-    "GPU float32": Compute(device="cuda", precision="float32"),
-    "GPU bfloat16": Compute(device="cuda", precision="bfloat16"),
-    "GPU float32, compiled": Compute(device="cuda", precision="float32", compile=True),
-    "GPU bfloat16, compiled": Compute(device="cuda", precision="bfloat16", compile=True),
-}
-BARE = "GPU bfloat16"
-"""Whose images/s are compared with those of the bare step."""
-TWO_GPUS = {"2 GPUs bfloat16": Compute(device="cuda", precision="bfloat16", workers=2)}
-LOSS_TOLERANCE = 0.15
-"""Of the validation loss, relatively: the noise and the rounding differ, the draws do not."""
-AUROC_TOLERANCE = 0.03
-MAP_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
-"""Of the same network's anomaly maps, relative to the largest value."""
+HERE = Path(__file__).parent
 
 
-@dataclass
-class Watch:
-    """Samples the GPU while a block runs."""
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A part of the check.
 
-    use: list[float] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)
-    _done: threading.Event = field(default_factory=threading.Event)
+    Attributes:
+        name: of the function in ``module``.
+        seconds: after which it is ended.
+        module: where it is.
+    """
 
-    def __enter__(self) -> Watch:
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
+    name: str
+    seconds: float
+    module: str = "gpu_steps"
 
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
+    @property
+    def with_ray(self) -> bool:
+        """Whether it is of the second part."""
+        return self.module == "gpu_ray_steps"
 
-    def _sample(self) -> None:
-        query = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used"]  # percent, MiB
-        while not self._done.wait(0.5):
-            answer = subprocess.run(
-                [*query, "--format=csv,noheader,nounits", "--id=0"],
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            use, memory = answer.stdout.split(",")
-            self.use.append(float(use))
-            self.memory.append(float(memory))
+
+STEPS = (
+    Step("machine", 40),
+    Step("corruption_equals_the_cpus", 40),
+    Step("a_step_equals_the_cpus", 60),
+    Step("bare_steps", 60),
+    Step("training_against_bare_steps", 90),
+    Step("scoring_against_bare_passes", 60),
+    Step("maps_equal_the_cpus", 60),
+    Step("process_group", 40, "gpu_ray_steps"),
+    Step("night", 120, "gpu_ray_steps"),
+    Step("trainings_on_one_card", 120, "gpu_ray_steps"),
+    Step("evaluation", 60, "gpu_ray_steps"),
+    Step("two_cards", 90, "gpu_ray_steps"),
+    Step("variants_of_the_step", 120),
+    Step("trained_quality_equals_the_cpus", 120),
+    Step("export", 60),
+    Step("cpu_cores", 120, "gpu_ray_steps"),
+)
+ACCURACY = Step("accuracy", 600, "gpu_ray_steps")
 
 
 def main() -> int:
-    """Returns how many comparisons failed."""
-    if not torch.cuda.is_available():
-        print(f"No CUDA device here: nothing was checked.\n{NEVER_RUN}")
-        return 0
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n{NEVER_RUN}\n")
-    failures: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
-        data = Location.parse(folder) / "data"
-        write_demo_data(Path(data.path), categories=1, images=60)
-        runs = RUNS | (TWO_GPUS if torch.cuda.device_count() > 1 else {})
-        stores = {name: Location.parse(folder) / str(i) for i, name in enumerate(runs)}
-        with ray_session():
-            figures = {
-                name: trained(name, runs[name], data, store) for name, store in stores.items()
-            }
-        reference = figures["CPU float32"]
-        for name, (loss, image, pixel, _) in figures.items():
-            if abs(loss - reference[0]) > LOSS_TOLERANCE * reference[0]:
-                failures.append(f"{name}: validation loss {loss:.5f}, CPU {reference[0]:.5f}")
-            for what, found, expected in zip(
-                ("image", "pixel"), (image, pixel), reference[1:3], strict=True
-            ):
-                if abs(found - expected) > AUROC_TOLERANCE:
-                    failures.append(f"{name}: {what} AUROC {found:.3f}, CPU {expected:.3f}")
-        failures += maps_differ(data, stores["CPU float32"])
-    bare = bare_images_per_second()
-    print(
-        f"bare step: {bare:.0f} images/s in bfloat16, memory "
-        f"{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB; {BARE} trains at "
-        f"{figures[BARE][3] / bare:.2f} of that"
+    """Returns how many rows missed their target or failed."""
+    options = parsed()
+    began = time.monotonic()
+    rows: list[dict[str, Any]] = []
+    for step in chosen(options):
+        left = 60 * options.minutes - (time.monotonic() - began)
+        if left < 5:
+            add(rows, options, step.name, {"what": "no time left", "failed": True})
+            continue
+        limit = min(left, step.seconds * options.patience)
+        for row in run(step, limit, options):
+            add(rows, options, step.name, row)
+    misses = [row for row in rows if row.get("failed") or row.get("holds") is False]
+    print(f"{len(rows)} rows, {len(misses)} missed or failed", flush=True)
+    for row in misses:
+        print("  " + text_of(row))
+    return len(misses)
+
+
+def parsed() -> argparse.Namespace:
+    """What the user asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    print("\n".join(failures) or "GPU and CPU agree within the tolerances.")
-    return len(failures)
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="the table, as JSON")
+    parser.add_argument("--minutes", type=float, default=10, help="for all steps together")
+    parser.add_argument("--patience", type=float, default=1, help="factor on each step's limit")
+    parser.add_argument("--part", choices=["core", "ray", "all"], default="all")
+    parser.add_argument("--only", action="append", metavar="STEP", help="repeatable")
+    parser.add_argument("--data", help="folder with categories of MVTec AD")
+    parser.add_argument("--dry-run", action="store_true", help="on the CPU, with small sizes")
+    parser.add_argument("--step", help=argparse.SUPPRESS)  # what a process of its own is told
+    options = parser.parse_args()
+    if options.step:
+        perform(options)
+        sys.exit()
+    known = [step.name for step in (*STEPS, ACCURACY)]
+    if unknown := set(options.only or []) - {*known}:
+        parser.error(f"no step {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    return options
 
 
-def trained(
-    name: str, compute: Compute, data: Location, store: Location
-) -> tuple[float, float, float, float]:
-    """Validation loss, image and pixel AUROC after training and evaluating, and images/s."""
-    request = RecipeRequest("compact-texture", SETTINGS)
-    with Watch() as watch:
-        failed = train_categories(data, [CATEGORY], request, compute, store)
-    for error in failed.values():
-        raise error
-    model = artifact.load(store, CATEGORY, published_version(store, CATEGORY))
-    fastest = max(row["images_per_second"] for row in model.history)
-    metrics, _ = evaluate_categories(data, [CATEGORY], store, compute, store / "out")
-    row = metrics.to_pylist()[0]
-    print(
-        f"{name:24} loss {model.facts.validation_loss:.5f}  image {row['image_auroc']:.3f}  "
-        f"pixel {row['pixel_auroc']:.3f}  {fastest:.0f} images/s  GPU use up to "
-        f"{max(watch.use, default=0):.0f} %, memory {max(watch.memory, default=0):.0f} MiB"
-    )
-    return model.facts.validation_loss, row["image_auroc"], row["pixel_auroc"], fastest
+def chosen(options: argparse.Namespace) -> Iterator[Step]:
+    """The steps to run."""
+    for step in (*STEPS, *([ACCURACY] if options.data else [])):
+        part = options.part == "all" or step.with_ray == (options.part == "ray")
+        if part and (not options.only or step.name in options.only):
+            yield step
 
 
-def maps_differ(data: Location, store: Location) -> list[str]:
-    """How the anomaly maps of one network differ between the devices, where it is too much."""
-    model = artifact.load(store, CATEGORY, published_version(store, CATEGORY))
-    reference = Scorer(model, torch.device("cpu"), torch.float32)
-    rows = index_dataset(data, [CATEGORY]).to_pylist()[:8]
-    images = np.stack([reference.prepare(read_image(row["uri"])) for row in rows])
-    expected = reference(images).maps
-    failures = []
-    for precision, tolerance in MAP_TOLERANCE.items():
-        scorer = Scorer(model, torch.device("cuda"), getattr(torch, precision))
-        worst = float(np.abs(scorer(images).maps - expected).max() / expected.max())
-        print(f"maps in {precision}: largest difference {worst:.1e} of the largest value")
-        if worst > tolerance:
-            failures.append(f"maps in {precision} differ by {worst:.1e}, allowed {tolerance:.0e}")
-    return failures
+def run(step: Step, limit: float, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The rows of a step, as its process prints them; and one that says so where it went wrong."""
+    command = [sys.executable, __file__, "--step", f"{step.module}.{step.name}"]
+    command += ["--minutes", f"{limit / 60:.2f}"]
+    command += ["--dry-run"] if options.dry_run else []
+    command += ["--data", options.data] if options.data else []
+    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    began = time.monotonic()
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        late = threading.Timer(limit, _end, [process])
+        late.start()
+        said: list[str] = []
+        assert process.stdout is not None and process.stderr is not None
+        errors = threading.Thread(target=lambda: said.extend(process.stderr or ()))
+        errors.start()
+        for line in process.stdout:
+            if line.startswith("{"):
+                yield json.loads(line)
+        code = process.wait()
+        late.cancel()
+        _end(process)  # whatever it left running
+        errors.join(5)
+    seconds = time.monotonic() - began
+    yield {"what": "seconds in all", "value": round(seconds, 1), "unit": "s"}
+    if code:
+        reason = (
+            f"ended after its {limit:.0f} s"
+            if seconds >= limit
+            else "".join(said[-12:]).strip() or f"exit code {code}"
+        )
+        yield {"what": reason, "failed": True}
 
 
-def bare_images_per_second(steps: int = 200, batch: int = 4) -> float:
-    """Forward, backward and optimizer on one batch that is already there, at 128 px."""
-    device = torch.device("cuda")
-    model = Autoencoder(Network(width=16, blend="pixel"))
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.rand(batch, 3, 128, 128, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    started = 0.0
-    for step in range(steps + 20):
-        if step == 20:
-            torch.cuda.synchronize()
-            started = time.perf_counter()
-        with autocast(device, torch.bfloat16):
-            loss = F.mse_loss(model(images), images)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    torch.cuda.synchronize()
-    return steps * batch / (time.perf_counter() - started)
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends a step's process and all that it started, which are a session of their own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def add(
+    rows: list[dict[str, Any]], options: argparse.Namespace, step: str, row: dict[str, Any]
+) -> None:
+    """Shows a row, and writes all there are."""
+    rows.append({"step": step} | row)
+    print(text_of(rows[-1]), flush=True)
+    table = {"dry_run": options.dry_run, "rows": rows}
+    options.out.write_text(json.dumps(table, indent=1) + "\n")
+
+
+def text_of(row: dict[str, Any]) -> str:
+    """A row as a line."""
+    value = row.get("value", "")
+    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+    line = f"{row['step']:32} {row['what']}: {shown} {row.get('unit', '')}".rstrip()
+    if "target" in row:
+        line += f"  (target {row['target']}: {'holds' if row['holds'] else 'MISSED'})"
+    return f"{line}  FAILED" if row.get("failed") else line
+
+
+def perform(options: argparse.Namespace) -> None:
+    """Runs one step in this process."""
+    module, name = options.step.split(".")
+    sys.path.insert(0, str(HERE))
+    setup_module = __import__("gpu_steps")
+    setup = setup_module.Setup.of(options.dry_run, options.minutes, options.data)
+    getattr(__import__(module), name)(setup)
 
 
 if __name__ == "__main__":

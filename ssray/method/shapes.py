@@ -6,6 +6,7 @@ its outline distorted and its border fading smoothly.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -164,8 +165,9 @@ def patch_masks(
     return moved(draw_patches(batch, height, width, settings, side, generator), device).masks()
 
 
+@functools.lru_cache(maxsize=64)
 def pixel_grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row numbers, (H, 1), and column numbers, (1, W), float32."""
+    """Row numbers, (H, 1), and column numbers, (1, W), float32; not to be changed in place."""
     rows = torch.arange(height, device=device, dtype=torch.float32).view(height, 1)
     columns = torch.arange(width, device=device, dtype=torch.float32).view(1, width)
     return rows, columns
