@@ -91,7 +91,7 @@ def main() -> int:
     misses = [row for row in rows if row.get("failed") or row.get("holds") is False]
     print(f"{len(rows)} rows, {len(misses)} missed or failed", flush=True)
     for row in misses:
-        print("  " + text_of(row))
+        print(f"  {text_of(row)}".partition("\n")[0])
     return len(misses)
 
 
@@ -162,9 +162,9 @@ def run(step: Step, limit: float, options: argparse.Namespace) -> Iterator[dict[
         reason = (
             f"ended after its {limit:.0f} s"
             if seconds >= limit
-            else "".join(said[-12:]).strip() or f"exit code {code}"
+            else "".join(said).strip().rpartition("\n")[2] or f"exit code {code}"
         )
-        yield {"what": reason, "failed": True}
+        yield {"what": reason, "failed": True, "traceback": "".join(said[-20:])}
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -190,7 +190,7 @@ def text_of(row: dict[str, Any]) -> str:
     line = f"{row['step']:32} {row['what']}: {shown} {row.get('unit', '')}".rstrip()
     if "target" in row:
         line += f"  (target {row['target']}: {'holds' if row['holds'] else 'MISSED'})"
-    return f"{line}  FAILED" if row.get("failed") else line
+    return f"{line}  FAILED\n{row.get('traceback', '')}".rstrip() if row.get("failed") else line
 
 
 def perform(options: argparse.Namespace) -> None:

@@ -207,7 +207,7 @@ def trainings_on_one_card(setup: Setup) -> None:
     """One training by itself, then three at once on thirds of the card."""
     with session(setup) as place:
         write_demo_data(Path((place / "data").path), categories=3, images=60, size=128)
-        images = setup.scaled(60_000, 100)
+        images = 400 if setup.small else 60_000
         settings = [f"schedule.images={images}", "schedule.epochs=null"]
         if setup.small:
             settings += ["image_size=64", "network.width=4"]
@@ -268,8 +268,9 @@ def two_cards(setup: Setup) -> None:
         return
     with session(setup) as place:
         [name] = write_demo_data(Path((place / "data").path), categories=1, images=60, size=64)
-        settings = (f"schedule.images={setup.scaled(20_000, 100)}", "schedule.epochs=null")
-        request = RecipeRequest("demo", (*settings, "image_size=64"))
+        images = 400 if setup.small else 20_000
+        settings = (f"schedule.images={images}", "schedule.epochs=null", "image_size=64")
+        request = RecipeRequest("demo", settings)
         half = {"gpus_per_worker": 0.5} if setup.small else {}  # one is pretended, not two
         failed = train_categories(
             place / "data", [name], request, on_card(setup, workers=2, **half), place / "models"

@@ -24,7 +24,7 @@ from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import autocast
 from ssray.schedule import batch_size, images_to_see
 
-LEAST_STEPS = 1000
+LEAST_STEPS = 2000
 """That a training keeps, of whole images."""
 LEAST_GAIN = 1.1
 """In images a second, for which twice the images a step are worth it."""
@@ -38,7 +38,7 @@ def most_growth(recipe: Recipe, training_images: int) -> float:
     """How many times the recipe's images a step may take so that ``LEAST_STEPS`` remain.
 
     >>> from ssray.config import Schedule
-    >>> schedule = Schedule(images=40_000, batch=4, epochs=None)
+    >>> schedule = Schedule(images=80_000, batch=4, epochs=None)
     >>> most_growth(Recipe(schedule=schedule), training_images=100)
     10.0
     """

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from ssray.artifact import ModelArtifact
 from ssray.backends import OpenVinoNetwork, resolve_backend
 from ssray.config import Backend
 from ssray.data.decode import resize
 from ssray.method.inference import differences, to_network
+from ssray.method.transfer import downloaded, uploaded
 
 Maps = npt.NDArray[np.float32]
 
@@ -91,8 +91,8 @@ class Scorer:
     def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
         """Scores prepared images, (B, H, W, 3) uint8."""
         height, width = images.shape[1:3]
-        parts = torch.tensor(images).split(max(1, PIXELS_AT_ONCE // (height * width)))
-        scored = [self._scored(part) for part in parts]
+        most = max(1, PIXELS_AT_ONCE // (height * width))
+        scored = [self._scored(images[i : i + most]) for i in range(0, max(1, len(images)), most)]
         return Scored(*(np.concatenate(found) for found in zip(*scored, strict=True)))
 
     def judge(self, images: npt.NDArray[np.uint8]) -> list[Verdict | None]:
@@ -107,11 +107,12 @@ class Scorer:
             for anomaly_map, score, p in zip(scored.maps, scored.scores, p_values, strict=True)
         ]
 
-    def _scored(self, images: Tensor) -> tuple[Maps, npt.NDArray[np.float32]]:
-        x = to_network(images, self._device)
+    def _scored(self, images: npt.NDArray[np.uint8]) -> tuple[Maps, npt.NDArray[np.float32]]:
+        x = to_network(uploaded(images, self._device), self._device)
         difference = self._maker.settings.difference
-        maps = self._maker(differences(self._networks, x, difference, self._precision))
-        return maps.squeeze(1).cpu().numpy(), self._maker.scores(maps).cpu().numpy()
+        on_device = self._maker(differences(self._networks, x, difference, self._precision))
+        maps, scores = downloaded(on_device.squeeze(1), self._maker.scores(on_device))
+        return maps.numpy(), scores.numpy()
 
 
 def resize_map(anomaly_map: Maps, shape: tuple[int, int]) -> Maps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -82,3 +83,49 @@ def test_maps_are_judged_at_the_size_of_the_masks(ablation: ModuleType) -> None:
     image, pixel = test_set.judge(MapMaker(settings, torch.ones(1)), stack)
     assert image == 1
     assert pixel > 0.999
+
+
+def test_the_gpu_check_goes_on_after_a_step_that_fails_or_is_late(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu_check
+
+    steps = [gpu_check.Step(*each) for each in (("no_such_step", 60), ("bare_steps", 0.2))]
+    monkeypatch.setattr(gpu_check, "STEPS", (*steps, gpu_check.Step("machine", 60)))
+    out = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--dry-run", "--out", str(out)])
+    assert gpu_check.main() == 2
+    table = json.loads(out.read_text())
+    assert table["dry_run"] is True
+    failed = {row["step"]: row["what"] for row in table["rows"] if row.get("failed")}
+    assert "no attribute 'no_such_step'" in failed["no_such_step"]
+    assert failed["bare_steps"] == "ended after its 0 s"
+    found = {row["what"]: row.get("value") for row in table["rows"] if row["step"] == "machine"}
+    assert found["torch"] == torch.__version__
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--only", "nothing"])
+    with pytest.raises(SystemExit):
+        gpu_check.main()
+    sys.modules.pop("gpu_check")
+
+
+def test_the_gpu_check_refuses_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--only", "machine"]
+    ended = subprocess.run(
+        [*command, "--out", str(tmp_path / "gpu.json")], capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert "torch sees no CUDA device here; --dry-run" in ended.stdout
+
+
+def test_the_last_dry_run_was_whole() -> None:
+    """Every step of the GPU check ran, without a GPU, on a machine with nothing but the pack."""
+    table = json.loads((BENCHMARKS / "gpu_dry_run.json").read_text())
+    assert table["dry_run"] is True
+    assert not [row for row in table["rows"] if row.get("failed") or row.get("holds") is False]
+    source = (BENCHMARKS / "gpu_check.py").read_text()
+    for name in {row["step"] for row in table["rows"]}:
+        assert f'Step("{name}"' in source
+    assert source.count("    Step(") == len({row["step"] for row in table["rows"]})

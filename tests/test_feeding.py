@@ -72,6 +72,28 @@ def test_a_large_window_begins_before_it_is_full() -> None:
     assert len(moving.images) == START + 100
 
 
+def test_images_that_come_in_together_are_copied_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To a GPU each copy costs a launch, and from memory that is not its own a wait."""
+    sizes: list[int] = []
+    take_in = ImageWindow._take_in
+
+    def counted(self: ImageWindow, arrivals: Iterator[UInt8Image], place: int, count: int) -> None:
+        sizes.append(count)
+        take_in(self, arrivals, place, count)
+
+    monkeypatch.setattr(ImageWindow, "_take_in", counted)
+    moving = window(100, [str(number % 256) for number in range(300)])
+    moving.to(torch.device("meta"))
+    moving.advance(0)
+    assert sizes == [64, 36]
+    moving.advance(DRAWS * 90)
+    assert sizes[2:] == [64, 26]
+    moving.advance(DRAWS * 120)
+    assert sizes[4:] == [10, 20], "up to the last slot, and on from the first"
+
+
 @pytest.mark.parametrize("drawn", [0, 7, 39, 40, 41, 1000, 12345])
 @pytest.mark.parametrize("damaged", [(), ("3", "17", "30"), URIS[:20]])
 def test_any_position_can_be_reached_at_once(drawn: int, damaged: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from ssray.calibration import calibrate
 from ssray.checkpoint import Checkpoint
 from ssray.config import Compute, Objective, Recipe, Schedule, override
 from ssray.data.storage import Location
-from ssray.device import resolve_device, resolve_precision
+from ssray.device import kept_precision, resolve_device, resolve_precision
 from ssray.errors import ArtifactError, ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker, smooth
 from ssray.method.augmentation import draw_crops, random_light, relight
@@ -488,10 +488,18 @@ def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(
         return including_emulation or native["value"]
 
     monkeypatch.setattr("torch.cuda.is_bf16_supported", supported)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "an old card")
     gpu = torch.device("cuda")
     assert resolve_precision("auto", gpu, tiny.network) == torch.float32
+    assert kept_precision("bfloat16", gpu) == torch.float32, "however it was trained so far"
+    assert kept_precision("bfloat16", CPU) == torch.bfloat16
+    with pytest.raises(ConfigError, match=r"an old card has no instructions.*--precision auto"):
+        resolve_precision("bfloat16", gpu, tiny.network)
     native["value"] = True
     assert resolve_precision("auto", gpu, tiny.network) == torch.bfloat16
+    assert resolve_precision("bfloat16", gpu, tiny.network) == torch.bfloat16
+    assert kept_precision("bfloat16", gpu) == torch.bfloat16
+    assert kept_precision("float32", gpu) == torch.float32
     assert resolve_precision("auto", CPU, tiny.network) is resolve_precision(
         "auto", CPU, tiny.network
     )

@@ -1,7 +1,8 @@
-"""What was drawn on the CPU reaches the device in one copy.
+"""Between the CPU and the device that computes, in few copies and through pinned memory.
 
 Random numbers are drawn on the CPU (``ssray.method.noise``), dozens of small tensors a step. One by
-one each would cost a launch, and from pageable memory perhaps a wait.
+one each would cost a launch, and from pageable memory perhaps a wait. Images and maps are large: to
+and from pageable memory a copy takes several times as long.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -44,6 +47,27 @@ def moved(drawn: Drawn, device: torch.device) -> Drawn:
         ]
     )
     return cast(Drawn, _replaced(drawn, arrived))
+
+
+def uploaded(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+    """An array as a tensor on the device; on the CPU a copy."""
+    staged = torch.empty(images.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    staged.numpy()[...] = images
+    return staged.to(device, non_blocking=True)
+
+
+def downloaded(*tensors: Tensor) -> list[Tensor]:
+    """Tensors on the CPU, with one wait for all of them; those that are there stay as they are."""
+    found = []
+    for tensor in tensors:
+        if tensor.device.type == "cuda":
+            there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            found.append(there.copy_(tensor, non_blocking=True))
+        else:
+            found.append(tensor)
+    if any(tensor.device.type == "cuda" for tensor in tensors):
+        torch.cuda.current_stream(tensors[0].device).synchronize()
+    return found
 
 
 def _tensors(drawn: Any) -> Iterator[Tensor]:
