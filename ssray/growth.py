@@ -6,8 +6,8 @@ images as before (decay ``** g``); as many images are seen, in fewer steps. The 
 rule for Adam, whose steps do not grow with the gradient: what a larger batch changes is the noise
 (Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms").
 
-``LEAST_STEPS`` bounds it. Of equal images, networks ended worse after 500 steps than after 4,000, and
-no worse after 1,000 (``docs/measured.md``).
+``LEAST_STEPS`` bounds it. Of equal images, networks ended worse after 500 steps than after 4,000,
+and no worse after 1,000 (``docs/measured.md``).
 """
 
 from __future__ import annotations
