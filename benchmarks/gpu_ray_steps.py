@@ -152,6 +152,8 @@ def night(setup: Setup) -> None:
             summary = score_night(request, on_card(setup), on_scored=scored).completed.summary
         seconds = time.perf_counter() - began
     row("images without a row", count - summary.images + sum(summary.errors.values()), most=0)
+    if not first:
+        return
     row("seconds until the first batch", first[0], "s")
     row("images a second, all in", count / seconds, "images/s")
     batch = request.batch
@@ -207,7 +209,8 @@ def trainings_on_one_card(setup: Setup) -> None:
     """One training by itself, then three at once on thirds of the card."""
     with session(setup) as place:
         write_demo_data(Path((place / "data").path), categories=3, images=60, size=128)
-        images = 400 if setup.small else 60_000
+        images = 400 if setup.small else 10**6
+        limit = {} if setup.small else {"max_minutes": 0.3}
         settings = [f"schedule.images={images}", "schedule.epochs=null"]
         if setup.small:
             settings += ["image_size=64", "network.width=4"]
@@ -224,14 +227,20 @@ def trainings_on_one_card(setup: Setup) -> None:
         recipe = request.resolve("weave", lambda: torch.empty(0))
         watch = Watch()
         with watch.watching():
-            train_category(uris, "weave", recipe, on_card(setup), place / "one", on_epoch=seen)
+            train_category(
+                uris, "weave", recipe, on_card(setup, **limit), place / "one", on_epoch=seen
+            )
         row("one training: seconds until its first step", first[0], "s")
         row("one training", rows[-1].images_seen / rows[-1].seconds, "images/s")
         watch.rows("one training")
         watch, began = Watch(), time.perf_counter()
         with watch.watching():
             failed = train_categories(
-                place / "data", [], request, on_card(setup, gpus_per_worker=0.33), place / "three"
+                place / "data",
+                [],
+                request,
+                on_card(setup, gpus_per_worker=0.33, **limit),
+                place / "three",
             )
         row("three trainings at once that failed", len(failed), most=0)
         versions = model_store.published(place / "three")
@@ -292,7 +301,7 @@ def cpu_cores(setup: Setup) -> None:
         if setup.small:
             settings += ["image_size=64", "network.width=4"]
         recipe = override(compact.object_(), settings)
-        minutes = 0.1 if setup.small else 0.4
+        minutes = 0.1 if setup.small else 0.3
         rates: dict[str, float] = {}
         for label, compute in (
             ("two cores", Compute(device="cpu", workers=1, cpus_per_worker=min(2, cores))),

@@ -297,7 +297,7 @@ def _training_against_bare_steps(setup: Setup, name: str, recipe: Recipe) -> Non
         "ours": lambda: run.step(checkpoint_due=False),
         "drawing": lambda: corrupt(ready, recipe.corruption, side, generator),
     }
-    rounds = 2 if setup.small else max(10, round(2000 / batch))
+    rounds = 2 if setup.small else max(6, round(600 / batch))
     seconds = {
         what: statistics.median(setup.seconds(work, rounds) for _ in range(3))
         for what, work in works.items()
@@ -368,13 +368,17 @@ def maps_equal_the_cpus(setup: Setup) -> None:
             row(f"maps in {precision}{name}, largest difference", off, most=bound)
 
 
+METRICS = ("image AUROC", "pixel AUROC")
+
+
 def trained_quality_equals_the_cpus(setup: Setup) -> None:
-    """Networks trained on each device, and in each precision, judged alike; the CPU's is last."""
+    """Networks trained on the CPU and on the device, in both precisions, judged alike."""
+    torch.set_num_threads(1 if setup.small else 2)  # more wait for each other at this size
     with tempfile.TemporaryDirectory() as folder:
         [name] = write_demo_data(Path(folder), categories=1, images=60, size=64)
         manifest = index_dataset(Location.parse(folder), [name])
         uris = manifest.filter(pc.equal(manifest["split"], "train"))["uri"].to_pylist()
-        images = 400 if setup.small else 6000
+        images = 400 if setup.small else 8000
         recipe = override(
             compact.demo(),
             ["image_size=64", f"schedule.images={images}", "schedule.epochs=null"],
@@ -399,26 +403,20 @@ def trained_quality_equals_the_cpus(setup: Setup) -> None:
             network = fitted.model.cpu()
             return loss, *judge([network], calibration, average, test_set, torch.float32)
 
-        found = {
-            "float32": judged(setup.device, torch.float32),
-            "bfloat16": judged(setup.device, torch.bfloat16),
-            "bfloat16, steps of 4 x the images": judged(setup.device, torch.bfloat16, 4),
-        }
         reference = judged(CPU, torch.float32)
-    row("CPU: validation loss", reference[0])
-    row("CPU: image AUROC", reference[1])
-    row("CPU: pixel AUROC", reference[2])
-    for name, (loss, image, pixel) in found.items():
-        if "steps" not in name:
-            off = abs(loss / reference[0] - 1)
-            row(f"{name}: loss, relative difference", off, most=LOSS_TOLERANCE)
-        for metric, value, expected in (
-            ("image", image, reference[1]),
-            ("pixel", pixel, reference[2]),
+        for what, value in zip(("validation loss", *METRICS), reference, strict=True):
+            row(f"CPU: {what}", value)
+        for name, precision, growth in (
+            ("float32", torch.float32, 1),
+            ("bfloat16", torch.bfloat16, 1),
+            ("bfloat16, steps of 2 x the images", torch.bfloat16, 2),
         ):
-            lost = expected - value
-            bound = 1.0 if setup.small else AUROC_TOLERANCE
-            row(f"{name}: {metric} AUROC lost", lost, most=bound)
+            loss, *aurocs = judged(setup.device, precision, growth)
+            off = abs(loss / reference[0] - 1)
+            row(f"{name}: loss, relative difference", off, most=LOSS_TOLERANCE * growth)
+            for metric, value, expected in zip(METRICS, aurocs, reference[1:], strict=True):
+                bound = 1.0 if setup.small else AUROC_TOLERANCE
+                row(f"{name}: {metric} lost", expected - value, most=bound)
 
 
 def variants_of_the_step(setup: Setup) -> None:
@@ -512,7 +510,11 @@ def graphed(setup: Setup, recipe: Recipe, images: Tensor) -> Step:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay(network: nn.Module = network, optimizer: torch.optim.Adam = optimizer) -> None:
+        graph.replay()  # writes into the memory of both, which must live as long
+
+    return replay
 
 
 VARIANTS: dict[str, Maker] = {
@@ -560,7 +562,7 @@ class Watch:
     def _sample(self, done: threading.Event) -> None:
         query = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--id=0"]
         while not done.wait(0.5):
-            with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            with contextlib.suppress(OSError, ValueError, subprocess.CalledProcessError):
                 answer = subprocess.run(
                     [*query, "--format=csv,noheader,nounits"],
                     capture_output=True,

@@ -43,8 +43,8 @@ from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
 
-FORMAT_VERSION = 4
-READABLE = (2, 3, FORMAT_VERSION)
+FORMAT_VERSION = 5
+READABLE = (2, 3, 4, FORMAT_VERSION)
 MANIFEST = "manifest.json"
 EPOCH_LOG = "epochs.parquet"
 AVERAGE_MAP = "average_map.safetensors"
@@ -91,7 +91,8 @@ class TrainingFacts(BaseModel):
         data_fingerprint: of the training images, held-out ones included, and of the textures that
             the recipe names.
         training_key: the same for the same images, recipe, seed and budget.
-        images_per_step: over all workers; None of models that took the recipe's.
+        images_per_step: over all workers, that the learning rate was set for; None in earlier
+            versions, which took the recipe's.
         max_minutes: the time budget, if there was one.
         resumed: how often the run went on from a checkpoint.
         parts: in which each step's batch was normalised.

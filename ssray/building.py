@@ -36,6 +36,7 @@ from ssray.device import (
     resolve_precision,
     use_cores,
 )
+from ssray.errors import TrainingError
 from ssray.feeding import Feed, Fold
 from ssray.growth import filling_growth, grown, most_growth
 from ssray.method.autoencoder import Autoencoder
@@ -158,22 +159,29 @@ def build_model(
             if checkpoints and team.rank == 0:
                 checkpoints.write(finished.added_to(checkpoint))
 
-        fitted = fit(
-            split.training,
-            unseen,
-            part,
-            device=device,
-            precision=precision,
-            seed=compute.seed,
-            max_minutes=compute.max_minutes and compute.max_minutes / len(parts),
-            textures=textures,
-            parts=parts_a_step,
-            compiled=compute.compile,
-            resume=stored,
-            checkpoint_minutes=compute.checkpoint_minutes if checkpoints else math.inf,
-            on_epoch=add_row,
-            on_checkpoint=keep,
-        )
+        try:
+            fitted = fit(
+                split.training,
+                unseen,
+                part,
+                device=device,
+                precision=precision,
+                seed=compute.seed,
+                max_minutes=compute.max_minutes and compute.max_minutes / len(parts),
+                textures=textures,
+                parts=parts_a_step,
+                compiled=compute.compile,
+                resume=stored,
+                checkpoint_minutes=compute.checkpoint_minutes if checkpoints else math.inf,
+                on_epoch=add_row,
+                on_checkpoint=keep,
+            )
+        except torch.cuda.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the GPU's memory holds no step of {trained.schedule.batch} images "
+                f"({str(error).partition('. ')[0]}). Use a smaller --images-per-step, or a larger "
+                "--accumulate, which takes a step in more parts."
+            ) from error
         stored = None
         networks = [*networks, fitted.model]
     trained_on, skipped = feed.counted()
@@ -229,7 +237,10 @@ def build_model(
 def training_key(
     recipe: Recipe, compute: Compute, data_fingerprint: str, criterion: Criterion | None = None
 ) -> str:
-    """The same for trainings that are to give the same model, wherever and however they run."""
+    """The same for trainings of which all is the same that decides a model and was stated.
+
+    Precision, and how far steps grow, are left to the machine where nobody states them.
+    """
     decisive: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json", exclude={"name"}),
         "seed": compute.seed,
@@ -352,7 +363,7 @@ def _growth(
     parts: int,
     team: Team,
 ) -> float:
-    """How many times the recipe's images a step takes; rank 0's choice for all.
+    """How many times the recipe's images a step takes; the same for all processes.
 
     As many as were stated. Else on a GPU as many as fill it; on CPUs, where nobody stated how many
     workers share a step, each of them gets a step of the recipe's.
@@ -371,10 +382,10 @@ def _growth(
             parts=parts,
             most=most,
             memory_share=min(1.0, compute.gpus_per_worker or 1.0),
+            taken_bytes=feed.nbytes,
         )
     )
-    [chosen] = team.first(growth)
-    return chosen
+    return team.least(growth)
 
 
 def _agreed(precision: torch.dtype, team: Team) -> torch.dtype:

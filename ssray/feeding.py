@@ -63,6 +63,12 @@ class Feed:
             return len(self.training)
         return self.training.total
 
+    @property
+    def nbytes(self) -> int:
+        """That the images to train on take on the device."""
+        training = self.training
+        return training.nbytes if isinstance(training, Tensor) else training.capacity_bytes
+
     def counted(self) -> tuple[int, int]:
         """Images there were to draw from so far, and those that could not be used.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,7 @@ def filling_growth(
     parts: int,
     most: float,
     memory_share: float = 1.0,
+    taken_bytes: int = 0,
 ) -> int:
     """The growth that fills a device: bare steps are timed, a second or two in all.
 
@@ -78,17 +79,21 @@ def filling_growth(
         parts: in how many each step is taken, of which the device takes one at a time.
         most: the growth not to exceed.
         memory_share: of the device that this process may take.
+        taken_bytes: of it, by what the training will hold beside the network.
 
     Returns:
         A power of two.
     """
-    speed = _speed(recipe, shape, device, precision, parts, memory_share)
-    growth = worth_growing(speed, most)
-    del speed
+    sizes: dict[int, int] = {}  # a part has two images at least, at several growths perhaps
+    for growth in (2**power for power in range(int(math.log2(most)) + 1)):
+        sizes[batch_size(shape, shape, grown(recipe, growth).schedule, parts)] = growth
+    found = worth_growing(
+        _speed(recipe, shape, device, precision, memory_share, taken_bytes), list(sizes)
+    )
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    return growth
+    return sizes[found]
 
 
 def _speed(
@@ -96,47 +101,53 @@ def _speed(
     shape: tuple[int, int],
     device: torch.device,
     precision: torch.dtype,
-    parts: int,
     memory_share: float,
+    taken_bytes: int,
 ) -> Callable[[int], float | None]:
     """What ``worth_growing`` asks."""
     network = Autoencoder(recipe.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    on_gpu = device.type == "cuda"
+    held = torch.cuda.memory_allocated(device) if on_gpu else 0
 
-    def speed(growth: int) -> float | None:
-        batch = batch_size(shape, shape, grown(recipe, growth).schedule, parts)
-        images = torch.rand(batch, 3, *shape, device=device)
-        images = images.contiguous(memory_format=torch.channels_last)
+    def speed(batch: int) -> float | None:
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
         try:
+            images = torch.rand(batch, 3, *shape, device=device)
+            images = images.contiguous(memory_format=torch.channels_last)
             seconds = _seconds_a_step(network, optimizer, images, precision)
-        except torch.cuda.OutOfMemoryError:
+        except RuntimeError:  # libraries that find no memory have errors of their own
+            if not on_gpu:
+                raise
             return None
-        if device.type == "cuda":
-            held = torch.cuda.max_memory_allocated(device)
-            total = torch.cuda.get_device_properties(device).total_memory
-            if held > MEMORY_SHARE * memory_share * total:
+        if on_gpu:
+            needed = torch.cuda.max_memory_allocated(device) - held
+            total = memory_share * torch.cuda.get_device_properties(device).total_memory
+            if needed + taken_bytes > MEMORY_SHARE * total:
                 return None
         return batch / seconds
 
     return speed
 
 
-def worth_growing(speed: Callable[[int], float | None], most: float) -> int:
-    """Doubles the growth while images a second rise by a tenth.
+def worth_growing(speed: Callable[[int], float | None], batches: Sequence[int]) -> int:
+    """The largest batch up to which images a second rise by a tenth each time.
 
     Args:
-        speed: images a second at a growth; None where the memory holds no such step.
-        most: the growth not to exceed.
+        speed: images a second with a batch; None where the memory holds no such step.
+        batches: to try, rising; of a single one nothing is asked.
 
-    >>> worth_growing({1: 250.0, 2: 490.0, 4: 900.0, 8: 950.0}.get, most=100)
-    4
+    >>> worth_growing({4: 250.0, 8: 490.0, 16: 900.0, 32: 950.0}.get, [4, 8, 16, 32])
+    16
     """
-    best, fastest = 1, speed(1) if most >= 2 else None
-    while fastest and 2 * best <= most:
-        found = speed(2 * best)
-        if found is None or found < LEAST_GAIN * fastest:
+    best, *larger = batches
+    fastest = speed(best) if larger else None
+    for batch in larger:
+        found = speed(batch) if fastest else None
+        if fastest is None or found is None or found < LEAST_GAIN * fastest:
             break
-        best, fastest = 2 * best, found
+        best, fastest = batch, found
     return best
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ssray.artifact import ModelArtifact
 from ssray.backends import OpenVinoNetwork, resolve_backend
@@ -92,8 +93,17 @@ class Scorer:
         """Scores prepared images, (B, H, W, 3) uint8."""
         height, width = images.shape[1:3]
         most = max(1, PIXELS_AT_ONCE // (height * width))
-        scored = [self._scored(images[i : i + most]) for i in range(0, max(1, len(images)), most)]
-        return Scored(*(np.concatenate(found) for found in zip(*scored, strict=True)))
+        launched: list[tuple[Tensor, Tensor]] = []
+        found: list[list[Tensor]] = []
+        for start in range(0, max(1, len(images)), most):
+            launched.append(self._launched(images[start : start + most]))
+            if len(launched) > 1:  # a GPU works on this part while that before it is copied
+                found.append(downloaded(*launched.pop(0)))
+        found.append(downloaded(*launched.pop()))
+        maps, scores = (
+            parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*found, strict=True)
+        )
+        return Scored(maps.numpy(), scores.numpy())
 
     def judge(self, images: npt.NDArray[np.uint8]) -> list[Verdict | None]:
         """Scores prepared images, (B, H, W, 3) uint8; None where the output is no number."""
@@ -107,12 +117,12 @@ class Scorer:
             for anomaly_map, score, p in zip(scored.maps, scored.scores, p_values, strict=True)
         ]
 
-    def _scored(self, images: npt.NDArray[np.uint8]) -> tuple[Maps, npt.NDArray[np.float32]]:
+    def _launched(self, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """Maps and scores, on a GPU perhaps before they are computed."""
         x = to_network(uploaded(images, self._device), self._device)
         difference = self._maker.settings.difference
-        on_device = self._maker(differences(self._networks, x, difference, self._precision))
-        maps, scores = downloaded(on_device.squeeze(1), self._maker.scores(on_device))
-        return maps.numpy(), scores.numpy()
+        maps = self._maker(differences(self._networks, x, difference, self._precision))
+        return maps.squeeze(1), self._maker.scores(maps)
 
 
 def resize_map(anomaly_map: Maps, shape: tuple[int, int]) -> Maps:

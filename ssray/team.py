@@ -39,6 +39,14 @@ class Team:
         numbers: list[float] = message.tolist()
         return numbers
 
+    def least(self, value: float) -> float:
+        """The least of all processes' values."""
+        if self.size == 1:
+            return value
+        message = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(message, dist.ReduceOp.MIN)
+        return float(message)
+
     def total(self, *values: float) -> list[float]:
         """Sums over all processes."""
         if self.size == 1:

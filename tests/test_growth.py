@@ -37,27 +37,27 @@ def test_the_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    ("speeds", "most", "expected"),
+    ("speeds", "expected", "asked"),
     [
-        ({1: 100, 2: 200, 4: 400, 8: 430}, 100, 4),  # 8 is not a tenth faster
-        ({1: 100, 2: 105, 4: 400}, 100, 1),
-        ({1: 100, 2: 200, 4: 400, 8: 800}, 7.9, 4),
-        ({1: 100, 2: 200, 4: None}, 100, 2),  # memory
-        ({1: None}, 100, 1),
-        ({1: 100, 2: 200}, 1.0, 1),
+        ({4: 100, 8: 200, 16: 400, 32: 430, 64: 900}, 16, 4),  # 32 is not a tenth faster
+        ({4: 100, 8: 105, 16: 400}, 4, 2),
+        ({4: 100, 8: 200, 16: 400}, 16, 3),
+        ({4: 100, 8: 200, 16: None, 32: 800}, 8, 3),  # memory
+        ({4: None, 8: 100}, 4, 1),
+        ({4: 100}, 4, 0),
     ],
 )
 def test_steps_grow_while_it_pays(
-    speeds: dict[int, float | None], most: float, expected: int
+    speeds: dict[int, float | None], expected: int, asked: int
 ) -> None:
-    asked: list[int] = []
+    calls: list[int] = []
 
-    def speed(factor: int) -> float | None:
-        asked.append(factor)
-        return speeds[factor]
+    def speed(batch: int) -> float | None:
+        calls.append(batch)
+        return speeds[batch]
 
-    assert worth_growing(speed, most) == expected
-    assert max(asked, default=1) <= most
+    assert worth_growing(speed, [*speeds]) == expected
+    assert calls == [*speeds][:asked]
 
 
 def test_enough_steps_remain() -> None:
@@ -87,6 +87,11 @@ def test_a_device_is_filled_by_steps_that_it_was_timed_at(
     batches.clear()
     filling_growth(recipe, shape, CPU, torch.float32, parts=2, most=8)
     assert batches == [2, 4, 8, 16], "each of two parts fills a device"
+    batches.clear()
+    found = filling_growth(recipe, shape, CPU, torch.float32, parts=4, most=100)
+    assert batches == [2, 4, 8, 16, 32, 64], "of four, which have two images at least"
+    assert found == 64
+    assert filling_growth(recipe, shape, CPU, torch.float32, parts=1, most=1.9) == 1
 
 
 def test_a_device_is_really_timed(tiny: Recipe) -> None:

@@ -38,7 +38,7 @@ def test_categories_train_side_by_side_on_halves_of_a_gpu(jobs: dict[str, dict[s
     assert jobs["trained"] == {
         "most_gpus": 1.0,
         "failed": [],
-        "threads": [2, 2],  # two trainings share the four CPUs
+        "threads": [1, 1],  # of four, as each has one of four halves of the two GPUs
         "devices": ["cpu", "cpu"],
     }
 

@@ -95,11 +95,33 @@ def test_trainings_side_by_side_share_the_cores(cluster: Callable[..., None]) ->
 def test_trainings_share_a_gpu_by_fractions(cluster: Callable[..., None]) -> None:
     cluster({"CPU": 16, "GPU": 1})
     third = Compute(device="cuda", gpus_per_worker=1 / 3)
-    together = side_by_side(third, 15)
-    assert together == resources.SideBySide(3, 5)
-    assert shape(training_workers(third, LONG, MANY, together.cores)) == (1, 5, 1 / 3)
-    whole = side_by_side(Compute(device="cuda"), 15)
-    assert shape(training_workers(Compute(), LONG, MANY, whole.cores)) == (1, 16, 1.0)
+    assert side_by_side(third, 15) == resources.SideBySide(3, None)
+    assert shape(training_workers(third, LONG, MANY)) == (1, 5, 1 / 3)
+    assert side_by_side(Compute(), 15) == resources.SideBySide(1, None)
+    assert shape(training_workers(Compute(), LONG, MANY)) == (1, 16, 1.0)
+    cluster({"CPU": 8, "GPU": 2}, {"CPU": 8})
+    assert side_by_side(Compute(), 2) == resources.SideBySide(2, None)
+    assert shape(training_workers(Compute(), LONG, MANY)) == (1, 4, 1.0)
+    cluster({"CPU": 16, "GPU": 1}, {"CPU": 16, "GPU": 1})
+    assert side_by_side(Compute(gpus_per_worker=0.4), 9).at_once == 4, "none lies on two cards"
+
+
+def test_gpus_that_are_yet_to_be_started_are_asked_for(
+    cluster: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster({"CPU": 4})
+    assert side_by_side(Compute(device="cuda"), 5).at_once == 1
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert side_by_side(Compute(device="cuda"), 5) == resources.SideBySide(5, None)
+
+
+def test_parts_of_gpus_are_for_those_who_compute_there_or_say_that_they_do_not(
+    cluster: Callable[..., None],
+) -> None:
+    cluster({"CPU": 4})
+    assert WorkerResources.of(Compute(gpus_per_worker=0.5)).gpus == 0
+    assert WorkerResources.of(Compute(gpus_per_worker=0.5, device="cpu")).gpus == 0.5
+    assert WorkerResources.of(Compute(gpus_per_worker=0.5, device="cuda")).gpus == 0.5
 
 
 def test_workers_that_share_a_gpu_are_refused(cluster: Callable[..., None]) -> None:

@@ -325,8 +325,7 @@ class _Pool:
         each = WorkerResources.of(compute)
         if not each.gpus and not each.stated:
             each = dataclasses.replace(each, cpus=1)
-        wanted, share = ("GPU", each.gpus) if each.gpus else ("CPU", each.cpus)
-        fit = sum(int(node.get(wanted, 0) / share) for node in node_resources())
+        fit = sum(map(each.fitting, node_resources()))
         most = request.most or (batches if may_grow() else fit)
         most = max(1, min(most, batches))
         check_capacity(min(request.least, most), each.cpus, each.gpus)

@@ -56,10 +56,18 @@ class WorkerResources:
                 that has fewest for it.
         """
         device = worker_device(compute)
-        gpus = compute.gpus_per_worker or (1.0 if device == "cuda" else 0.0)
+        gpus = 1.0 if device == "cuda" else 0.0
+        if device == compute.device or device == "cuda":  # on auto, a CPU has no use for a GPU
+            gpus = compute.gpus_per_worker or gpus
         stated = compute.cpus_per_worker
         cpus = stated or each or _smallest_share(compute.workers or 1, gpus)
         return cls(device, cpus, gpus, stated is not None)
+
+    def fitting(self, node: dict[str, float]) -> int:
+        """How many such workers a node holds, by its GPUs if they have some, else by its CPUs."""
+        if self.gpus:
+            return _fitting(node, self.gpus)
+        return int(node.get("CPU", 0)) // self.cpus
 
     def threads(self) -> int:
         """How many CPU threads the worker takes; asked where it runs.
@@ -140,7 +148,7 @@ def scoring_workers(compute: Compute, most: int) -> tuple[int, WorkerResources]:
     if compute.workers:
         return min(compute.workers, most), workers
     if workers.gpus:
-        fit = sum(int(node.get("GPU", 0) / workers.gpus) for node in node_resources())
+        fit = sum(map(workers.fitting, node_resources()))
     elif compute.cpus_per_worker:
         fit = 1
     else:
@@ -170,7 +178,17 @@ def _smallest_share(workers: int, gpus: float) -> int:
 
 def _share(node: dict[str, float], gpus: float) -> int:
     """The CPUs of a node that go with so many of its GPUs."""
-    return max(1, int(node.get("CPU", 0) / max(1, int(node.get("GPU", 0) / gpus))))
+    return max(1, int(node.get("CPU", 0)) // max(1, _fitting(node, gpus)))
+
+
+def _fitting(node: dict[str, float], gpus: float) -> int:
+    """How many workers the GPUs of a node hold; a part of one never lies on two.
+
+    >>> [_fitting({"GPU": 4}, gpus) for gpus in (0.33, 0.4, 0.6, 1, 2)]
+    [12, 8, 4, 4, 2]
+    """
+    cards = int(node.get("GPU", 0))
+    return cards * int(1 / gpus + 1e-9) if gpus < 1 else int(cards // gpus)
 
 
 @dataclass(frozen=True)
@@ -179,7 +197,8 @@ class SideBySide:
 
     Attributes:
         at_once: how many.
-        cores: of each, where none are stated and several run.
+        cores: of each, where none are stated, several run and none has a GPU, which brings its
+            share of its node's.
     """
 
     at_once: int
@@ -199,11 +218,13 @@ def side_by_side(compute: Compute, trainings: int, at_once: int | None = None) -
     workers = compute.workers or 1
     cpus = int(available.get("CPU", 1))
     most = cpus // (workers * (compute.cpus_per_worker or 1))
-    gpus = WorkerResources.of(compute).gpus
-    if gpus:
-        most = min(most, int(available.get("GPU", 0) / (workers * gpus)))
+    each = WorkerResources.of(compute)
+    if each.gpus and may_grow() and not available.get("GPU"):
+        most = trainings  # the GPUs are started for them
+    elif each.gpus:
+        most = min(most, sum(map(each.fitting, node_resources())) // workers)
     at_once = at_once or max(1, min(trainings, most))
-    if compute.cpus_per_worker or at_once == 1:
+    if compute.cpus_per_worker or each.gpus or at_once == 1:
         return SideBySide(at_once, None)
     smallest = min(int(node.get("CPU", 0)) or cpus for node in node_resources())
     return SideBySide(at_once, max(1, min(cpus // at_once, smallest * workers)))
@@ -231,7 +252,7 @@ def check_capacity(workers: int, cpus: float, gpus: float) -> None:
         return
     for name, each, advice in (
         ("CPU", cpus, "Use fewer --workers or --cpus-per-worker."),
-        ("GPU", gpus, "Use --device cpu, or fewer --workers or --gpus-per-worker."),
+        ("GPU", gpus, "Use --device cpu without --gpus-per-worker, or less of either."),
     ):
         available = ray.cluster_resources().get(name, 0)
         if workers * each > available:

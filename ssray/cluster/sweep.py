@@ -100,6 +100,8 @@ class Search:
             "trials": self.trials,
             "data": self.data_fingerprint,
         }
+        if self.compute.images_per_step:
+            decisive["images_per_step"] = self.compute.images_per_step
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
     def recipe_of(self, settings: Mapping[str, Any]) -> Recipe:

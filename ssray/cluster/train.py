@@ -255,7 +255,8 @@ def _trainer(job: _Job, attempt: int) -> TorchTrainer:
     least, each = job.compute.min_workers, job.each
     cpus: float = each.cpus
     if job.streamed:
-        cpus = 1 if each.gpus else each.cpus - RESERVED_CPUS
+        cpus = each.cpus - RESERVED_CPUS
+        cpus = min(1, cpus) if each.gpus else cpus
     return TorchTrainer(
         _train_on_worker,
         train_loop_config={"job": job},

@@ -19,7 +19,8 @@ DRAWS = 4
 _LEAD = 16
 """Images decoded before the first of a window, which may have to stand in for it."""
 _STAGED = 64
-"""Images that are copied to the device at once."""
+"""Images that are copied to the device at once, if they are not too large."""
+_STAGED_BYTES = 64 * 1024**2
 
 Decode = Callable[[Sequence[str], tuple[int, int]], Iterator[UInt8Image | None]]
 """Yields the image behind each URI in order, resized to the shape; None where it can't be used."""
@@ -70,6 +71,11 @@ class ImageWindow:
         return min(self._entered, len(self._uris))
 
     @property
+    def capacity_bytes(self) -> int:
+        """That the images take when the window is full."""
+        return self._slots.nbytes
+
+    @property
     def images(self) -> Tensor:
         """(N, H, W, 3) uint8, on the device last moved to."""
         return self._slots[: self._entered]
@@ -92,9 +98,10 @@ class ImageWindow:
             self._entered = max(0, due - capacity)
             lead = min(_LEAD, self._entered)
             self._arrivals = itertools.islice(self._from(self._entered - lead), lead, None)
+        staged = min(_STAGED, max(1, _STAGED_BYTES // self._slots[0].nbytes))
         while self._entered < due:
             place = self._entered % capacity
-            count = min(due - self._entered, capacity - place, _STAGED)
+            count = min(due - self._entered, capacity - place, staged)
             self._take_in(itertools.islice(self._arrivals, count), place, count)
             self._entered += count
 
