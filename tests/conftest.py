@@ -124,7 +124,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def _wait_for_a_write(server: subprocess.Popen[bytes], log: Path) -> None:
     place = Location.parse(f"s3://{BUCKET}/ready")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         try:
             place.write(b"ready")

@@ -21,7 +21,7 @@ def ssray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "ssray.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=720,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )

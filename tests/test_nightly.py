@@ -53,7 +53,7 @@ class Plant:
 
     def score(self, out: Location, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(out, *options), capture_output=True, text=True, timeout=200
+            self.command(out, *options), capture_output=True, text=True, timeout=600
         )
 
 
@@ -253,7 +253,7 @@ def test_two_at_once_end_with_one_result(plant: Plant, undisturbed: tuple[Locati
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=200)[0] for process in both]
+    said = [process.communicate(timeout=600)[0] for process in both]
     codes = sorted(process.returncode for process in both)
     assert codes in ([0, 2], [0, 0]), said
     if codes == [0, 2]:

@@ -15,7 +15,7 @@ import pytest
 
 from ssray.data.demo import write_demo_data
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 IMAGES = 24
 TESTED = 24
 """Test images of each category that the demo data has at this size."""
@@ -28,7 +28,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     write_demo_data(folder / "data", categories=2, images=IMAGES, size=64)
     script = Path(__file__).with_name("pretended_gpus.py")
     command = [sys.executable, str(script), str(folder / "data"), str(folder / "out")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=580)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=1400)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     rows = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
     return {row.pop("job"): row for row in rows}

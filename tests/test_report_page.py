@@ -370,7 +370,7 @@ def test_thousands_of_scores_do_not_bloat_the_page() -> None:
     assert "logarithmic" in Document(html).words
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(360)
 @pytest.mark.parametrize("width", [1280, 400])
 def test_page_in_a_browser(browser: webdriver.Chrome, tmp_path: Path, width: int) -> None:
     path = tmp_path / "report.html"

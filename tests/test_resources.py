@@ -81,6 +81,14 @@ def test_no_more_workers_than_leave_enough_steps(cluster: Callable[..., None]) -
     assert shape(training_workers(stated, few, 100)) == (8, 2, 0.0)
 
 
+def test_no_more_workers_than_the_memory_holds(cluster: Callable[..., None]) -> None:
+    """Each decodes the images for itself: 10,000 of 256 px are 1.8 GiB."""
+    cluster({"CPU": 16, "memory": 12 * 1024**3})
+    assert shape(training_workers(Compute(), LONG, MANY)) == (3, 5, 0.0)
+    cluster({"CPU": 16, "memory": 1024**3})
+    assert shape(training_workers(Compute(), LONG, MANY)) == (1, 16, 0.0)
+
+
 def test_trainings_side_by_side_share_the_cores(cluster: Callable[..., None]) -> None:
     cluster({"CPU": 16})
     assert side_by_side(Compute(), 15) == resources.SideBySide(15, 1)

@@ -144,7 +144,7 @@ def test_the_page_tells_everything_and_escapes_it(trials: list[TrialResult]) -> 
     assert document.words.count(f"lost: {HOSTILE}") == 2
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(360)
 @pytest.mark.parametrize("width", [1280, 400])
 def test_the_page_in_a_browser(
     browser: webdriver.Chrome, tmp_path: Path, trials: list[TrialResult], width: int

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,6 +27,9 @@ from ssray.growth import most_growth
 
 CORES_PER_WORKER = 2
 """Of a training or of scoring on CPUs, where nothing else is stated."""
+PROCESS_BYTES = 1.5 * 1024**3
+"""Of a worker's process that trains a compact recipe, beside its decoded images."""
+_GIB = 1024**3
 WORK_PER_THREAD = 128 * 128 * 16
 """Pixels of a step times the network's width, for which a further thread is worth its waiting."""
 
@@ -120,7 +124,9 @@ def training_workers(
     if not (compute.workers or compute.cpus_per_worker or workers.gpus):
         stated = compute.images_per_step
         most = stated / recipe.schedule.batch if stated else most_growth(recipe, training_images)
-        count = max(1, min(workers.cpus // CORES_PER_WORKER, int(most)))
+        held = min(training_images * 3 * recipe.image_size**2, compute.memory_gib * _GIB)
+        fit = int(_least_memory() / (PROCESS_BYTES + held))  # each decodes the images for itself
+        count = max(1, min(workers.cpus // CORES_PER_WORKER, int(most), fit))
         workers = replace(workers, cpus=workers.cpus // count)
     if not (compute.cpus_per_worker or workers.gpus):
         workers = replace(workers, cpus=min(workers.cpus, usable_threads(recipe)))
@@ -129,6 +135,11 @@ def training_workers(
             f"--min-workers {compute.min_workers} is more than the {count} that the training has."
         )
     return count, workers
+
+
+def _least_memory() -> float:
+    """Bytes of the node that has least for workers."""
+    return min((node.get("memory", sys.maxsize) for node in node_resources()), default=0.0)
 
 
 def usable_threads(recipe: Recipe) -> int:
