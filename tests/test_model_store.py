@@ -155,8 +155,8 @@ def test_the_commands(on_disk: Path, model: ModelArtifact) -> None:
         ("training.json", None, "listed in manifest.json but missing"),
         (
             "manifest.json",
-            lambda old: old.replace(b'"format_version": 4', b'"format_version": 5'),
-            "format version 5, this ssray reads 2, 3, 4",
+            lambda old: old.replace(b'"format_version": 5', b'"format_version": 6'),
+            "format version 6, this ssray reads 2, 3, 4, 5",
         ),
         ("manifest.json", lambda old: old[:-10], "cannot be read as JSON"),
     ],
