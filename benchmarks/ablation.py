@@ -41,10 +41,10 @@ from ssray.building import ensemble_parts
 from ssray.calibration import calibrate
 from ssray.config import ImageScore, MapSettings, Recipe, override
 from ssray.data.index import index_dataset
-from ssray.data.storage import Location
 from ssray.errors import SsrayError
 from ssray.method.anomaly_map import MapMaker
 from ssray.recipes import compact
+from ssray.storage.location import Location
 from ssray.training import fit
 
 HEAD = """

@@ -29,10 +29,10 @@ from ssray import artifact, model_store
 from ssray.backends import OpenVinoNetwork
 from ssray.config import Backend, Network
 from ssray.data.index import index_dataset
-from ssray.data.storage import Location
 from ssray.method.autoencoder import Autoencoder, Upsample
 from ssray.method.inference import reconstruct
 from ssray.scoring import Scorer
+from ssray.storage.location import Location
 
 CPU = torch.device("cpu")
 NETWORKS = {

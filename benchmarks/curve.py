@@ -25,9 +25,9 @@ from ssray.calibration import calibrate
 from ssray.cluster.workflow import sample_images
 from ssray.config import Compute
 from ssray.data.index import index_dataset
-from ssray.data.storage import Location
 from ssray.method.autoencoder import Autoencoder
 from ssray.recipes import RecipeRequest
+from ssray.storage.location import Location
 from ssray.training import Epoch
 
 CPU = torch.device("cpu")

@@ -40,11 +40,11 @@ from ssray.cluster.workflow import (  # noqa: E402
 )
 from ssray.config import Compute, Recipe, override  # noqa: E402
 from ssray.data.demo import write_demo_data  # noqa: E402
-from ssray.data.storage import Location  # noqa: E402
 from ssray.method.autoencoder import Autoencoder  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
 from ssray.recipes import RecipeRequest, compact, paper  # noqa: E402
 from ssray.report.figures import PAPER  # noqa: E402
+from ssray.storage.location import Location  # noqa: E402
 from ssray.team import BACKENDS, Team  # noqa: E402
 from ssray.training import Epoch  # noqa: E402
 

@@ -32,7 +32,6 @@ from ssray.calibration import calibrate
 from ssray.config import Compute, Recipe, override
 from ssray.data.demo import write_demo_data
 from ssray.data.index import index_dataset
-from ssray.data.storage import Location
 from ssray.export import export as export_model
 from ssray.growth import filling_growth, grown, most_growth
 from ssray.method.autoencoder import Autoencoder
@@ -41,6 +40,7 @@ from ssray.method.inference import autocast, to_network
 from ssray.method.objective import reconstruction_objective
 from ssray.recipes import compact, paper
 from ssray.scoring import Scorer
+from ssray.storage.location import Location
 from ssray.training import fit
 
 CPU = torch.device("cpu")

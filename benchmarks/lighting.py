@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from ssray import artifact, model_store
 from ssray.data.index import index_dataset
-from ssray.data.storage import Location
 from ssray.method.anomaly_map import MapMaker, difference_maps
 from ssray.method.augmentation import relight
 from ssray.method.inference import image_batches, reconstruct
 from ssray.metrics.images import image_auroc
+from ssray.storage.location import Location
 
 CPU = torch.device("cpu")
 CHANGES = {

@@ -26,10 +26,10 @@ from ssray.cluster.workflow import evaluate_categories
 from ssray.config import Compute
 from ssray.data.decode import read_mask
 from ssray.data.index import index_dataset
-from ssray.data.storage import Location
 from ssray.metrics.pixels import PixelCounts
 from ssray.report.figures import Figures
 from ssray.report.results import collect
+from ssray.storage.location import Location
 
 
 def main() -> None:

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from ssray import artifact, model_store
 from ssray.data.index import index_dataset
-from ssray.data.storage import Location
 from ssray.method.anomaly_map import difference_maps
 from ssray.method.inference import autocast, image_batches
 from ssray.method.tiling import Tiling, in_tiles
+from ssray.storage.location import Location
 
 CPU = torch.device("cpu")
 OVERLAPS = (0, 1 / 8, 1 / 4, 3 / 8, 1 / 2)

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from ssray.data.storage import Location
 from ssray.options import (
     SCORING,
     categories_option,
@@ -19,6 +18,7 @@ from ssray.options import (
     out_option,
     run,
 )
+from ssray.storage.location import Location
 from ssray.terminal import show_evaluation
 
 

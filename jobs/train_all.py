@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from ssray.data.storage import Location
 from ssray.options import (
     TRAINING,
     categories_option,
@@ -24,6 +23,7 @@ from ssray.options import (
     run,
 )
 from ssray.recipes import RecipeRequest
+from ssray.storage.location import Location
 from ssray.terminal import console
 
 

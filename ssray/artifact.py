@@ -37,11 +37,11 @@ from torch import Tensor, nn
 from ssray.calibration import Calibration
 from ssray.config import Precision, Recipe
 from ssray.criterion import By
-from ssray.data.storage import Location
 from ssray.device import kept_precision, resolve_precision
 from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
+from ssray.storage.location import Location
 
 FORMAT_VERSION = 5
 READABLE = (2, 3, 4, FORMAT_VERSION)

@@ -10,8 +10,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ssray.data.storage import Location
 from ssray.errors import ArtifactError
+from ssray.storage.location import Location
 
 FILE = "checkpoint.safetensors"
 _HEADER_SIZE_BYTES = 8

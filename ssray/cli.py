@@ -14,7 +14,6 @@ from ssray.config import Recipe
 from ssray.criterion import By
 from ssray.data.demo import write_demo_data
 from ssray.data.index import index_images
-from ssray.data.storage import Location
 from ssray.errors import ConfigError, TrainingError
 from ssray.model_commands import models
 from ssray.nightly_commands import heatmap, nightly
@@ -36,6 +35,7 @@ from ssray.options import (
 from ssray.recipes import RecipeRequest
 from ssray.report.diagnosis import paragraph
 from ssray.selection import GRIDS
+from ssray.storage.location import Location
 from ssray.terminal import console, show_evaluation, show_unscored
 
 DEMO_MINUTES = 1.0

@@ -17,7 +17,6 @@ from ssray.artifact import ModelArtifact, load
 from ssray.config import Compute
 from ssray.data.decode import UInt8Image, read_image, resize
 from ssray.data.index import index_dataset
-from ssray.data.storage import Location
 from ssray.device import resolve_device
 from ssray.errors import ConfigError, DataError, ImageError
 from ssray.method.inference import reconstruct, to_network
@@ -26,6 +25,7 @@ from ssray.model_store import published_version
 from ssray.report.diagnosis import Diagnosis, moments_table, projection_table
 from ssray.report.diagnosis_page import render_diagnosis
 from ssray.report.tables import write_table
+from ssray.storage.location import Location
 from ssray.terminal import counting
 
 MIN_IMAGES = 3

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 import ssray
 from ssray.artifact import ModelArtifact
-from ssray.data.storage import Location
 from ssray.errors import ArtifactError, ConfigError
 from ssray.method.anomaly_map import MapMaker, difference_maps
 from ssray.method.inference import TILING
+from ssray.storage.location import Location
 
 Format = Literal["torch", "onnx", "openvino"]
 TOLERANCE = 1e-3

@@ -17,9 +17,9 @@ from torch import Tensor
 from ssray.config import Recipe
 from ssray.data.index import index_images
 from ssray.data.loading import common_shape, load_images, spread
-from ssray.data.storage import Location
 from ssray.data.window import Decode, ImageWindow
 from ssray.errors import ConfigError, TrainingError
+from ssray.storage.location import Location
 from ssray.team import Team
 
 MIN_IMAGES = 4

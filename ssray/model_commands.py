@@ -10,10 +10,10 @@ import click
 import torch
 
 from ssray import artifact, model_store
-from ssray.data.storage import Location
 from ssray.errors import ArtifactError, SsrayError
 from ssray.export import Format, export
 from ssray.options import models_option, out_option
+from ssray.storage.location import Location
 from ssray.terminal import console, versions_table
 
 category_option = click.option("--category", required=True, metavar="C", help="Whose models.")

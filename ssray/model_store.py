@@ -13,8 +13,8 @@ from pyarrow import fs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ssray.artifact import TrainingFacts, is_complete, load, load_facts
-from ssray.data.storage import Location
 from ssray.errors import ArtifactError, ConflictError
+from ssray.storage.location import Location
 
 PUBLISHED = "published.json"
 REMEMBERED = 50

@@ -16,8 +16,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from ssray.config import Recipe, override
-from ssray.data.storage import Location
 from ssray.errors import ConfigError
+from ssray.storage.location import Location
 
 _NEEDS_NO_TRAINING = ("anomaly_map", "decision", "name")
 _SHARED = ("schedule.images", "schedule.epochs", "schedule.holdout")

@@ -18,9 +18,9 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.table import Table
 
-from ssray.data.storage import Location
 from ssray.model_store import StoredVersion
 from ssray.nightly.record import Completed
+from ssray.storage.location import Location
 from ssray.training import Epoch
 
 LINE_SECONDS = 10.0

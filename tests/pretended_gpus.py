@@ -35,10 +35,10 @@ from ssray.cluster.workflow import (  # noqa: E402
 )
 from ssray.config import Compute, override  # noqa: E402
 from ssray.data.index import index_images  # noqa: E402
-from ssray.data.storage import Location  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
 from ssray.recipes import RecipeRequest  # noqa: E402
 from ssray.recipes.compact import demo  # noqa: E402
+from ssray.storage.location import Location  # noqa: E402
 
 CPUS, GPUS = 4, 2
 REQUEST = RecipeRequest("demo", TINY)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from ssray.data import archives
-from ssray.data.archives import SUFFIXES, members, read_file
 from ssray.data.decode import read_image, read_mask
-from ssray.data.fingerprint import fingerprint
 from ssray.data.index import categories, index_dataset
-from ssray.data.storage import Location
 from ssray.errors import DataError, ImageError
+from ssray.storage.archives import SUFFIXES, members, read_file
+from ssray.storage.fingerprint import fingerprint
+from ssray.storage.location import Location
 
 
 def packed(folder: Path, suffix: str, prefix: str = "") -> bytes:

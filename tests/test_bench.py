@@ -23,7 +23,6 @@ from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.data.decode import read_image
 from ssray.data.demo import write_demo_data
 from ssray.data.loading import load_images
-from ssray.data.storage import Location
 from ssray.device import resolve_precision, use_cores
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import KINDS, Corrupted, corrupt
@@ -38,6 +37,7 @@ from ssray.selection import (
     judge,
     kernels_of,
 )
+from ssray.storage.location import Location
 from ssray.training import Epoch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -22,13 +22,13 @@ from PIL import Image
 from ssray import artifact
 from ssray.building import build_model
 from ssray.config import Compute, Recipe, override
-from ssray.data.storage import Location
 from ssray.model_store import publish
 from ssray.nightly.batch import BatchScorer
 from ssray.nightly.record import Places, keep
 from ssray.nightly.sources import Source
 from ssray.recipes import paper
 from ssray.recipes.compact import texture
+from ssray.storage.location import Location
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 

@@ -9,8 +9,8 @@ import torch
 
 from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Recipe, override
-from ssray.data.storage import Location
 from ssray.errors import ArtifactError
+from ssray.storage.location import Location
 from ssray.training import Fitted, fit
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY
 
 from ssray.cli import cli
-from ssray.data.storage import Location
+from ssray.storage.location import Location
 
 COMMANDS = sorted(cli.commands)
 

@@ -20,14 +20,14 @@ from ssray.cluster.score import prepare_images, score_rows
 from ssray.config import Compute, Recipe, override
 from ssray.data.decode import read_image, read_mask
 from ssray.data.demo import write_demo_data
-from ssray.data.fingerprint import fingerprint
 from ssray.data.index import index_dataset, index_images
-from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError, ScoringError, TrainingError
 from ssray.metrics.pixels import PixelCounts
 from ssray.recipes import RecipeRequest
 from ssray.report.heatmap import png_to_levels
 from ssray.scoring import Scorer, resize_map
+from ssray.storage.fingerprint import fingerprint
+from ssray.storage.location import Location
 from ssray.training import Epoch
 
 pytestmark = pytest.mark.usefixtures("ray_local")

@@ -13,8 +13,8 @@ from pyarrow import fs
 from ssray.data.decode import decode_image, decode_mask, network_shape, read_image, resize
 from ssray.data.index import categories, index_dataset, index_images
 from ssray.data.loading import load_images
-from ssray.data.storage import Location
 from ssray.errors import DataError, ImageError
+from ssray.storage.location import Location
 
 
 def encoded(array: np.ndarray, kind: str = "PNG", mode: str | None = None) -> bytes:

@@ -19,11 +19,11 @@ from ssray.artifact import ModelArtifact
 from ssray.building import build_model
 from ssray.cli import cli
 from ssray.config import Compute, Difference, ImageScore, MapSettings, Recipe
-from ssray.data.storage import Location
 from ssray.errors import ArtifactError, ConfigError
 from ssray.export import AnomalyModel, export
 from ssray.model_store import publish
 from ssray.scoring import Scorer
+from ssray.storage.location import Location
 
 CPU = torch.device("cpu")
 

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ssray.data.storage import Location
 from ssray.metrics.images import decision_metrics, image_metrics
 from ssray.metrics.pixels import PixelCounts
 from ssray.recipes import paper
 from ssray.report.figures import PAPER, TEXTURES, Figures, percent
 from ssray.report.results import collect
 from ssray.report.tables import METRICS, METRICS_BY_TYPE, SCORED_PARTS, write_table
+from ssray.storage.location import Location
 
 
 def part(category: str, kind: str, scores: list[float], seed: int) -> list[dict[str, object]]:

@@ -13,8 +13,8 @@ from ssray import growth
 from ssray.building import build_model, training_key
 from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe, override
-from ssray.data.storage import Location
 from ssray.growth import LEAST_STEPS, filling_growth, grown, most_growth, worth_growing
+from ssray.storage.location import Location
 
 CPU = torch.device("cpu")
 

@@ -26,9 +26,9 @@ from ray._private.runtime_env.packaging import create_package
 
 from ssray.artifact import load
 from ssray.data.demo import write_demo_data
-from ssray.data.storage import Location
 from ssray.model_store import published, versions
 from ssray.report.tables import METRICS
+from ssray.storage.location import Location
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent

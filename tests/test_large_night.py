@@ -29,8 +29,8 @@ from three_nodes import processes
 from ssray import artifact
 from ssray.building import build_model
 from ssray.config import Compute, Recipe
-from ssray.data.storage import Location
 from ssray.model_store import publish
+from ssray.storage.location import Location
 
 IMAGES = 20_000
 BATCH = 256

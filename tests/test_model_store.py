@@ -16,9 +16,9 @@ from ssray.artifact import ModelArtifact
 from ssray.building import build_model
 from ssray.cli import cli
 from ssray.config import Compute, Recipe
-from ssray.data.storage import Location
 from ssray.errors import ArtifactError, ConflictError, SsrayError
 from ssray.model_store import publish, published, published_version, rollback, versions
+from ssray.storage.location import Location
 
 CATEGORY = "weave"
 

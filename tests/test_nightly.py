@@ -23,10 +23,10 @@ from PIL import Image
 from ssray import artifact
 from ssray.building import build_model
 from ssray.config import Compute, Recipe
-from ssray.data.storage import Location
 from ssray.model_store import publish
 from ssray.nightly.record import MARKER, Completed, Places, read_night
 from ssray.nightly.sources import CategoryRule
+from ssray.storage.location import Location
 
 DATE = "2026-11-21"
 SHARED = ("fetch", "decode", "model", "pack", "write", "list")

@@ -26,8 +26,6 @@ from ssray.building import build_model
 from ssray.config import Compute, Recipe
 from ssray.data import archives, fetch
 from ssray.data.decode import decode_image, resize
-from ssray.data.fetch import Fetcher
-from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError, ImageError, ScoringError
 from ssray.nightly import batch
 from ssray.nightly.batch import BatchResult, BatchScorer, Heatmaps
@@ -50,6 +48,8 @@ from ssray.nightly.sources import CategoryRule, Source
 from ssray.nightly.summary import summarise
 from ssray.report.heatmap import png_to_levels, predicted_mask
 from ssray.scoring import Scorer
+from ssray.storage.fetch import Fetcher
+from ssray.storage.location import Location
 
 CPU = torch.device("cpu")
 

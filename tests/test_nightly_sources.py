@@ -17,7 +17,6 @@ import pytest
 from conftest import breaking_off
 
 from ssray.data import archives, fetch
-from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError
 from ssray.nightly import sources as nightly_sources
 from ssray.nightly.manifest import (
@@ -28,6 +27,7 @@ from ssray.nightly.manifest import (
     write_manifest,
 )
 from ssray.nightly.sources import UNMATCHED, CategoryRule, Source, find
+from ssray.storage.location import Location
 
 
 def write(folder: Path, *names: str) -> None:

@@ -14,9 +14,9 @@ from ssray.artifact import ModelArtifact, TrainingFacts
 from ssray.calibration import calibrate
 from ssray.config import Network, Recipe, override
 from ssray.criterion import Criterion
-from ssray.data.storage import Location
 from ssray.method.autoencoder import Autoencoder
 from ssray.pairing import best_pair
+from ssray.storage.location import Location
 
 SIDE = 64
 CPU = torch.device("cpu")

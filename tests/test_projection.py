@@ -23,7 +23,6 @@ from ssray import artifact
 from ssray.building import build_model
 from ssray.cli import cli
 from ssray.config import Compute, Recipe
-from ssray.data.storage import Location
 from ssray.errors import SsrayError
 from ssray.method.inference import to_network
 from ssray.method.projection import (
@@ -45,6 +44,7 @@ from ssray.report.diagnosis import (
 )
 from ssray.report.diagnosis_page import render_diagnosis
 from ssray.report.tables import MOMENTS, PROJECTION
+from ssray.storage.location import Location
 
 SHAPE = (32, 40)
 HALF = (16, 20)

@@ -20,9 +20,9 @@ from ssray import artifact
 from ssray.artifact import ModelArtifact
 from ssray.checkpoint import Checkpoint
 from ssray.config import Compute, Recipe, override
-from ssray.data.fingerprint import fingerprint
-from ssray.data.storage import Location
 from ssray.model_store import published_version
+from ssray.storage.fingerprint import fingerprint
+from ssray.storage.location import Location
 from ssray.training import Epoch
 
 CATEGORY = "weave"

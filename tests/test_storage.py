@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from ssray.data import lease
-from ssray.data.lease import Lease
-from ssray.data.storage import Location
 from ssray.errors import ConflictError, DataError
+from ssray.storage.lease import Lease
+from ssray.storage.location import Location
 
 
 @pytest.fixture(params=["disk", "s3"])

@@ -25,12 +25,12 @@ from ssray.building import build_model
 from ssray.config import Compute, Recipe
 from ssray.criterion import Criterion
 from ssray.data.demo import write_demo_data
-from ssray.data.fingerprint import fingerprint
-from ssray.data.storage import Location
 from ssray.errors import ConfigError
 from ssray.recipes import RecipeRequest
 from ssray.report.leaderboard import TrialResult
 from ssray.selection import NARROW, WIDE
+from ssray.storage.fingerprint import fingerprint
+from ssray.storage.location import Location
 
 if TYPE_CHECKING:
     from ssray.cluster.sweep import Search

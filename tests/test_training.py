@@ -17,7 +17,6 @@ from ssray.building import build_model, ensemble_parts
 from ssray.calibration import calibrate
 from ssray.checkpoint import Checkpoint
 from ssray.config import Compute, Objective, Recipe, Schedule, override
-from ssray.data.storage import Location
 from ssray.device import kept_precision, resolve_device, resolve_precision
 from ssray.errors import ArtifactError, ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker, smooth
@@ -27,6 +26,7 @@ from ssray.method.synthetic_defects import KINDS, add_defects
 from ssray.schedule import batch_size, crop_shape, learning_rate
 from ssray.scoring import Scorer, resize_map
 from ssray.stopping import separation
+from ssray.storage.location import Location
 from ssray.training import Epoch, fit
 
 CPU = torch.device("cpu")

@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 from ssray.artifact import ModelArtifact, load
 from ssray.cluster.score import map_place, score_manifest
 from ssray.config import Compute
-from ssray.data.storage import Location
 from ssray.errors import DataError
 from ssray.report.figures import Figures
 from ssray.report.results import Results, collect
 from ssray.report.tables import write_table
 from ssray.report.writer import write_report
+from ssray.storage.location import Location
 
 PARTS = "scored_parts"
 """Holds what the scoring actors wrote; a later run into the same folder replaces it."""

@@ -32,9 +32,6 @@ from ssray.cluster.resources import (
 )
 from ssray.cluster.runtime import one_line, ray_session
 from ssray.config import Compute
-from ssray.data.fetch import persistently
-from ssray.data.lease import SILENCE_SECONDS, Lease
-from ssray.data.storage import Location
 from ssray.device import resolve_device, use_cores
 from ssray.errors import ArtifactError, ConfigError, ConflictError, DataError, ScoringError
 from ssray.model_store import published
@@ -64,6 +61,9 @@ from ssray.nightly.record import (
 )
 from ssray.nightly.sources import CategoryRule
 from ssray.nightly.summary import BatchFacts, summarise
+from ssray.storage.fetch import persistently
+from ssray.storage.lease import SILENCE_SECONDS, Lease
+from ssray.storage.location import Location
 
 SPARE_READERS = 2
 """Threads that fetch and decode, beyond the CPUs of an actor: fetching is mostly waiting."""

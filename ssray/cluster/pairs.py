@@ -14,10 +14,10 @@ from ssray import feeding
 from ssray.artifact import ModelArtifact, load, save
 from ssray.cluster.resources import WorkerResources, check_capacity
 from ssray.cluster.sweep import Search
-from ssray.data.json_file import read_json
 from ssray.device import resolve_device, use_cores
 from ssray.pairing import best_pair
 from ssray.report.leaderboard import TrialResult, ranked
+from ssray.storage.json_file import read_json
 
 MOST = 4
 """So many of the best models are tried in pairs."""

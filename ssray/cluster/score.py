@@ -30,13 +30,13 @@ from ssray.cluster.resources import WorkerResources, check_capacity, scoring_wor
 from ssray.cluster.runtime import one_line
 from ssray.config import Compute
 from ssray.data.decode import read_image, read_mask, resize
-from ssray.data.storage import Location
 from ssray.device import resolve_device, use_cores
 from ssray.errors import ImageError, ScoringError
 from ssray.metrics.pixels import PixelCounts
 from ssray.report.heatmap import encode_levels, levels_to_png
 from ssray.report.tables import SCORED_PARTS
 from ssray.scoring import Scorer, resize_map
+from ssray.storage.location import Location
 
 DECODE_BATCH = 16
 SCORE_BATCH = 16

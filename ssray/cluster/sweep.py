@@ -37,9 +37,9 @@ from ssray.cluster.runtime import one_line
 from ssray.cluster.train import Rung, Trial, train_category
 from ssray.config import Compute, Recipe
 from ssray.criterion import Criterion
-from ssray.data.storage import Location
 from ssray.report.leaderboard import TrialResult
 from ssray.search_space import Range, SearchSpace, own_values, with_settings
+from ssray.storage.location import Location
 
 REDUCTION = 3
 """Of trials that reach a rung, the best one in so many goes on."""

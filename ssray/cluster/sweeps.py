@@ -29,12 +29,8 @@ from ssray.cluster.workflow import (
 )
 from ssray.config import Compute
 from ssray.criterion import By, Criterion, LabelledImage
-from ssray.data.fingerprint import fingerprint
 from ssray.data.index import categories, index_dataset
-from ssray.data.json_file import read_json
-from ssray.data.lease import Lease
 from ssray.data.loading import load_images
-from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
 from ssray.feeding import texture_uris
 from ssray.model_store import in_use, publish
@@ -44,6 +40,10 @@ from ssray.report.sweep_page import CategorySweep, render_sweep
 from ssray.report.tables import write_table
 from ssray.search_space import fitted_to, read_space, size_of
 from ssray.selection import NARROW, WIDE, Grid
+from ssray.storage.fingerprint import fingerprint
+from ssray.storage.json_file import read_json
+from ssray.storage.lease import Lease
+from ssray.storage.location import Location
 from ssray.terminal import TrainingBoard, show_totals
 
 STATE = ".sweep"

@@ -27,13 +27,13 @@ from ssray.cluster.runtime import one_line
 from ssray.cluster.streaming import RESERVED_CPUS, decode_on_cluster
 from ssray.config import AnomalyMap, Compute, Recipe
 from ssray.criterion import Criterion
-from ssray.data.fingerprint import fingerprint
-from ssray.data.lease import SILENCE_SECONDS, Lease
-from ssray.data.storage import Location
 from ssray.device import resolve_device
 from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
 from ssray.model_store import in_use, publish, versions
 from ssray.report.sheets import reconstruction_sheet
+from ssray.storage.fingerprint import fingerprint
+from ssray.storage.lease import SILENCE_SECONDS, Lease
+from ssray.storage.location import Location
 from ssray.team import BACKENDS
 from ssray.training import Epoch
 

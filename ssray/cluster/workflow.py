@@ -20,12 +20,12 @@ from ssray.cluster.train import train_category
 from ssray.config import Compute
 from ssray.data.index import categories, index_dataset
 from ssray.data.loading import load_images, spread
-from ssray.data.storage import Location
 from ssray.errors import ArtifactError, DataError
 from ssray.method.inference import to_network
 from ssray.model_store import published
 from ssray.recipes import RecipeRequest
 from ssray.report.events import event_log
+from ssray.storage.location import Location
 from ssray.terminal import TrainingBoard, show_totals
 from ssray.training import Epoch
 

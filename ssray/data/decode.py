@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from ssray.config import STRIDE
-from ssray.data.archives import read_file
 from ssray.errors import DataError, ImageError
+from ssray.storage.archives import read_file
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before their pixels are decoded."""

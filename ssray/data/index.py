@@ -7,7 +7,7 @@ Layout, as MVTec AD::
     ROOT/CATEGORY/ground_truth/TYPE/NAME_mask.png     NAME as in test/TYPE
 
 A mask belongs to the image of exactly the same stem; its extension may differ. An archive
-``ROOT/CATEGORY.tar`` (or another of ``ssray.data.archives.SUFFIXES``) may stand for the folder; the
+``ROOT/CATEGORY.tar`` (or another of ``ssray.storage.archives.SUFFIXES``) may stand for the folder; the
 paths in it may begin with the category's name.
 """
 
@@ -21,9 +21,9 @@ import pyarrow as pa
 from PIL import Image
 from pyarrow import fs
 
-from ssray.data.archives import category_of, members
-from ssray.data.storage import Location
 from ssray.errors import DataError
+from ssray.storage.archives import category_of, members
+from ssray.storage.location import Location
 
 MANIFEST_SCHEMA = pa.schema(
     [

@@ -24,16 +24,16 @@ from scipy import ndimage
 
 from ssray.artifact import load
 from ssray.config import Backend, Precision
-from ssray.data.archives import is_compressed_tar, split_member, streamed
 from ssray.data.decode import UInt8Image
-from ssray.data.fetch import Fetcher
 from ssray.data.large import decode_resized
-from ssray.data.storage import Location
 from ssray.errors import ImageError
 from ssray.nightly.sources import Source
 from ssray.report.heatmap import encode_levels, levels_to_png
 from ssray.report.tables import NIGHT
 from ssray.scoring import Scorer
+from ssray.storage.archives import is_compressed_tar, split_member, streamed
+from ssray.storage.fetch import Fetcher
+from ssray.storage.location import Location
 
 Heatmaps = Literal["flagged", "all", "none"]
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from ssray.data.fetch import persistently
-from ssray.data.storage import Location
 from ssray.nightly.batch import BatchResult, Spent
 from ssray.nightly.sources import Source
+from ssray.storage.fetch import persistently
+from ssray.storage.location import Location
 
 MOST_DEATHS = 3
 """Of a batch, before its images are scored one by one. Nodes are lost for other reasons, too."""

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from ssray.data.archives import is_compressed_tar, split_member
-from ssray.data.json_file import read_json
-from ssray.data.storage import Location
 from ssray.nightly.sources import CategoryRule, Source, find
+from ssray.storage.archives import is_compressed_tar, split_member
+from ssray.storage.json_file import read_json
+from ssray.storage.location import Location
 
 BATCH = 256
 """Images that are kept together, and scored again together if they were not all scored."""

@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from ssray.data.fetch import Fetcher
 from ssray.data.large import decode_resized
-from ssray.data.storage import Location
 from ssray.errors import DataError, ImageError, ScoringError
 from ssray.nightly.record import Completed, read_marker
 from ssray.report.heatmap import overlay, png_to_levels
+from ssray.storage.fetch import Fetcher
+from ssray.storage.location import Location
 
 LONGEST_SIDE = 4096
 """Of a picture; larger images are drawn smaller."""

@@ -34,13 +34,13 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from ssray.config import Backend, Precision
-from ssray.data.json_file import read_json
-from ssray.data.storage import Location
 from ssray.errors import ConfigError, ScoringError
 from ssray.nightly.batch import BatchResult, Heatmaps
 from ssray.nightly.manifest import read_manifest
 from ssray.nightly.summary import BatchFacts, Summary
 from ssray.report.tables import NIGHT
+from ssray.storage.json_file import read_json
+from ssray.storage.location import Location
 
 Write = Callable[[Location, bytes], None]
 """Writes a file as its holder: ``Lease.write``."""

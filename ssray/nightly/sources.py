@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ssray.data.archives import category_of, listed
-from ssray.data.fetch import Fetcher
 from ssray.data.index import image_extensions
-from ssray.data.listing import ListedFile, walk
-from ssray.data.storage import Location
 from ssray.errors import ConfigError, DataError, ImageError
+from ssray.storage.archives import category_of, listed
+from ssray.storage.fetch import Fetcher
+from ssray.storage.listing import ListedFile, walk
+from ssray.storage.location import Location
 
 CATEGORY_PATTERN = r"(?P<category>[^/]+)/"
 """The first folder, or an archive's name, is the category."""

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ssray.config import Recipe, override, parse
-from ssray.data.storage import Location
 from ssray.errors import ConfigError
 from ssray.method.projection import PositionMoments
 from ssray.recipes import compact, paper
+from ssray.storage.location import Location
 
 TEXTURE_SHARE = 0.05
 """Below this share of variance explained by the position in the image, a category is a texture.

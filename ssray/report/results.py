@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from ssray.data.storage import Location
 from ssray.metrics.pixels import PixelCounts
 from ssray.report.gallery import UNKNOWN
 from ssray.report.tables import SCORED_PARTS, SCORES
+from ssray.storage.location import Location
 
 
 @dataclass(frozen=True)

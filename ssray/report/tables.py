@@ -7,9 +7,9 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ssray.data.storage import Location
 from ssray.metrics.images import DECISIONS, MEASURES
 from ssray.metrics.pixels import PIXEL_METRICS
+from ssray.storage.location import Location
 
 SCORES = pa.schema(
     [

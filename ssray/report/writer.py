@@ -17,12 +17,12 @@ import ssray
 from ssray.artifact import ModelArtifact
 from ssray.calibration import Calibration
 from ssray.data.decode import read_image, read_mask
-from ssray.data.storage import Location
 from ssray.report.figures import Figures
 from ssray.report.gallery import GalleryImage, choose_gallery
 from ssray.report.heatmap import overlay, png_to_levels
 from ssray.report.page import CategoryReport, render_page
 from ssray.report.results import Results, usable
+from ssray.storage.location import Location
 
 NETWORK_NAMES = {
     "none": "Model I",

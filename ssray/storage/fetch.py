@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from pyarrow import fs
 
-from ssray.data.archives import read_file, split_member
-from ssray.data.storage import Location
 from ssray.errors import DataError, ImageError
+from ssray.storage.archives import read_file, split_member
+from ssray.storage.location import Location
 
 ATTEMPTS = 8
 FIRST_PAUSE_SECONDS = 0.1

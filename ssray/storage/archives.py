@@ -22,8 +22,8 @@ from typing import Protocol
 import pyarrow as pa
 from pyarrow import fs
 
-from ssray.data.storage import Location
 from ssray.errors import DataError
+from ssray.storage.location import Location
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 MAX_UNPACKED_BYTES = 4 * 1024**3

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ssray.data import s3
-from ssray.data.storage import Location
 from ssray.errors import DataError
+from ssray.storage.location import Location
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
-from ssray.data.archives import read_file
 from ssray.errors import DataError
+from ssray.storage.archives import read_file
 
 THREADS = 16
 """Files read at once: the wait for a network is longer than the work on a file."""

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ssray.data.storage import Location
 from ssray.errors import DataError
+from ssray.storage.location import Location
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

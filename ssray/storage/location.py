@@ -1,6 +1,6 @@
 """A location (path, ``file://`` or ``s3://`` URI) as a filesystem and a path.
 
-The only module that knows there are clouds; ``ssray.data.s3`` is its hand for S3.
+The only module that knows there are clouds; ``ssray.storage.s3`` is its hand for S3.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from ssray.data.storage import Location, Tagged
 from ssray.errors import ConflictError
+from ssray.storage.location import Location, Tagged
 
 BEAT_SECONDS = 5.0
 SILENCE_SECONDS = 15.0
