@@ -40,7 +40,7 @@ from ssray import feeding
 from ssray.building import ensemble_parts
 from ssray.calibration import calibrate
 from ssray.config import ImageScore, MapSettings, Recipe, override
-from ssray.data.index import index_dataset
+from ssray.data.dataset import index_dataset
 from ssray.errors import SsrayError
 from ssray.method.anomaly_map import MapMaker
 from ssray.recipes import compact

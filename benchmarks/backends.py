@@ -28,7 +28,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ssray import artifact, model_store
 from ssray.backends import OpenVinoNetwork
 from ssray.config import Backend, Network
-from ssray.data.index import index_dataset
+from ssray.data.dataset import index_dataset
 from ssray.method.autoencoder import Autoencoder, Upsample
 from ssray.method.inference import reconstruct
 from ssray.scoring import Scorer

@@ -24,7 +24,7 @@ from ssray.building import Progress, build_model
 from ssray.calibration import calibrate
 from ssray.cluster.workflow import sample_images
 from ssray.config import Compute
-from ssray.data.index import index_dataset
+from ssray.data.dataset import index_dataset
 from ssray.method.autoencoder import Autoencoder
 from ssray.recipes import RecipeRequest
 from ssray.storage.location import Location

@@ -39,7 +39,7 @@ from ssray.cluster.workflow import (  # noqa: E402
     training_uris,
 )
 from ssray.config import Compute, Recipe, override  # noqa: E402
-from ssray.data.demo import write_demo_data  # noqa: E402
+from ssray.data.demo.dataset import write_demo_data  # noqa: E402
 from ssray.method.autoencoder import Autoencoder  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
 from ssray.recipes import RecipeRequest, compact, paper  # noqa: E402

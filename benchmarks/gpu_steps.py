@@ -30,8 +30,8 @@ from ssray.artifact import ModelArtifact
 from ssray.building import build_model
 from ssray.calibration import calibrate
 from ssray.config import Compute, Recipe, override
-from ssray.data.demo import write_demo_data
-from ssray.data.index import index_dataset
+from ssray.data.dataset import index_dataset
+from ssray.data.demo.dataset import write_demo_data
 from ssray.export import export as export_model
 from ssray.growth import filling_growth, grown, most_growth
 from ssray.method.autoencoder import Autoencoder

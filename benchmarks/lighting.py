@@ -17,7 +17,7 @@ from labelled import BATCH, TestSet, category_parser
 from torch import Tensor, nn
 
 from ssray import artifact, model_store
-from ssray.data.index import index_dataset
+from ssray.data.dataset import index_dataset
 from ssray.method.anomaly_map import MapMaker, difference_maps
 from ssray.method.augmentation import relight
 from ssray.method.inference import image_batches, reconstruct

@@ -24,8 +24,8 @@ from ssray.cluster.runtime import ray_session
 from ssray.cluster.score import SCORE_BATCH, map_place
 from ssray.cluster.workflow import evaluate_categories
 from ssray.config import Compute
+from ssray.data.dataset import index_dataset
 from ssray.data.decode import read_mask
-from ssray.data.index import index_dataset
 from ssray.metrics.pixels import PixelCounts
 from ssray.report.figures import Figures
 from ssray.report.results import collect

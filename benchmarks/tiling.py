@@ -19,7 +19,7 @@ from labelled import BATCH, TestSet, category_parser
 from torch import Tensor
 
 from ssray import artifact, model_store
-from ssray.data.index import index_dataset
+from ssray.data.dataset import index_dataset
 from ssray.method.anomaly_map import difference_maps
 from ssray.method.inference import autocast, image_batches
 from ssray.method.tiling import Tiling, in_tiles

@@ -12,8 +12,8 @@ import ssray
 from ssray import diagnosis, model_store
 from ssray.config import Recipe
 from ssray.criterion import By
-from ssray.data.demo import write_demo_data
-from ssray.data.index import index_images
+from ssray.data.dataset import index_images
+from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError, TrainingError
 from ssray.model_commands import models
 from ssray.nightly_commands import heatmap, nightly

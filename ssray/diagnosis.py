@@ -15,8 +15,8 @@ from torch import Tensor
 import ssray
 from ssray.artifact import ModelArtifact, load
 from ssray.config import Compute
+from ssray.data.dataset import index_dataset
 from ssray.data.decode import UInt8Image, read_image, resize
-from ssray.data.index import index_dataset
 from ssray.device import resolve_device
 from ssray.errors import ConfigError, DataError, ImageError
 from ssray.method.inference import reconstruct, to_network

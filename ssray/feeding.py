@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssray.config import Recipe
-from ssray.data.index import index_images
+from ssray.data.dataset import index_images
 from ssray.data.loading import common_shape, load_images, spread
 from ssray.data.window import Decode, ImageWindow
 from ssray.errors import ConfigError, TrainingError

@@ -25,7 +25,7 @@ from selenium.webdriver.chrome.service import Service
 
 from ssray.cluster.environment import quiet_local_ray
 from ssray.config import Recipe, override
-from ssray.data.demo import write_demo_data
+from ssray.data.demo.dataset import write_demo_data
 from ssray.recipes.compact import demo
 from ssray.storage.location import Location
 

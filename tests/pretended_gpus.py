@@ -34,7 +34,7 @@ from ssray.cluster.workflow import (  # noqa: E402
     training_uris,
 )
 from ssray.config import Compute, override  # noqa: E402
-from ssray.data.index import index_images  # noqa: E402
+from ssray.data.dataset import index_images  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
 from ssray.recipes import RecipeRequest  # noqa: E402
 from ssray.recipes.compact import demo  # noqa: E402

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ssray.data import archives
+from ssray.data.dataset import categories, index_dataset
 from ssray.data.decode import read_image, read_mask
-from ssray.data.index import categories, index_dataset
 from ssray.errors import DataError, ImageError
 from ssray.storage.archives import SUFFIXES, members, read_file
 from ssray.storage.fingerprint import fingerprint

@@ -21,7 +21,7 @@ from ssray import training
 from ssray.cluster.train import train_category
 from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.data.decode import read_image
-from ssray.data.demo import write_demo_data
+from ssray.data.demo.dataset import write_demo_data
 from ssray.data.loading import load_images
 from ssray.device import resolve_precision, use_cores
 from ssray.method.autoencoder import Autoencoder

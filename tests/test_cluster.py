@@ -18,9 +18,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ssray import artifact, model_store
 from ssray.cluster.score import prepare_images, score_rows
 from ssray.config import Compute, Recipe, override
+from ssray.data.dataset import index_dataset, index_images
 from ssray.data.decode import read_image, read_mask
-from ssray.data.demo import write_demo_data
-from ssray.data.index import index_dataset, index_images
+from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError, DataError, ScoringError, TrainingError
 from ssray.metrics.pixels import PixelCounts
 from ssray.recipes import RecipeRequest

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from pyarrow import fs
 
+from ssray.data.dataset import categories, index_dataset, index_images
 from ssray.data.decode import decode_image, decode_mask, network_shape, read_image, resize
-from ssray.data.index import categories, index_dataset, index_images
 from ssray.data.loading import load_images
 from ssray.errors import DataError, ImageError
 from ssray.storage.location import Location

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from ssray.data.demo import FAMILIES, MARKER, Category, category_name, write_demo_data
-from ssray.data.demo_defects import VISIBLE
+from ssray.data.demo.dataset import FAMILIES, MARKER, Category, category_name, write_demo_data
+from ssray.data.demo.defects import VISIBLE
 from ssray.errors import ConfigError
 
 SIZE = 64

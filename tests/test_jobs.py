@@ -25,7 +25,7 @@ from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
 from ssray.artifact import load
-from ssray.data.demo import write_demo_data
+from ssray.data.demo.dataset import write_demo_data
 from ssray.model_store import published, versions
 from ssray.report.tables import METRICS
 from ssray.storage.location import Location

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ssray.data.demo import write_demo_data
+from ssray.data.demo.dataset import write_demo_data
 
 pytestmark = pytest.mark.timeout(1500)
 IMAGES = 24

@@ -24,7 +24,7 @@ from ssray.artifact import is_complete
 from ssray.building import build_model
 from ssray.config import Compute, Recipe
 from ssray.criterion import Criterion
-from ssray.data.demo import write_demo_data
+from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError
 from ssray.recipes import RecipeRequest
 from ssray.report.leaderboard import TrialResult

@@ -69,7 +69,7 @@ def score_manifest(
     """Scores every image of a manifest on the connected Ray.
 
     Args:
-        manifest: as ``ssray.data.index`` makes it. Where it has labels, pixels are counted
+        manifest: as ``ssray.data.dataset`` makes it. Where it has labels, pixels are counted
             against the masks.
         store: the model store, readable from every worker.
         versions: the model version to use for each category of the manifest.

@@ -29,7 +29,7 @@ from ssray.cluster.workflow import (
 )
 from ssray.config import Compute
 from ssray.criterion import By, Criterion, LabelledImage
-from ssray.data.index import categories, index_dataset
+from ssray.data.dataset import categories, index_dataset
 from ssray.data.loading import load_images
 from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
 from ssray.feeding import texture_uris

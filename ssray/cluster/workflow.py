@@ -18,7 +18,7 @@ from ssray.cluster.resources import side_by_side
 from ssray.cluster.runtime import ray_session
 from ssray.cluster.train import train_category
 from ssray.config import Compute
-from ssray.data.index import categories, index_dataset
+from ssray.data.dataset import categories, index_dataset
 from ssray.data.loading import load_images, spread
 from ssray.errors import ArtifactError, DataError
 from ssray.method.inference import to_network

@@ -1,1 +1,1 @@
-"""Where images are, what they hold, and a generated set to start with."""
+"""Images: which there are, how they are decoded, and a generated data set to start with."""

@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ssray.data.demo_surfaces import Floats, Noise, Specimen, inside, smoothstep
+from ssray.data.demo.surfaces import Floats, Noise, Specimen, inside, smoothstep
 
 VISIBLE = 0.03
 """Least local change that a mask marks, as a share of the full range (8 of 255 levels)."""

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from ssray.data.demo_surfaces import Floats, Noise, anywhere, colour, over, rotated, smoothstep
+from ssray.data.demo.surfaces import Floats, Noise, anywhere, colour, over, rotated, smoothstep
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from ssray.data.demo_surfaces import Floats, Noise, colour, inside, over, rotated
+from ssray.data.demo.surfaces import Floats, Noise, colour, inside, over, rotated
 
 
 @dataclass(frozen=True)

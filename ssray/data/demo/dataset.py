@@ -19,10 +19,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from ssray.data import demo_defects as defects
-from ssray.data.demo_defects import Canvas, Stages
-from ssray.data.demo_objects import Connector, ConnectorStyle, Washer, WasherStyle
-from ssray.data.demo_surfaces import Floats, Specimen, Style
-from ssray.data.demo_textures import Grain, GrainStyle, Weave, WeaveStyle
+from ssray.data.demo.defects import Canvas, Stages
+from ssray.data.demo.objects import Connector, ConnectorStyle, Washer, WasherStyle
+from ssray.data.demo.surfaces import Floats, Specimen, Style
+from ssray.data.demo.textures import Grain, GrainStyle, Weave, WeaveStyle
 from ssray.errors import ConfigError
 
 MARKER = "demo-data.json"

@@ -1,0 +1,1 @@
+"""A generated data set in the layout of MVTec AD: textures, objects and their defects."""
