@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from ssray import feeding
 from ssray.building import ensemble_parts
-from ssray.calibration import calibrate
+from ssray.calibration.calibrate import calibrate
 from ssray.config import ImageScore, MapSettings, Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.errors import SsrayError

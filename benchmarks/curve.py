@@ -21,7 +21,7 @@ from labelled import TestSet, category_parser, judge
 from ssray import artifact, feeding, model_store
 from ssray.artifact import new_version
 from ssray.building import Progress, build_model
-from ssray.calibration import calibrate
+from ssray.calibration.calibrate import calibrate
 from ssray.cluster.workflow import sample_images
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ssray import feeding, training
 from ssray.artifact import ModelArtifact
 from ssray.building import build_model
-from ssray.calibration import calibrate
+from ssray.calibration.calibrate import calibrate
 from ssray.config import Compute, Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.data.demo.dataset import write_demo_data

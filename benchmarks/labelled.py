@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from ssray.calibration import Calibration
+from ssray.calibration.calibrate import Calibration
 from ssray.config import Difference
 from ssray.data.decode import read_mask
 from ssray.data.loading import load_images

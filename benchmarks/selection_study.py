@@ -24,9 +24,9 @@ from labelled import TestSet
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from ssray.calibration.criterion import Criterion, LabelledDefects
+from ssray.calibration.map_settings import GRIDS, Judged, gather_evidence, judge, open_differences
 from ssray.config import MapSettings, Recipe
-from ssray.criterion import Criterion, LabelledDefects
-from ssray.selection import GRIDS, Judged, gather_evidence, judge, open_differences
 
 RESULTS = Path(__file__).with_name("ablation.jsonl")
 RADIUS = (0.024, 0.2)

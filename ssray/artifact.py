@@ -34,9 +34,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ssray.calibration import Calibration
+from ssray.calibration.calibrate import Calibration
+from ssray.calibration.criterion import By
 from ssray.config import Precision, Recipe
-from ssray.criterion import By
 from ssray.device import kept_precision, resolve_precision
 from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker

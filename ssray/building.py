@@ -24,10 +24,10 @@ from torch import Tensor, nn
 import ssray
 from ssray import feeding
 from ssray.artifact import ModelArtifact, TrainingFacts
-from ssray.calibration import calibrate, cross_fitted
+from ssray.calibration.calibrate import calibrate, cross_fitted
+from ssray.calibration.criterion import Criterion
 from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe
-from ssray.criterion import Criterion
 from ssray.data.window import Decode
 from ssray.device import (
     describe_hardware,

@@ -10,8 +10,9 @@ import click
 
 import ssray
 from ssray import diagnosis, model_store
+from ssray.calibration.criterion import By
+from ssray.calibration.map_settings import GRIDS
 from ssray.config import Recipe
-from ssray.criterion import By
 from ssray.data.dataset import index_images
 from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError, TrainingError
@@ -34,7 +35,6 @@ from ssray.options import (
 )
 from ssray.recipes import RecipeRequest
 from ssray.report.diagnosis import paragraph
-from ssray.selection import GRIDS
 from ssray.storage.location import Location
 from ssray.terminal import console, show_evaluation, show_unscored
 

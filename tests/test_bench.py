@@ -18,6 +18,13 @@ import pytest
 import torch
 
 from ssray import training
+from ssray.calibration.map_settings import (
+    DIFFERENCES,
+    KERNEL_SHARES,
+    Evidence,
+    judge,
+    kernels_of,
+)
 from ssray.cluster.train import train_category
 from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.data.decode import read_image
@@ -30,13 +37,6 @@ from ssray.method.inference import autocast
 from ssray.method.objective import reconstruction_objective
 from ssray.recipes import paper
 from ssray.recipes.compact import demo, object_, texture
-from ssray.selection import (
-    DIFFERENCES,
-    KERNEL_SHARES,
-    Evidence,
-    judge,
-    kernels_of,
-)
 from ssray.storage.location import Location
 from ssray.training import Epoch
 

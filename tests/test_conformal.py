@@ -13,8 +13,8 @@ from PIL import Image
 
 from ssray import feeding
 from ssray.building import build_model
+from ssray.calibration.conformal import least_rate, p_values, threshold
 from ssray.config import Compute, MapSettings, Recipe, override
-from ssray.conformal import least_rate, p_values, threshold
 from ssray.errors import ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker
 

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ssray.calibration.criterion import Criterion, LabelledImage
+from ssray.calibration.map_settings import WIDE
 from ssray.config import AnomalyMap, MapSettings, Network
-from ssray.criterion import Criterion, LabelledImage
 from ssray.errors import DataError
 from ssray.method.autoencoder import Autoencoder
-from ssray.selection import WIDE
 
 SIDE = 64
 RADIUS = (0.1, 0.2)

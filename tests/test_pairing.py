@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ssray import artifact
 from ssray.artifact import ModelArtifact, TrainingFacts
-from ssray.calibration import calibrate
+from ssray.calibration.calibrate import calibrate
+from ssray.calibration.criterion import Criterion
 from ssray.config import Network, Recipe, override
-from ssray.criterion import Criterion
 from ssray.method.autoencoder import Autoencoder
 from ssray.pairing import best_pair
 from ssray.storage.location import Location

@@ -9,11 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from ssray.config import AnomalyMap, Difference, MapSettings, Network
-from ssray.method.anomaly_map import MapMaker
-from ssray.method.autoencoder import Autoencoder
-from ssray.method.inference import differences, to_network
-from ssray.selection import (
+from ssray.calibration.map_settings import (
     KERNEL_SHARES,
     Evidence,
     SyntheticDefects,
@@ -23,6 +19,10 @@ from ssray.selection import (
     kernels_of,
     select,
 )
+from ssray.config import AnomalyMap, Difference, MapSettings, Network
+from ssray.method.anomaly_map import MapMaker
+from ssray.method.autoencoder import Autoencoder
+from ssray.method.inference import differences, to_network
 
 KINDS: tuple[Difference, ...] = ("squared", "ssim", "both")
 CPU = torch.device("cpu")

@@ -22,13 +22,13 @@ from conftest import TINY
 from ssray import artifact, model_store
 from ssray.artifact import is_complete
 from ssray.building import build_model
+from ssray.calibration.criterion import Criterion
+from ssray.calibration.map_settings import NARROW, WIDE
 from ssray.config import Compute, Recipe
-from ssray.criterion import Criterion
 from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError
 from ssray.recipes import RecipeRequest
 from ssray.report.leaderboard import TrialResult
-from ssray.selection import NARROW, WIDE
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 

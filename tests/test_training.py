@@ -14,7 +14,7 @@ from PIL import Image
 from ssray import artifact, feeding
 from ssray.artifact import ModelArtifact
 from ssray.building import build_model, ensemble_parts
-from ssray.calibration import calibrate
+from ssray.calibration.calibrate import calibrate
 from ssray.checkpoint import Checkpoint
 from ssray.config import Compute, Objective, Recipe, Schedule, override
 from ssray.device import kept_precision, resolve_device, resolve_precision

@@ -33,10 +33,10 @@ from ray.util.queue import Queue
 
 from ssray.artifact import load
 from ssray.building import training_key
+from ssray.calibration.criterion import Criterion
 from ssray.cluster.runtime import one_line
 from ssray.cluster.train import Rung, Trial, train_category
 from ssray.config import Compute, Recipe
-from ssray.criterion import Criterion
 from ssray.report.leaderboard import TrialResult
 from ssray.search_space import Range, SearchSpace, own_values, with_settings
 from ssray.storage.location import Location

@@ -16,6 +16,8 @@ from torch import Tensor
 
 import ssray
 from ssray.artifact import SweepFacts, is_complete, load, save
+from ssray.calibration.criterion import By, Criterion, LabelledImage
+from ssray.calibration.map_settings import NARROW, WIDE, Grid
 from ssray.cluster.pairs import ensemble_of
 from ssray.cluster.resources import side_by_side
 from ssray.cluster.runtime import one_line, ray_session
@@ -28,7 +30,6 @@ from ssray.cluster.workflow import (
     training_uris,
 )
 from ssray.config import Compute
-from ssray.criterion import By, Criterion, LabelledImage
 from ssray.data.dataset import categories, index_dataset
 from ssray.data.loading import load_images
 from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
@@ -39,7 +40,6 @@ from ssray.report.leaderboard import TrialResult, best, leaderboard
 from ssray.report.sweep_page import CategorySweep, render_sweep
 from ssray.report.tables import write_table
 from ssray.search_space import fitted_to, read_space, size_of
-from ssray.selection import NARROW, WIDE, Grid
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.json_file import read_json
 from ssray.storage.lease import Lease

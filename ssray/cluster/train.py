@@ -20,13 +20,13 @@ from ray.util.queue import Empty, Queue
 from ssray import feeding
 from ssray.artifact import is_complete, new_version, save, write_epoch_log
 from ssray.building import Progress, build_model, training_key
-from ssray.calibration import MOST_REFERENCES
+from ssray.calibration.calibrate import MOST_REFERENCES
+from ssray.calibration.criterion import Criterion
 from ssray.checkpoint import CheckpointFile
 from ssray.cluster.resources import WorkerResources, check_capacity, training_workers
 from ssray.cluster.runtime import one_line
 from ssray.cluster.streaming import RESERVED_CPUS, decode_on_cluster
 from ssray.config import AnomalyMap, Compute, Recipe
-from ssray.criterion import Criterion
 from ssray.device import resolve_device
 from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
 from ssray.model_store import in_use, publish, versions

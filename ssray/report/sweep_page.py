@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from ssray.criterion import By
+from ssray.calibration.criterion import By
 from ssray.report.charts import Axis, Tick
 from ssray.report.leaderboard import TrialResult, best, ranked
 from ssray.report.page import template

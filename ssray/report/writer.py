@@ -15,7 +15,7 @@ from PIL import Image
 
 import ssray
 from ssray.artifact import ModelArtifact
-from ssray.calibration import Calibration
+from ssray.calibration.calibrate import Calibration
 from ssray.data.decode import read_image, read_mask
 from ssray.report.figures import Figures
 from ssray.report.gallery import GalleryImage, choose_gallery

@@ -17,11 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ssray.config import AnomalyMap, Difference, MapSettings, Recipe
-from ssray.data.decode import read_image, read_mask, resize
-from ssray.errors import DataError, ImageError
-from ssray.method.inference import evaluating, image_batches, reconstruct
-from ssray.selection import (
+from ssray.calibration.map_settings import (
     NARROW,
     Basis,
     DefectSource,
@@ -35,6 +31,10 @@ from ssray.selection import (
     judge,
     open_differences,
 )
+from ssray.config import AnomalyMap, Difference, MapSettings, Recipe
+from ssray.data.decode import read_image, read_mask, resize
+from ssray.errors import DataError, ImageError
+from ssray.method.inference import evaluating, image_batches, reconstruct
 
 By = Literal["synthetic", "labelled", "reconstruction"]
 _BATCH = 8

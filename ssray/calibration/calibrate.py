@@ -20,12 +20,18 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from ssray import conformal
+from ssray.calibration import conformal
+from ssray.calibration.criterion import Criterion
+from ssray.calibration.map_settings import (
+    Selection,
+    gather_evidence,
+    is_open,
+    open_differences,
+    select,
+)
 from ssray.config import MapSettings, Recipe
-from ssray.criterion import Criterion
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import differences, image_batches
-from ssray.selection import Selection, gather_evidence, is_open, open_differences, select
 
 LEAST_REFERENCES = 16
 MOST_REFERENCES = 32
@@ -72,7 +78,7 @@ class Calibration(BaseModel):
         return max(self.false_alarm_rate, conformal.least_rate(len(self.image_scores)))
 
     def p_values(self, scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """As ``ssray.conformal``; NaN for models that have no scores."""
+        """As ``ssray.calibration.conformal``; NaN for models that have no scores."""
         if not self.image_scores:
             return np.full(len(scores), np.nan)
         return conformal.p_values(scores, np.array(self.image_scores))

@@ -1,0 +1,1 @@
+"""From a trained network to decisions: map settings, scales, thresholds, p-values."""
