@@ -25,12 +25,13 @@ from labelled import TestSet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ssray import artifact, model_store
 from ssray.backends import OpenVinoNetwork
 from ssray.config import Backend, Network
 from ssray.data.dataset import index_dataset
 from ssray.method.autoencoder import Autoencoder, Upsample
 from ssray.method.inference import reconstruct
+from ssray.models import artifact
+from ssray.models import store as model_store
 from ssray.scoring import Scorer
 from ssray.storage.location import Location
 

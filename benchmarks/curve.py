@@ -18,14 +18,16 @@ import safetensors.torch
 import torch
 from labelled import TestSet, category_parser, judge
 
-from ssray import artifact, feeding, model_store
-from ssray.artifact import new_version
+from ssray import feeding
 from ssray.building import Progress, build_model
 from ssray.calibration.calibrate import calibrate
 from ssray.cluster.workflow import sample_images
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.method.autoencoder import Autoencoder
+from ssray.models import artifact
+from ssray.models import store as model_store
+from ssray.models.artifact import new_version
 from ssray.recipes import RecipeRequest
 from ssray.storage.location import Location
 from ssray.training import Epoch

@@ -29,7 +29,6 @@ quiet_local_ray()
 
 import ray  # noqa: E402  Ray reads its settings when imported
 
-from ssray import artifact, model_store  # noqa: E402
 from ssray.cluster.nightly import NightRequest, score_night  # noqa: E402
 from ssray.cluster.runtime import LOCAL_OBJECT_STORE_BYTES, ray_session  # noqa: E402
 from ssray.cluster.train import train_category  # noqa: E402
@@ -41,6 +40,8 @@ from ssray.cluster.workflow import (  # noqa: E402
 from ssray.config import Compute, Recipe, override  # noqa: E402
 from ssray.data.demo.dataset import write_demo_data  # noqa: E402
 from ssray.method.autoencoder import Autoencoder  # noqa: E402
+from ssray.models import artifact  # noqa: E402
+from ssray.models import store as model_store  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
 from ssray.recipes import RecipeRequest, compact, paper  # noqa: E402
 from ssray.report.figures import PAPER  # noqa: E402

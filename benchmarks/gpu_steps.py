@@ -26,7 +26,6 @@ from labelled import TestSet, judge
 from torch import Tensor, nn
 
 from ssray import feeding, training
-from ssray.artifact import ModelArtifact
 from ssray.building import build_model
 from ssray.calibration.calibrate import calibrate
 from ssray.config import Compute, Recipe, override
@@ -38,6 +37,7 @@ from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import KINDS, corrupt
 from ssray.method.inference import autocast, to_network
 from ssray.method.objective import reconstruction_objective
+from ssray.models.artifact import ModelArtifact
 from ssray.recipes import compact, paper
 from ssray.scoring import Scorer
 from ssray.storage.location import Location

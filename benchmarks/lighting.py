@@ -16,12 +16,13 @@ import torch
 from labelled import BATCH, TestSet, category_parser
 from torch import Tensor, nn
 
-from ssray import artifact, model_store
 from ssray.data.dataset import index_dataset
 from ssray.method.anomaly_map import MapMaker, difference_maps
 from ssray.method.augmentation import relight
 from ssray.method.inference import image_batches, reconstruct
 from ssray.metrics.images import image_auroc
+from ssray.models import artifact
+from ssray.models import store as model_store
 from ssray.storage.location import Location
 
 CPU = torch.device("cpu")

@@ -30,9 +30,9 @@ import torch.multiprocessing as mp
 
 from ssray import training
 from ssray.config import Recipe, override
-from ssray.device import resolve_precision, use_cores
 from ssray.growth import grown
 from ssray.method.autoencoder import Autoencoder
+from ssray.models.device import resolve_precision, use_cores
 from ssray.recipes import RECIPES
 
 CPU = torch.device("cpu")

@@ -18,11 +18,12 @@ import torch
 from labelled import BATCH, TestSet, category_parser
 from torch import Tensor
 
-from ssray import artifact, model_store
 from ssray.data.dataset import index_dataset
 from ssray.method.anomaly_map import difference_maps
 from ssray.method.inference import autocast, image_batches
 from ssray.method.tiling import Tiling, in_tiles
+from ssray.models import artifact
+from ssray.models import store as model_store
 from ssray.storage.location import Location
 
 CPU = torch.device("cpu")

@@ -23,23 +23,23 @@ from torch import Tensor, nn
 
 import ssray
 from ssray import feeding
-from ssray.artifact import ModelArtifact, TrainingFacts
 from ssray.calibration.calibrate import calibrate, cross_fitted
 from ssray.calibration.criterion import Criterion
 from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe
 from ssray.data.window import Decode
-from ssray.device import (
+from ssray.errors import TrainingError
+from ssray.feeding import Feed, Fold
+from ssray.growth import filling_growth, grown, most_growth
+from ssray.method.autoencoder import Autoencoder
+from ssray.models.artifact import ModelArtifact, TrainingFacts
+from ssray.models.device import (
     describe_hardware,
     kept_precision,
     peak_memory_gib,
     resolve_precision,
     use_cores,
 )
-from ssray.errors import TrainingError
-from ssray.feeding import Feed, Fold
-from ssray.growth import filling_growth, grown, most_growth
-from ssray.method.autoencoder import Autoencoder
 from ssray.team import Team
 from ssray.training import Epoch, fit
 

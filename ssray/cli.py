@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 
 import ssray
-from ssray import diagnosis, model_store
+from ssray import diagnosis
 from ssray.calibration.criterion import By
 from ssray.calibration.map_settings import GRIDS
 from ssray.config import Recipe
@@ -17,6 +17,7 @@ from ssray.data.dataset import index_images
 from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError, TrainingError
 from ssray.model_commands import models
+from ssray.models import store as model_store
 from ssray.nightly_commands import heatmap, nightly
 from ssray.options import (
     SCORING,

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 import ssray
-from ssray.artifact import ModelArtifact, load
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.data.decode import UInt8Image, read_image, resize
-from ssray.device import resolve_device
 from ssray.errors import ConfigError, DataError, ImageError
 from ssray.method.inference import reconstruct, to_network
 from ssray.method.projection import PositionMoments, Projection, measure_projection, patch_widths
-from ssray.model_store import published_version
+from ssray.models.artifact import ModelArtifact, load
+from ssray.models.device import resolve_device
+from ssray.models.store import published_version
 from ssray.report.diagnosis import Diagnosis, moments_table, projection_table
 from ssray.report.diagnosis_page import render_diagnosis
 from ssray.report.tables import write_table

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import ssray
-from ssray.artifact import ModelArtifact
 from ssray.errors import ArtifactError, ConfigError
 from ssray.method.anomaly_map import MapMaker, difference_maps
 from ssray.method.inference import TILING
+from ssray.models.artifact import ModelArtifact
 from ssray.storage.location import Location
 
 Format = Literal["torch", "onnx", "openvino"]

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssray.artifact import ModelArtifact, new_version
 from ssray.calibration.calibrate import MOST_REFERENCES, calibrate
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.map_settings import Evidence
 from ssray.config import Difference
+from ssray.models.artifact import ModelArtifact, new_version
 
 LEAST_GAIN = 0.1
 """A pair's error is to be lower by this share than the best model's: it takes twice as long."""

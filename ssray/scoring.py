@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssray.artifact import ModelArtifact
 from ssray.backends import OpenVinoNetwork, resolve_backend
 from ssray.config import Backend
 from ssray.data.decode import resize
 from ssray.method.inference import differences, to_network
 from ssray.method.transfer import downloaded, uploaded
+from ssray.models.artifact import ModelArtifact
 
 Maps = npt.NDArray[np.float32]
 

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.table import Table
 
-from ssray.model_store import StoredVersion
+from ssray.models.store import StoredVersion
 from ssray.nightly.record import Completed
 from ssray.storage.location import Location
 from ssray.training import Epoch

@@ -23,7 +23,6 @@ import pyarrow.parquet as pq  # noqa: E402  Ray reads its settings when imported
 import ray  # noqa: E402
 from conftest import TINY  # noqa: E402
 
-from ssray import artifact, model_store  # noqa: E402
 from ssray.cluster.inspection import score  # noqa: E402
 from ssray.cluster.nightly import NightRequest, score_night  # noqa: E402
 from ssray.cluster.sweeps import SweepRequest, sweep_categories  # noqa: E402
@@ -35,6 +34,8 @@ from ssray.cluster.workflow import (  # noqa: E402
 )
 from ssray.config import Compute, override  # noqa: E402
 from ssray.data.dataset import index_images  # noqa: E402
+from ssray.models import artifact  # noqa: E402
+from ssray.models import store as model_store  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
 from ssray.recipes import RecipeRequest  # noqa: E402
 from ssray.recipes.compact import demo  # noqa: E402

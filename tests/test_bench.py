@@ -30,11 +30,11 @@ from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.data.decode import read_image
 from ssray.data.demo.dataset import write_demo_data
 from ssray.data.loading import load_images
-from ssray.device import resolve_precision, use_cores
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import KINDS, Corrupted, corrupt
 from ssray.method.inference import autocast
 from ssray.method.objective import reconstruction_objective
+from ssray.models.device import resolve_precision, use_cores
 from ssray.recipes import paper
 from ssray.recipes.compact import demo, object_, texture
 from ssray.storage.location import Location

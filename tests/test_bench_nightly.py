@@ -19,10 +19,10 @@ import torch
 from conftest import large_png
 from PIL import Image
 
-from ssray import artifact
 from ssray.building import build_model
 from ssray.config import Compute, Recipe, override
-from ssray.model_store import publish
+from ssray.models import artifact
+from ssray.models.store import publish
 from ssray.nightly.batch import BatchScorer
 from ssray.nightly.record import Places, keep
 from ssray.nightly.sources import Source

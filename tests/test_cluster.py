@@ -15,7 +15,6 @@ from conftest import TINY
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ssray import artifact, model_store
 from ssray.cluster.score import prepare_images, score_rows
 from ssray.config import Compute, Recipe, override
 from ssray.data.dataset import index_dataset, index_images
@@ -23,6 +22,8 @@ from ssray.data.decode import read_image, read_mask
 from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError, DataError, ScoringError, TrainingError
 from ssray.metrics.pixels import PixelCounts
+from ssray.models import artifact
+from ssray.models import store as model_store
 from ssray.recipes import RecipeRequest
 from ssray.report.heatmap import png_to_levels
 from ssray.scoring import Scorer, resize_map

@@ -14,14 +14,14 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from ssray import artifact
-from ssray.artifact import ModelArtifact
 from ssray.building import build_model
 from ssray.cli import cli
 from ssray.config import Compute, Difference, ImageScore, MapSettings, Recipe
 from ssray.errors import ArtifactError, ConfigError
 from ssray.export import AnomalyModel, export
-from ssray.model_store import publish
+from ssray.models import artifact
+from ssray.models.artifact import ModelArtifact
+from ssray.models.store import publish
 from ssray.scoring import Scorer
 from ssray.storage.location import Location
 

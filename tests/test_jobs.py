@@ -24,9 +24,9 @@ import pytest
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
-from ssray.artifact import load
 from ssray.data.demo.dataset import write_demo_data
-from ssray.model_store import published, versions
+from ssray.models.artifact import load
+from ssray.models.store import published, versions
 from ssray.report.tables import METRICS
 from ssray.storage.location import Location
 

@@ -26,10 +26,10 @@ from test_nightly import DATE, completed, rows_of, same, wait_for
 from test_nightly_batch import PECULIAR
 from three_nodes import processes
 
-from ssray import artifact
 from ssray.building import build_model
 from ssray.config import Compute, Recipe
-from ssray.model_store import publish
+from ssray.models import artifact
+from ssray.models.store import publish
 from ssray.storage.location import Location
 
 IMAGES = 20_000

@@ -11,13 +11,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ssray import artifact
-from ssray.artifact import ModelArtifact
 from ssray.building import build_model
 from ssray.cli import cli
 from ssray.config import Compute, Recipe
 from ssray.errors import ArtifactError, ConflictError, SsrayError
-from ssray.model_store import publish, published, published_version, rollback, versions
+from ssray.models import artifact
+from ssray.models.artifact import ModelArtifact
+from ssray.models.store import publish, published, published_version, rollback, versions
 from ssray.storage.location import Location
 
 CATEGORY = "weave"

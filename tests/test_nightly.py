@@ -20,10 +20,10 @@ import torch
 from faulty_proxy import FAULTS, faulty_proxy
 from PIL import Image
 
-from ssray import artifact
 from ssray.building import build_model
 from ssray.config import Compute, Recipe
-from ssray.model_store import publish
+from ssray.models import artifact
+from ssray.models.store import publish
 from ssray.nightly.record import MARKER, Completed, Places, read_night
 from ssray.nightly.sources import CategoryRule
 from ssray.storage.location import Location

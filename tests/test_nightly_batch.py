@@ -20,13 +20,13 @@ import torch
 from conftest import breaking_off
 from PIL import Image
 
-from ssray import artifact
-from ssray.artifact import ModelArtifact
 from ssray.building import build_model
 from ssray.config import Compute, Recipe
 from ssray.data import archives, fetch
 from ssray.data.decode import decode_image, resize
 from ssray.errors import ConfigError, DataError, ImageError, ScoringError
+from ssray.models import artifact
+from ssray.models.artifact import ModelArtifact
 from ssray.nightly import batch
 from ssray.nightly.batch import BatchResult, BatchScorer, Heatmaps
 from ssray.nightly.careful import MOST_DEATHS, STRIKES, carefully

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssray import artifact
-from ssray.artifact import ModelArtifact, TrainingFacts
 from ssray.calibration.calibrate import calibrate
 from ssray.calibration.criterion import Criterion
 from ssray.config import Network, Recipe, override
 from ssray.method.autoencoder import Autoencoder
+from ssray.models import artifact
+from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.pairing import best_pair
 from ssray.storage.location import Location
 

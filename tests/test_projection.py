@@ -19,7 +19,6 @@ from selenium import webdriver
 from test_report_page import HOSTILE, Document
 from torch import Tensor
 
-from ssray import artifact
 from ssray.building import build_model
 from ssray.cli import cli
 from ssray.config import Compute, Recipe
@@ -33,7 +32,8 @@ from ssray.method.projection import (
     squared_distances,
     swap_patches,
 )
-from ssray.model_store import publish
+from ssray.models import artifact
+from ssray.models.store import publish
 from ssray.recipes import is_texture
 from ssray.report.diagnosis import (
     Diagnosis,

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssray import artifact
-from ssray.artifact import ModelArtifact
 from ssray.checkpoint import Checkpoint
 from ssray.config import Compute, Recipe, override
-from ssray.model_store import published_version
+from ssray.models import artifact
+from ssray.models.artifact import ModelArtifact
+from ssray.models.store import published_version
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 from ssray.training import Epoch

@@ -19,14 +19,15 @@ import pytest
 import torch
 from conftest import TINY
 
-from ssray import artifact, model_store
-from ssray.artifact import is_complete
 from ssray.building import build_model
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.map_settings import NARROW, WIDE
 from ssray.config import Compute, Recipe
 from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError
+from ssray.models import artifact
+from ssray.models import store as model_store
+from ssray.models.artifact import is_complete
 from ssray.recipes import RecipeRequest
 from ssray.report.leaderboard import TrialResult
 from ssray.storage.fingerprint import fingerprint

@@ -11,18 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from ssray import artifact, feeding
-from ssray.artifact import ModelArtifact
+from ssray import feeding
 from ssray.building import build_model, ensemble_parts
 from ssray.calibration.calibrate import calibrate
 from ssray.checkpoint import Checkpoint
 from ssray.config import Compute, Objective, Recipe, Schedule, override
-from ssray.device import kept_precision, resolve_device, resolve_precision
 from ssray.errors import ArtifactError, ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker, smooth
 from ssray.method.augmentation import draw_crops, random_light, relight
 from ssray.method.inference import differences, to_network
 from ssray.method.synthetic_defects import KINDS, add_defects
+from ssray.models import artifact
+from ssray.models.artifact import ModelArtifact
+from ssray.models.device import kept_precision, resolve_device, resolve_precision
 from ssray.schedule import batch_size, crop_shape, learning_rate
 from ssray.scoring import Scorer, resize_map
 from ssray.stopping import separation

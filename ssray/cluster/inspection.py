@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssray.artifact import ModelArtifact, load
 from ssray.cluster.score import map_place, score_manifest
 from ssray.config import Compute
 from ssray.errors import DataError
+from ssray.models.artifact import ModelArtifact, load
 from ssray.report.figures import Figures
 from ssray.report.results import Results, collect
 from ssray.report.tables import write_table

@@ -23,7 +23,6 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 import ssray
-from ssray.artifact import load_facts
 from ssray.cluster.resources import (
     WorkerResources,
     check_capacity,
@@ -32,9 +31,10 @@ from ssray.cluster.resources import (
 )
 from ssray.cluster.runtime import one_line, ray_session
 from ssray.config import Compute
-from ssray.device import resolve_device, use_cores
 from ssray.errors import ArtifactError, ConfigError, ConflictError, DataError, ScoringError
-from ssray.model_store import published
+from ssray.models.artifact import load_facts
+from ssray.models.device import resolve_device, use_cores
+from ssray.models.store import published
 from ssray.nightly.batch import BatchScorer, Heatmaps
 from ssray.nightly.careful import carefully
 from ssray.nightly.manifest import (

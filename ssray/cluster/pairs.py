@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ssray import feeding
-from ssray.artifact import ModelArtifact, load, save
 from ssray.cluster.resources import WorkerResources, check_capacity
 from ssray.cluster.sweep import Search
-from ssray.device import resolve_device, use_cores
+from ssray.models.artifact import ModelArtifact, load, save
+from ssray.models.device import resolve_device, use_cores
 from ssray.pairing import best_pair
 from ssray.report.leaderboard import TrialResult, ranked
 from ssray.storage.json_file import read_json

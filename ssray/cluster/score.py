@@ -25,14 +25,14 @@ import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
-from ssray.artifact import load, load_facts
 from ssray.cluster.resources import WorkerResources, check_capacity, scoring_workers
 from ssray.cluster.runtime import one_line
 from ssray.config import Compute
 from ssray.data.decode import read_image, read_mask, resize
-from ssray.device import resolve_device, use_cores
 from ssray.errors import ImageError, ScoringError
 from ssray.metrics.pixels import PixelCounts
+from ssray.models.artifact import load, load_facts
+from ssray.models.device import resolve_device, use_cores
 from ssray.report.heatmap import encode_levels, levels_to_png
 from ssray.report.tables import SCORED_PARTS
 from ssray.scoring import Scorer, resize_map

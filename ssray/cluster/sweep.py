@@ -31,12 +31,12 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.queue import Queue
 
-from ssray.artifact import load
 from ssray.building import training_key
 from ssray.calibration.criterion import Criterion
 from ssray.cluster.runtime import one_line
 from ssray.cluster.train import Rung, Trial, train_category
 from ssray.config import Compute, Recipe
+from ssray.models.artifact import load
 from ssray.report.leaderboard import TrialResult
 from ssray.search_space import Range, SearchSpace, own_values, with_settings
 from ssray.storage.location import Location

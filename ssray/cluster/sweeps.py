@@ -15,7 +15,6 @@ from ray.util.queue import Empty, Queue
 from torch import Tensor
 
 import ssray
-from ssray.artifact import SweepFacts, is_complete, load, save
 from ssray.calibration.criterion import By, Criterion, LabelledImage
 from ssray.calibration.map_settings import NARROW, WIDE, Grid
 from ssray.cluster.pairs import ensemble_of
@@ -34,7 +33,8 @@ from ssray.data.dataset import categories, index_dataset
 from ssray.data.loading import load_images
 from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
 from ssray.feeding import texture_uris
-from ssray.model_store import in_use, publish
+from ssray.models.artifact import SweepFacts, is_complete, load, save
+from ssray.models.store import in_use, publish
 from ssray.recipes import RecipeRequest, is_texture
 from ssray.report.leaderboard import TrialResult, best, leaderboard
 from ssray.report.sweep_page import CategorySweep, render_sweep

@@ -18,7 +18,6 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
 from ssray import feeding
-from ssray.artifact import is_complete, new_version, save, write_epoch_log
 from ssray.building import Progress, build_model, training_key
 from ssray.calibration.calibrate import MOST_REFERENCES
 from ssray.calibration.criterion import Criterion
@@ -27,9 +26,10 @@ from ssray.cluster.resources import WorkerResources, check_capacity, training_wo
 from ssray.cluster.runtime import one_line
 from ssray.cluster.streaming import RESERVED_CPUS, decode_on_cluster
 from ssray.config import AnomalyMap, Compute, Recipe
-from ssray.device import resolve_device
 from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
-from ssray.model_store import in_use, publish, versions
+from ssray.models.artifact import is_complete, new_version, save, write_epoch_log
+from ssray.models.device import resolve_device
+from ssray.models.store import in_use, publish, versions
 from ssray.report.sheets import reconstruction_sheet
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.lease import SILENCE_SECONDS, Lease

@@ -22,7 +22,7 @@ from ssray.data.dataset import categories, index_dataset
 from ssray.data.loading import load_images, spread
 from ssray.errors import ArtifactError, DataError
 from ssray.method.inference import to_network
-from ssray.model_store import published
+from ssray.models.store import published
 from ssray.recipes import RecipeRequest
 from ssray.report.events import event_log
 from ssray.storage.location import Location

@@ -22,11 +22,11 @@ import pyarrow as pa
 import torch
 from scipy import ndimage
 
-from ssray.artifact import load
 from ssray.config import Backend, Precision
 from ssray.data.decode import UInt8Image
 from ssray.data.large import decode_resized
 from ssray.errors import ImageError
+from ssray.models.artifact import load
 from ssray.nightly.sources import Source
 from ssray.report.heatmap import encode_levels, levels_to_png
 from ssray.report.tables import NIGHT

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 
 import ssray
-from ssray.artifact import ModelArtifact
 from ssray.calibration.calibrate import Calibration
 from ssray.data.decode import read_image, read_mask
+from ssray.models.artifact import ModelArtifact
 from ssray.report.figures import Figures
 from ssray.report.gallery import GalleryImage, choose_gallery
 from ssray.report.heatmap import overlay, png_to_levels

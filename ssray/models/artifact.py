@@ -9,7 +9,7 @@ The second network of an ensemble adds ``weights-1.safetensors``, and ``partner.
 is another; an average map adds ``average_map.safetensors``.
 
 ``manifest.json`` is written last, so its presence means the version is complete.
-Nothing is pickled. A version is never changed; ``ssray.model_store`` tells which one is in use.
+Nothing is pickled. A version is never changed; ``ssray.models.store`` tells which one is in use.
 ``sheets/PERCENT.png`` shows reconstructions at that share of the training's budget.
 ``epochs.parquet`` is the epoch log; it grows while training runs and is there even when the
 run does not finish.
@@ -37,10 +37,10 @@ from torch import Tensor, nn
 from ssray.calibration.calibrate import Calibration
 from ssray.calibration.criterion import By
 from ssray.config import Precision, Recipe
-from ssray.device import kept_precision, resolve_precision
 from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
+from ssray.models.device import kept_precision, resolve_precision
 from ssray.storage.location import Location
 
 FORMAT_VERSION = 5

@@ -2,7 +2,7 @@
 
 ``STORE/CATEGORY/published.json`` names the version in use and those that were before. It is
 switched by a conditional write, so that of two publishers who saw the same state one wins and the
-other is told. Versions themselves are never changed; ``ssray.artifact`` has their layout.
+other is told. Versions themselves are never changed; ``ssray.models.artifact`` has their layout.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pyarrow import fs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ssray.artifact import TrainingFacts, is_complete, load, load_facts
 from ssray.errors import ArtifactError, ConflictError
+from ssray.models.artifact import TrainingFacts, is_complete, load, load_facts
 from ssray.storage.location import Location
 
 PUBLISHED = "published.json"
