@@ -25,14 +25,14 @@ from labelled import TestSet
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ssray.backends import OpenVinoNetwork
 from ssray.config import Backend, Network
 from ssray.data.dataset import index_dataset
 from ssray.method.autoencoder import Autoencoder, Upsample
 from ssray.method.inference import reconstruct
 from ssray.models import artifact
 from ssray.models import store as model_store
-from ssray.scoring import Scorer
+from ssray.scoring.backends import OpenVinoNetwork
+from ssray.scoring.scorer import Scorer
 from ssray.storage.location import Location
 
 CPU = torch.device("cpu")

@@ -44,7 +44,7 @@ from ssray.models import artifact  # noqa: E402
 from ssray.models import store as model_store  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
 from ssray.recipes import RecipeRequest, compact, paper  # noqa: E402
-from ssray.report.figures import PAPER  # noqa: E402
+from ssray.scoring.evaluation import PAPER  # noqa: E402
 from ssray.storage.location import Location  # noqa: E402
 from ssray.team import BACKENDS, Team  # noqa: E402
 from ssray.training import Epoch  # noqa: E402

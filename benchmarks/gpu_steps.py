@@ -31,7 +31,6 @@ from ssray.calibration.calibrate import calibrate
 from ssray.config import Compute, Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.data.demo.dataset import write_demo_data
-from ssray.export import export as export_model
 from ssray.growth import filling_growth, grown, most_growth
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import KINDS, corrupt
@@ -39,7 +38,8 @@ from ssray.method.inference import autocast, to_network
 from ssray.method.objective import reconstruction_objective
 from ssray.models.artifact import ModelArtifact
 from ssray.recipes import compact, paper
-from ssray.scoring import Scorer
+from ssray.scoring.export import export as export_model
+from ssray.scoring.scorer import Scorer
 from ssray.storage.location import Location
 from ssray.training import fit
 

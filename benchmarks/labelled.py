@@ -21,7 +21,7 @@ from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import differences, image_batches
 from ssray.metrics.images import image_auroc
 from ssray.metrics.pixels import PixelCounts
-from ssray.scoring import Maps, resize_map
+from ssray.scoring.scorer import Maps, resize_map
 
 BATCH = 8
 

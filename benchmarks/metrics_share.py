@@ -27,8 +27,8 @@ from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.data.decode import read_mask
 from ssray.metrics.pixels import PixelCounts
-from ssray.report.figures import Figures
-from ssray.report.results import collect
+from ssray.scoring.evaluation import Figures
+from ssray.scoring.results import collect
 from ssray.storage.location import Location
 
 

@@ -24,7 +24,7 @@ from ssray.models.device import resolve_device
 from ssray.models.store import published_version
 from ssray.report.diagnosis import Diagnosis, moments_table, projection_table
 from ssray.report.diagnosis_page import render_diagnosis
-from ssray.report.tables import write_table
+from ssray.scoring.tables import write_table
 from ssray.storage.location import Location
 from ssray.terminal import counting
 

@@ -10,10 +10,10 @@ import click
 import torch
 
 from ssray.errors import ArtifactError, SsrayError
-from ssray.export import Format, export
 from ssray.models import artifact
 from ssray.models import store as model_store
 from ssray.options import models_option, out_option
+from ssray.scoring.export import Format, export
 from ssray.storage.location import Location
 from ssray.terminal import console, versions_table
 

@@ -7,10 +7,10 @@ from typing import get_args
 import pytest
 import torch
 
-from ssray.backends import OpenVinoNetwork, resolve_backend
 from ssray.config import Blend, Network
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import reconstruct
+from ssray.scoring.backends import OpenVinoNetwork, resolve_backend
 
 CPU = torch.device("cpu")
 

@@ -25,8 +25,8 @@ from ssray.metrics.pixels import PixelCounts
 from ssray.models import artifact
 from ssray.models import store as model_store
 from ssray.recipes import RecipeRequest
-from ssray.report.heatmap import png_to_levels
-from ssray.scoring import Scorer, resize_map
+from ssray.scoring.heatmap import png_to_levels
+from ssray.scoring.scorer import Scorer, resize_map
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 from ssray.training import Epoch

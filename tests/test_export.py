@@ -18,11 +18,11 @@ from ssray.building import build_model
 from ssray.cli import cli
 from ssray.config import Compute, Difference, ImageScore, MapSettings, Recipe
 from ssray.errors import ArtifactError, ConfigError
-from ssray.export import AnomalyModel, export
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.models.store import publish
-from ssray.scoring import Scorer
+from ssray.scoring.export import AnomalyModel, export
+from ssray.scoring.scorer import Scorer
 from ssray.storage.location import Location
 
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def run(kind: str, folder: Path, image: np.ndarray) -> list[np.ndarray]:
 def test_an_export_that_differs_is_not_written(
     model: ModelArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ssray import export as exporting
+    from ssray.scoring import export as exporting
 
     def wrong(module: torch.nn.Module, image: Tensor, folder: Path) -> object:
         (folder / "model.xml").write_text("wrong")

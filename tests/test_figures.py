@@ -12,9 +12,9 @@ import pytest
 from ssray.metrics.images import decision_metrics, image_metrics
 from ssray.metrics.pixels import PixelCounts
 from ssray.recipes import paper
-from ssray.report.figures import PAPER, TEXTURES, Figures, percent
-from ssray.report.results import collect
-from ssray.report.tables import METRICS, METRICS_BY_TYPE, SCORED_PARTS, write_table
+from ssray.scoring.evaluation import PAPER, TEXTURES, Figures, percent
+from ssray.scoring.results import collect
+from ssray.scoring.tables import METRICS, METRICS_BY_TYPE, SCORED_PARTS, write_table
 from ssray.storage.location import Location
 
 

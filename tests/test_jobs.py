@@ -27,7 +27,7 @@ from ray._private.runtime_env.packaging import create_package
 from ssray.data.demo.dataset import write_demo_data
 from ssray.models.artifact import load
 from ssray.models.store import published, versions
-from ssray.report.tables import METRICS
+from ssray.scoring.tables import METRICS
 from ssray.storage.location import Location
 
 ROOT = Path(__file__).parent.parent

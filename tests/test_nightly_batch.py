@@ -46,8 +46,8 @@ from ssray.nightly.record import (
 )
 from ssray.nightly.sources import CategoryRule, Source
 from ssray.nightly.summary import summarise
-from ssray.report.heatmap import png_to_levels, predicted_mask
-from ssray.scoring import Scorer
+from ssray.scoring.heatmap import png_to_levels, predicted_mask
+from ssray.scoring.scorer import Scorer
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
 

@@ -43,7 +43,7 @@ from ssray.report.diagnosis import (
     projection_table,
 )
 from ssray.report.diagnosis_page import render_diagnosis
-from ssray.report.tables import MOMENTS, PROJECTION
+from ssray.scoring.tables import MOMENTS, PROJECTION
 from ssray.storage.location import Location
 
 SHAPE = (32, 40)

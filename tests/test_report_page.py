@@ -17,8 +17,8 @@ from ssray.metrics.images import image_auroc, image_metrics, roc_points
 from ssray.report import charts, page
 from ssray.report.charts import thin_roc
 from ssray.report.gallery import GalleryImage, best_threshold, choose_gallery
-from ssray.report.heatmap import encode_levels
 from ssray.report.page import CategoryReport, render_page
+from ssray.scoring.heatmap import encode_levels
 
 NAN = math.nan
 UNDEFINED = {"image_auroc": NAN, "pixel_auroc": NAN}

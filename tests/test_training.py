@@ -25,7 +25,7 @@ from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.models.device import kept_precision, resolve_device, resolve_precision
 from ssray.schedule import batch_size, crop_shape, learning_rate
-from ssray.scoring import Scorer, resize_map
+from ssray.scoring.scorer import Scorer, resize_map
 from ssray.stopping import separation
 from ssray.storage.location import Location
 from ssray.training import Epoch, fit

@@ -11,10 +11,10 @@ from ssray.cluster.score import map_place, score_manifest
 from ssray.config import Compute
 from ssray.errors import DataError
 from ssray.models.artifact import ModelArtifact, load
-from ssray.report.figures import Figures
-from ssray.report.results import Results, collect
-from ssray.report.tables import write_table
 from ssray.report.writer import write_report
+from ssray.scoring.evaluation import Figures
+from ssray.scoring.results import Results, collect
+from ssray.scoring.tables import write_table
 from ssray.storage.location import Location
 
 PARTS = "scored_parts"

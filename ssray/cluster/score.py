@@ -33,9 +33,9 @@ from ssray.errors import ImageError, ScoringError
 from ssray.metrics.pixels import PixelCounts
 from ssray.models.artifact import load, load_facts
 from ssray.models.device import resolve_device, use_cores
-from ssray.report.heatmap import encode_levels, levels_to_png
-from ssray.report.tables import SCORED_PARTS
-from ssray.scoring import Scorer, resize_map
+from ssray.scoring.heatmap import encode_levels, levels_to_png
+from ssray.scoring.scorer import Scorer, resize_map
+from ssray.scoring.tables import SCORED_PARTS
 from ssray.storage.location import Location
 
 DECODE_BATCH = 16

@@ -28,9 +28,9 @@ from ssray.data.large import decode_resized
 from ssray.errors import ImageError
 from ssray.models.artifact import load
 from ssray.nightly.sources import Source
-from ssray.report.heatmap import encode_levels, levels_to_png
-from ssray.report.tables import NIGHT
-from ssray.scoring import Scorer
+from ssray.scoring.heatmap import encode_levels, levels_to_png
+from ssray.scoring.scorer import Scorer
+from ssray.scoring.tables import NIGHT
 from ssray.storage.archives import is_compressed_tar, split_member, streamed
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location

@@ -13,7 +13,7 @@ from PIL import Image
 from ssray.data.large import decode_resized
 from ssray.errors import DataError, ImageError, ScoringError
 from ssray.nightly.record import Completed, read_marker
-from ssray.report.heatmap import overlay, png_to_levels
+from ssray.scoring.heatmap import overlay, png_to_levels
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
 

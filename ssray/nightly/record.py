@@ -38,7 +38,7 @@ from ssray.errors import ConfigError, ScoringError
 from ssray.nightly.batch import BatchResult, Heatmaps
 from ssray.nightly.manifest import read_manifest
 from ssray.nightly.summary import BatchFacts, Summary
-from ssray.report.tables import NIGHT
+from ssray.scoring.tables import NIGHT
 from ssray.storage.json_file import read_json
 from ssray.storage.location import Location
 

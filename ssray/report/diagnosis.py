@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssray.method.projection import PositionMoments, Projection
 from ssray.recipes import TEXTURE_SHARE
-from ssray.report.tables import MOMENTS, PROJECTION
+from ssray.scoring.tables import MOMENTS, PROJECTION
 
 Kind = Literal["texture", "aligned pattern", "object"]
 

@@ -21,8 +21,8 @@ from PIL import Image
 from ssray.data.decode import resize
 from ssray.report import heatmap
 from ssray.report.charts import FRAME, Histogram, Roc
-from ssray.report.figures import reasons
 from ssray.report.gallery import DEFECT, GOOD, UNKNOWN, Floats, GalleryImage, Labels
+from ssray.scoring.evaluation import reasons
 
 PICTURE_SIDE = 448
 """Longer side of the pictures on the page, in pixels; larger images are shrunk to it."""

@@ -14,7 +14,7 @@ from ssray.config import Difference
 from ssray.method.anomaly_map import difference_maps, smooth
 from ssray.method.inference import evaluating, reconstruct, to_network
 from ssray.method.synthetic_defects import add_defects
-from ssray.report.heatmap import encode_levels, overlay
+from ssray.scoring.heatmap import encode_levels, overlay
 
 IMAGES = 3
 """How many of them, each as it is and with a synthetic defect."""

@@ -17,11 +17,11 @@ import ssray
 from ssray.calibration.calibrate import Calibration
 from ssray.data.decode import read_image, read_mask
 from ssray.models.artifact import ModelArtifact
-from ssray.report.figures import Figures
 from ssray.report.gallery import GalleryImage, choose_gallery
-from ssray.report.heatmap import overlay, png_to_levels
 from ssray.report.page import CategoryReport, render_page
-from ssray.report.results import Results, usable
+from ssray.scoring.evaluation import Figures
+from ssray.scoring.heatmap import overlay, png_to_levels
+from ssray.scoring.results import Results, usable
 from ssray.storage.location import Location
 
 NETWORK_NAMES = {

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from ssray.metrics.images import decision_metrics, image_metrics
 from ssray.metrics.pixels import PixelCounts
 from ssray.report.gallery import DEFECT, GOOD
-from ssray.report.results import Results, flags, usable
-from ssray.report.tables import METRICS, METRICS_BY_TYPE
+from ssray.scoring.results import Results, flags, usable
+from ssray.scoring.tables import METRICS, METRICS_BY_TYPE
 
 Row = dict[str, Any]
 

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssray.backends import OpenVinoNetwork, resolve_backend
 from ssray.config import Backend
 from ssray.data.decode import resize
 from ssray.method.inference import differences, to_network
 from ssray.method.transfer import downloaded, uploaded
 from ssray.models.artifact import ModelArtifact
+from ssray.scoring.backends import OpenVinoNetwork, resolve_backend
 
 Maps = npt.NDArray[np.float32]
 

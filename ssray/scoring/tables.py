@@ -62,7 +62,7 @@ in ``SCORES``; ``detail`` is the error in words; ``note`` names what of an image
 account though it was scored (``ssray.data.decode.decode_noted``). ``defect_share``: of the image
 above the pixel threshold; ``boxes``: left, top, width and height, in pixels of the image, around
 each connected region of it, the largest first. ``heatmap``: 8-bit PNG of levels
-(``ssray.report.heatmap``) in units of ``pixel_threshold``, at the network's resolution. ``width``,
+(``ssray.scoring.heatmap``) in units of ``pixel_threshold``, at the network's resolution. ``width``,
 ``height``: of the image as it is stored."""
 
 METRICS = pa.schema(

@@ -13,7 +13,7 @@ import pyarrow.dataset as pads
 
 from ssray.metrics.pixels import PixelCounts
 from ssray.report.gallery import UNKNOWN
-from ssray.report.tables import SCORED_PARTS, SCORES
+from ssray.scoring.tables import SCORED_PARTS, SCORES
 from ssray.storage.location import Location
 
 
