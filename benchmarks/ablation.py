@@ -36,8 +36,6 @@ from lighting import under_light
 from selection_study import study
 from torch import Tensor, nn
 
-from ssray import feeding
-from ssray.building import ensemble_parts
 from ssray.calibration.calibrate import calibrate
 from ssray.config import ImageScore, MapSettings, Recipe, override
 from ssray.data.dataset import index_dataset
@@ -45,7 +43,9 @@ from ssray.errors import SsrayError
 from ssray.method.anomaly_map import MapMaker
 from ssray.recipes import compact
 from ssray.storage.location import Location
-from ssray.training import fit
+from ssray.training import images as feeding
+from ssray.training.build import ensemble_parts
+from ssray.training.fit import fit
 
 HEAD = """
 # Ablation

@@ -18,8 +18,6 @@ import safetensors.torch
 import torch
 from labelled import TestSet, category_parser, judge
 
-from ssray import feeding
-from ssray.building import Progress, build_model
 from ssray.calibration.calibrate import calibrate
 from ssray.cluster.workflow import sample_images
 from ssray.config import Compute
@@ -30,7 +28,9 @@ from ssray.models import store as model_store
 from ssray.models.artifact import new_version
 from ssray.recipes import RecipeRequest
 from ssray.storage.location import Location
-from ssray.training import Epoch
+from ssray.training import images as feeding
+from ssray.training.build import Progress, build_model
+from ssray.training.fit import Epoch
 
 CPU = torch.device("cpu")
 MINUTES = (1, 2, 4, 7, 10, 15, 20, 30, 40, 50, 60)

@@ -46,8 +46,8 @@ from ssray.nightly.sources import CategoryRule  # noqa: E402
 from ssray.recipes import RecipeRequest, compact, paper  # noqa: E402
 from ssray.scoring.evaluation import PAPER  # noqa: E402
 from ssray.storage.location import Location  # noqa: E402
-from ssray.team import BACKENDS, Team  # noqa: E402
-from ssray.training import Epoch  # noqa: E402
+from ssray.training.distributed import BACKENDS, Team  # noqa: E402
+from ssray.training.fit import Epoch  # noqa: E402
 
 EARLIER_NIGHT = 280.0
 """Images a second of a night on one H100 with 16 cores, at commit 6638c20."""
@@ -182,7 +182,7 @@ def strips(count: int) -> list[bytes]:
 
 def strip_model(setup: Setup, recipe: Recipe) -> artifact.ModelArtifact:
     """A model for such images."""
-    from ssray.building import build_model
+    from ssray.training.build import build_model
 
     few = override(
         recipe,

@@ -25,13 +25,10 @@ import torch.nn.functional as F
 from labelled import TestSet, judge
 from torch import Tensor, nn
 
-from ssray import feeding, training
-from ssray.building import build_model
 from ssray.calibration.calibrate import calibrate
 from ssray.config import Compute, Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.data.demo.dataset import write_demo_data
-from ssray.growth import filling_growth, grown, most_growth
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import KINDS, corrupt
 from ssray.method.inference import autocast, to_network
@@ -41,7 +38,11 @@ from ssray.recipes import compact, paper
 from ssray.scoring.export import export as export_model
 from ssray.scoring.scorer import Scorer
 from ssray.storage.location import Location
-from ssray.training import fit
+from ssray.training import fit as training
+from ssray.training import images as feeding
+from ssray.training.build import build_model
+from ssray.training.fit import fit
+from ssray.training.growth import filling_growth, grown, most_growth
 
 CPU = torch.device("cpu")
 SMALL = 8

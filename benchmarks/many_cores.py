@@ -28,12 +28,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ssray import training
 from ssray.config import Recipe, override
-from ssray.growth import grown
 from ssray.method.autoencoder import Autoencoder
 from ssray.models.device import resolve_precision, use_cores
 from ssray.recipes import RECIPES
+from ssray.training import fit as training
+from ssray.training.growth import grown
 
 CPU = torch.device("cpu")
 WARM, ROUNDS = 3, 15

@@ -21,7 +21,7 @@ from rich.table import Table
 from ssray.models.store import StoredVersion
 from ssray.nightly.record import Completed
 from ssray.storage.location import Location
-from ssray.training import Epoch
+from ssray.training.fit import Epoch
 
 LINE_SECONDS = 10.0
 """Where there is no terminal, long loops print a line this often."""

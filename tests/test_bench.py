@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ssray import training
 from ssray.calibration.map_settings import (
     DIFFERENCES,
     KERNEL_SHARES,
@@ -38,7 +37,8 @@ from ssray.models.device import resolve_precision, use_cores
 from ssray.recipes import paper
 from ssray.recipes.compact import demo, object_, texture
 from ssray.storage.location import Location
-from ssray.training import Epoch
+from ssray.training import fit as training
+from ssray.training.fit import Epoch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

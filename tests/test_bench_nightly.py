@@ -19,7 +19,6 @@ import torch
 from conftest import large_png
 from PIL import Image
 
-from ssray.building import build_model
 from ssray.config import Compute, Recipe, override
 from ssray.models import artifact
 from ssray.models.store import publish
@@ -29,6 +28,7 @@ from ssray.nightly.sources import Source
 from ssray.recipes import paper
 from ssray.recipes.compact import texture
 from ssray.storage.location import Location
+from ssray.training.build import build_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Recipe, override
 from ssray.errors import ArtifactError
 from ssray.storage.location import Location
-from ssray.training import Fitted, fit
+from ssray.training.checkpoint import Checkpoint, CheckpointFile
+from ssray.training.fit import Fitted, fit
 
 CPU = torch.device("cpu")
 

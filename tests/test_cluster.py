@@ -29,7 +29,7 @@ from ssray.scoring.heatmap import png_to_levels
 from ssray.scoring.scorer import Scorer, resize_map
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
-from ssray.training import Epoch
+from ssray.training.fit import Epoch
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -64,7 +64,7 @@ def test_training_publishes_a_model_and_its_log(store: Location) -> None:
 
 def test_a_run_can_be_repeated_from_its_artifact(store: Location, demo_root: Path) -> None:
     """Without Ray, from what the artifact says of its origin: the same to the last bit."""
-    from ssray.building import build_model
+    from ssray.training.build import build_model
 
     model = artifact.load(store, "weave", model_store.published_version(store, "weave"))
     uris, facts = training_uris(demo_root), model.facts

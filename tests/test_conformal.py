@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssray import feeding
-from ssray.building import build_model
 from ssray.calibration.conformal import least_rate, p_values, threshold
 from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.errors import ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker
+from ssray.training import images as feeding
+from ssray.training.build import build_model
 
 SCORES = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=60).map(np.array)
 RATES = st.integers(1, 99).map(lambda percent: percent / 100)

@@ -12,11 +12,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from ssray.checkpoint import Checkpoint
 from ssray.config import Recipe, override
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import reconstruct, to_network
-from ssray.training import fit
+from ssray.training.checkpoint import Checkpoint
+from ssray.training.fit import fit
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,6 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from ssray.building import build_model
 from ssray.cli import cli
 from ssray.config import Compute, Difference, ImageScore, MapSettings, Recipe
 from ssray.errors import ArtifactError, ConfigError
@@ -24,6 +23,7 @@ from ssray.models.store import publish
 from ssray.scoring.export import AnomalyModel, export
 from ssray.scoring.scorer import Scorer
 from ssray.storage.location import Location
+from ssray.training.build import build_model
 
 CPU = torch.device("cpu")
 

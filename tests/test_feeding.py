@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ssray import feeding
-from ssray.building import build_model
-from ssray.checkpoint import Checkpoint
 from ssray.config import Compute, Recipe, override
 from ssray.data.decode import UInt8Image, read_image, resize
 from ssray.data.window import DRAWS, START, ImageWindow
 from ssray.errors import ConfigError, DataError, ImageError, TrainingError
-from ssray.training import fit
+from ssray.training import images as feeding
+from ssray.training.build import build_model
+from ssray.training.checkpoint import Checkpoint
+from ssray.training.fit import fit
 
 CPU = torch.device("cpu")
 GIB = 1024**3

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssray import growth
-from ssray.building import build_model, training_key
-from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe, override
-from ssray.growth import LEAST_STEPS, filling_growth, grown, most_growth, worth_growing
 from ssray.storage.location import Location
+from ssray.training import growth
+from ssray.training.build import build_model, training_key
+from ssray.training.checkpoint import Checkpoint, CheckpointFile
+from ssray.training.growth import LEAST_STEPS, filling_growth, grown, most_growth, worth_growing
 
 CPU = torch.device("cpu")
 

@@ -26,11 +26,11 @@ from test_nightly import DATE, completed, rows_of, same, wait_for
 from test_nightly_batch import PECULIAR
 from three_nodes import processes
 
-from ssray.building import build_model
 from ssray.config import Compute, Recipe
 from ssray.models import artifact
 from ssray.models.store import publish
 from ssray.storage.location import Location
+from ssray.training.build import build_model
 
 IMAGES = 20_000
 BATCH = 256

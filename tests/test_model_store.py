@@ -11,7 +11,6 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ssray.building import build_model
 from ssray.cli import cli
 from ssray.config import Compute, Recipe
 from ssray.errors import ArtifactError, ConflictError, SsrayError
@@ -19,6 +18,7 @@ from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.models.store import publish, published, published_version, rollback, versions
 from ssray.storage.location import Location
+from ssray.training.build import build_model
 
 CATEGORY = "weave"
 

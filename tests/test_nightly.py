@@ -20,13 +20,13 @@ import torch
 from faulty_proxy import FAULTS, faulty_proxy
 from PIL import Image
 
-from ssray.building import build_model
 from ssray.config import Compute, Recipe
 from ssray.models import artifact
 from ssray.models.store import publish
 from ssray.nightly.record import MARKER, Completed, Places, read_night
 from ssray.nightly.sources import CategoryRule
 from ssray.storage.location import Location
+from ssray.training.build import build_model
 
 DATE = "2026-11-21"
 SHARED = ("fetch", "decode", "model", "pack", "write", "list")

@@ -20,7 +20,6 @@ import torch
 from conftest import breaking_off
 from PIL import Image
 
-from ssray.building import build_model
 from ssray.config import Compute, Recipe
 from ssray.data import archives, fetch
 from ssray.data.decode import decode_image, resize
@@ -50,6 +49,7 @@ from ssray.scoring.heatmap import png_to_levels, predicted_mask
 from ssray.scoring.scorer import Scorer
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
+from ssray.training.build import build_model
 
 CPU = torch.device("cpu")
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from ssray import terminal
 from ssray.cluster.environment import worker_environment
-from ssray.report.events import event_log
 from ssray.report.sheets import IMAGES, reconstruction_sheet
 from ssray.scoring.heatmap import CONTOUR
 from ssray.terminal import TrainingBoard
-from ssray.training import Epoch
+from ssray.training.fit import Epoch
+from ssray.training.tensorboard import event_log
 
 
 class Repair(nn.Conv2d):

@@ -19,7 +19,6 @@ from selenium import webdriver
 from test_report_page import HOSTILE, Document
 from torch import Tensor
 
-from ssray.building import build_model
 from ssray.cli import cli
 from ssray.config import Compute, Recipe
 from ssray.errors import SsrayError
@@ -45,6 +44,7 @@ from ssray.report.diagnosis import (
 from ssray.report.diagnosis_page import render_diagnosis
 from ssray.scoring.tables import MOMENTS, PROJECTION
 from ssray.storage.location import Location
+from ssray.training.build import build_model
 
 SHAPE = (32, 40)
 HALF = (16, 20)

@@ -17,7 +17,7 @@ from ssray.cluster.resources import (
 )
 from ssray.config import Compute, Recipe, override, parse
 from ssray.errors import ConfigError
-from ssray.growth import LEAST_STEPS
+from ssray.training.growth import LEAST_STEPS
 
 MANY = 10_000
 """Training images, of which a budget leaves steps for many workers."""

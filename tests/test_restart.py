@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ssray.checkpoint import Checkpoint
 from ssray.config import Compute, Recipe, override
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.models.store import published_version
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
-from ssray.training import Epoch
+from ssray.training.checkpoint import Checkpoint
+from ssray.training.fit import Epoch
 
 CATEGORY = "weave"
 IMAGES = 2500

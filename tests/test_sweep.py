@@ -19,7 +19,6 @@ import pytest
 import torch
 from conftest import TINY
 
-from ssray.building import build_model
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.map_settings import NARROW, WIDE
 from ssray.config import Compute, Recipe
@@ -32,6 +31,7 @@ from ssray.recipes import RecipeRequest
 from ssray.report.leaderboard import TrialResult
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
+from ssray.training.build import build_model
 
 if TYPE_CHECKING:
     from ssray.cluster.sweep import Search

@@ -11,10 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssray import feeding
-from ssray.building import build_model, ensemble_parts
 from ssray.calibration.calibrate import calibrate
-from ssray.checkpoint import Checkpoint
 from ssray.config import Compute, Objective, Recipe, Schedule, override
 from ssray.errors import ArtifactError, ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker, smooth
@@ -24,11 +21,14 @@ from ssray.method.synthetic_defects import KINDS, add_defects
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.models.device import kept_precision, resolve_device, resolve_precision
-from ssray.schedule import batch_size, crop_shape, learning_rate
 from ssray.scoring.scorer import Scorer, resize_map
-from ssray.stopping import separation
 from ssray.storage.location import Location
-from ssray.training import Epoch, fit
+from ssray.training import images as feeding
+from ssray.training.build import build_model, ensemble_parts
+from ssray.training.checkpoint import Checkpoint
+from ssray.training.early_stopping import separation
+from ssray.training.fit import Epoch, fit
+from ssray.training.schedule import batch_size, crop_shape, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -181,7 +181,7 @@ def test_the_weights_that_separate_best_are_kept(
         seen.append({name: weight.clone() for name, weight in model.state_dict().items()})
         return next(values)
 
-    monkeypatch.setattr("ssray.stopping.separation", measured)
+    monkeypatch.setattr("ssray.training.early_stopping.separation", measured)
     recipe = override(small, [*objective, "objective.patience=0.2", "schedule.images=400"])
     fitted = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32)
     last = fitted.history[-1]

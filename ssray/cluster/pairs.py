@@ -10,7 +10,6 @@ import ray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ssray import feeding
 from ssray.cluster.resources import WorkerResources, check_capacity
 from ssray.cluster.sweep import Search
 from ssray.models.artifact import ModelArtifact, load, save
@@ -18,6 +17,7 @@ from ssray.models.device import resolve_device, use_cores
 from ssray.pairing import best_pair
 from ssray.report.leaderboard import TrialResult, ranked
 from ssray.storage.json_file import read_json
+from ssray.training import images as feeding
 
 MOST = 4
 """So many of the best models are tried in pairs."""

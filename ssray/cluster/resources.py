@@ -7,7 +7,7 @@ half of one and computes on the CPU.
 A step of a recipe's batch keeps about two cores busy: sixteen threads took hardly more images
 through it than two (``docs/measured.md``). So where nobody states anything else, further cores do
 not become further threads of one worker, but further trainings side by side, or further workers of
-one, each with a step of the recipe's, as far as ``ssray.growth`` lets steps grow. Cores that
+one, each with a step of the recipe's, as far as ``ssray.training.growth`` lets steps grow. Cores that
 neither can use stay free.
 """
 
@@ -23,7 +23,7 @@ import ray
 
 from ssray.config import Compute, Recipe
 from ssray.errors import ConfigError
-from ssray.growth import most_growth
+from ssray.training.growth import most_growth
 
 CORES_PER_WORKER = 2
 """Of a training or of scoring on CPUs, where nothing else is stated."""

@@ -31,7 +31,6 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.queue import Queue
 
-from ssray.building import training_key
 from ssray.calibration.criterion import Criterion
 from ssray.cluster.runtime import one_line
 from ssray.cluster.train import Rung, Trial, train_category
@@ -40,6 +39,7 @@ from ssray.models.artifact import load
 from ssray.report.leaderboard import TrialResult
 from ssray.search_space import Range, SearchSpace, own_values, with_settings
 from ssray.storage.location import Location
+from ssray.training.build import training_key
 
 REDUCTION = 3
 """Of trials that reach a rung, the best one in so many goes on."""

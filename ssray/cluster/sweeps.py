@@ -32,7 +32,6 @@ from ssray.config import Compute
 from ssray.data.dataset import categories, index_dataset
 from ssray.data.loading import load_images
 from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
-from ssray.feeding import texture_uris
 from ssray.models.artifact import SweepFacts, is_complete, load, save
 from ssray.models.store import in_use, publish
 from ssray.recipes import RecipeRequest, is_texture
@@ -45,6 +44,7 @@ from ssray.storage.json_file import read_json
 from ssray.storage.lease import Lease
 from ssray.storage.location import Location
 from ssray.terminal import TrainingBoard, show_totals
+from ssray.training.images import texture_uris
 
 STATE = ".sweep"
 """Folder of the results for what a restart needs."""

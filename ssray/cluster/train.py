@@ -17,11 +17,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Empty, Queue
 
-from ssray import feeding
-from ssray.building import Progress, build_model, training_key
 from ssray.calibration.calibrate import MOST_REFERENCES
 from ssray.calibration.criterion import Criterion
-from ssray.checkpoint import CheckpointFile
 from ssray.cluster.resources import WorkerResources, check_capacity, training_workers
 from ssray.cluster.runtime import one_line
 from ssray.cluster.streaming import RESERVED_CPUS, decode_on_cluster
@@ -34,8 +31,11 @@ from ssray.report.sheets import reconstruction_sheet
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.lease import SILENCE_SECONDS, Lease
 from ssray.storage.location import Location
-from ssray.team import BACKENDS
-from ssray.training import Epoch
+from ssray.training import images as feeding
+from ssray.training.build import Progress, build_model, training_key
+from ssray.training.checkpoint import CheckpointFile
+from ssray.training.distributed import BACKENDS
+from ssray.training.fit import Epoch
 
 TRAININGS = ".training"
 """Folder of a store for what trainings under way need."""

@@ -24,10 +24,10 @@ from ssray.errors import ArtifactError, DataError
 from ssray.method.inference import to_network
 from ssray.models.store import published
 from ssray.recipes import RecipeRequest
-from ssray.report.events import event_log
 from ssray.storage.location import Location
 from ssray.terminal import TrainingBoard, show_totals
-from ssray.training import Epoch
+from ssray.training.fit import Epoch
+from ssray.training.tensorboard import event_log
 
 SAMPLE = 32
 SAMPLE_SIDE = 128

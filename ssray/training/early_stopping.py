@@ -12,7 +12,7 @@ from ssray.method.anomaly_map import smooth
 from ssray.method.inference import differences, evaluating, image_batches
 from ssray.method.synthetic_defects import add_defects
 from ssray.metrics.pixels import pixel_auroc
-from ssray.team import Team
+from ssray.training.distributed import Team
 
 CHECKS = 50
 """How often, over the whole budget, early stopping looks."""

@@ -22,15 +22,11 @@ import torch
 from torch import Tensor, nn
 
 import ssray
-from ssray import feeding
 from ssray.calibration.calibrate import calibrate, cross_fitted
 from ssray.calibration.criterion import Criterion
-from ssray.checkpoint import Checkpoint, CheckpointFile
 from ssray.config import Compute, Recipe
 from ssray.data.window import Decode
 from ssray.errors import TrainingError
-from ssray.feeding import Feed, Fold
-from ssray.growth import filling_growth, grown, most_growth
 from ssray.method.autoencoder import Autoencoder
 from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.models.device import (
@@ -40,8 +36,12 @@ from ssray.models.device import (
     resolve_precision,
     use_cores,
 )
-from ssray.team import Team
-from ssray.training import Epoch, fit
+from ssray.training import images as feeding
+from ssray.training.checkpoint import Checkpoint, CheckpointFile
+from ssray.training.distributed import Team
+from ssray.training.fit import Epoch, fit
+from ssray.training.growth import filling_growth, grown, most_growth
+from ssray.training.images import Feed, Fold
 
 InWhole = Callable[[Epoch], Epoch]
 

@@ -25,8 +25,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssray.averaging import PartStatistics, WeightAverage
-from ssray.checkpoint import Checkpoint
 from ssray.config import Objective, Recipe
 from ssray.data.window import ImageWindow
 from ssray.errors import TrainingError
@@ -35,9 +33,11 @@ from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import Corrupted, corrupt
 from ssray.method.inference import autocast, evaluating, image_batches, reconstruct
 from ssray.method.objective import amplification_objective, reconstruction_objective
-from ssray.schedule import batch_size, crop_shape, images_to_see, learning_rate
-from ssray.stopping import EarlyStopping
-from ssray.team import Team
+from ssray.training.averaging import PartStatistics, WeightAverage
+from ssray.training.checkpoint import Checkpoint
+from ssray.training.distributed import Team
+from ssray.training.early_stopping import EarlyStopping
+from ssray.training.schedule import batch_size, crop_shape, images_to_see, learning_rate
 
 VALIDATION_IMAGES = 8
 SECONDS_BETWEEN_ROWS = 10.0
@@ -126,7 +126,9 @@ def fit(
         TrainingError: if the loss is no longer finite.
     """
     if recipe.objective.kind == "ensemble":
-        raise ValueError("fit trains one network; ssray.building.ensemble_parts splits an ensemble")
+        raise ValueError(
+            "fit trains one network; ssray.training.build.ensemble_parts splits an ensemble"
+        )
     run = _Run(training, held_out, recipe, device, precision, seed, max_minutes, textures, parts)
     if compiled:
         run.compile()

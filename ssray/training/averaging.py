@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ssray.team import Team
+from ssray.training.distributed import Team
 
 
 class WeightAverage:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from ssray.training import Epoch
+from ssray.training.fit import Epoch
 
 
 @contextlib.contextmanager

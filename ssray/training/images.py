@@ -20,7 +20,7 @@ from ssray.data.loading import common_shape, load_images, spread
 from ssray.data.window import Decode, ImageWindow
 from ssray.errors import ConfigError, TrainingError
 from ssray.storage.location import Location
-from ssray.team import Team
+from ssray.training.distributed import Team
 
 MIN_IMAGES = 4
 MIN_HELD_OUT = 2

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from ssray.config import Recipe
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import autocast
-from ssray.schedule import batch_size, images_to_see
+from ssray.training.schedule import batch_size, images_to_see
 
 LEAST_STEPS = 2000
 """That a training keeps, of whole images."""

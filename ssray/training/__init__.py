@@ -1,0 +1,1 @@
+"""One process's training: from images to a model artifact. Knows nothing of Ray."""
