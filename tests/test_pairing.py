@@ -15,7 +15,7 @@ from ssray.config import Network, Recipe, override
 from ssray.method.autoencoder import Autoencoder
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact, TrainingFacts
-from ssray.pairing import best_pair
+from ssray.search.ensembles import best_pair
 from ssray.storage.location import Location
 
 SIDE = 64

@@ -11,7 +11,7 @@ import pytest
 
 from ssray.errors import ConfigError
 from ssray.recipes.compact import object_, texture
-from ssray.search_space import (
+from ssray.search.space import (
     SPACES,
     Range,
     fitted_to,

@@ -28,7 +28,7 @@ from ssray.models import artifact
 from ssray.models import store as model_store
 from ssray.models.artifact import is_complete
 from ssray.recipes import RecipeRequest
-from ssray.report.leaderboard import TrialResult
+from ssray.search.trials import TrialResult
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 from ssray.training.build import build_model

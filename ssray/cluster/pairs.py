@@ -14,8 +14,8 @@ from ssray.cluster.resources import WorkerResources, check_capacity
 from ssray.cluster.sweep import Search
 from ssray.models.artifact import ModelArtifact, load, save
 from ssray.models.device import resolve_device, use_cores
-from ssray.pairing import best_pair
-from ssray.report.leaderboard import TrialResult, ranked
+from ssray.search.ensembles import best_pair
+from ssray.search.trials import TrialResult, ranked
 from ssray.storage.json_file import read_json
 from ssray.training import images as feeding
 

@@ -36,8 +36,8 @@ from ssray.cluster.runtime import one_line
 from ssray.cluster.train import Rung, Trial, train_category
 from ssray.config import Compute, Recipe
 from ssray.models.artifact import load
-from ssray.report.leaderboard import TrialResult
-from ssray.search_space import Range, SearchSpace, own_values, with_settings
+from ssray.search.space import Range, SearchSpace, own_values, with_settings
+from ssray.search.trials import TrialResult
 from ssray.storage.location import Location
 from ssray.training.build import training_key
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ssray.calibration.criterion import By
 from ssray.report.charts import Axis, Tick
-from ssray.report.leaderboard import TrialResult, best, ranked
 from ssray.report.page import template
+from ssray.search.trials import TrialResult, best, ranked
 
 LEAST_TRIALS = 6
 """Trials judged from which on the settings' shares of the variance are shown."""
