@@ -9,12 +9,12 @@ from typing import Any, get_args
 import click
 
 import ssray
-from ssray import diagnosis
 from ssray.calibration.criterion import By
 from ssray.calibration.map_settings import GRIDS
 from ssray.config import Recipe
 from ssray.data.dataset import index_images
 from ssray.data.demo.dataset import write_demo_data
+from ssray.diagnosis import measure as diagnosis
 from ssray.errors import ConfigError, TrainingError
 from ssray.model_commands import models
 from ssray.models import store as model_store
