@@ -9,8 +9,8 @@ from typing import Any, get_args
 import click
 
 from ssray.nightly.batch import Heatmaps
-from ssray.nightly.manifest import BATCH
-from ssray.nightly.pictures import draw_heatmap
+from ssray.nightly.heatmap import draw_heatmap
+from ssray.nightly.plan import BATCH
 from ssray.nightly.sources import CATEGORY_PATTERN, CategoryRule
 from ssray.options import compute_from, compute_options, models_option, out_option
 from ssray.storage.location import Location

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ssray.models.store import StoredVersion
-from ssray.nightly.record import Completed
+from ssray.nightly.night_log import Completed
 from ssray.storage.location import Location
 from ssray.training.fit import Epoch
 

@@ -23,7 +23,7 @@ from ssray.config import Compute, Recipe, override
 from ssray.models import artifact
 from ssray.models.store import publish
 from ssray.nightly.batch import BatchScorer
-from ssray.nightly.record import Places, keep
+from ssray.nightly.night_log import Places, keep
 from ssray.nightly.sources import Source
 from ssray.recipes import paper
 from ssray.recipes.compact import texture

@@ -23,7 +23,7 @@ from PIL import Image
 from ssray.config import Compute, Recipe
 from ssray.models import artifact
 from ssray.models.store import publish
-from ssray.nightly.record import MARKER, Completed, Places, read_night
+from ssray.nightly.night_log import MARKER, Completed, Places, read_night
 from ssray.nightly.sources import CategoryRule
 from ssray.storage.location import Location
 from ssray.training.build import build_model

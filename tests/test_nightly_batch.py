@@ -28,9 +28,7 @@ from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.nightly import batch
 from ssray.nightly.batch import BatchResult, BatchScorer, Heatmaps
-from ssray.nightly.careful import MOST_DEATHS, STRIKES, carefully
-from ssray.nightly.manifest import write_manifest
-from ssray.nightly.record import (
+from ssray.nightly.night_log import (
     MARKER,
     Completed,
     Night,
@@ -43,6 +41,8 @@ from ssray.nightly.record import (
     read_night,
     shares,
 )
+from ssray.nightly.plan import write_manifest
+from ssray.nightly.quarantine import MOST_DEATHS, STRIKES, carefully
 from ssray.nightly.sources import CategoryRule, Source
 from ssray.nightly.summary import summarise
 from ssray.scoring.heatmap import png_to_levels, predicted_mask

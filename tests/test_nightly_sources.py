@@ -19,7 +19,7 @@ from conftest import breaking_off
 from ssray.data import archives, fetch
 from ssray.errors import ConfigError, DataError
 from ssray.nightly import sources as nightly_sources
-from ssray.nightly.manifest import (
+from ssray.nightly.plan import (
     BATCHES_A_PART,
     batch_sizes,
     read_batch,

@@ -36,16 +36,7 @@ from ssray.models.artifact import load_facts
 from ssray.models.device import resolve_device, use_cores
 from ssray.models.store import published
 from ssray.nightly.batch import BatchScorer, Heatmaps
-from ssray.nightly.careful import carefully
-from ssray.nightly.manifest import (
-    BATCH,
-    Manifest,
-    batch_sizes,
-    read_batch,
-    read_manifest,
-    write_manifest,
-)
-from ssray.nightly.record import (
+from ssray.nightly.night_log import (
     MARKER,
     Completed,
     Night,
@@ -59,6 +50,15 @@ from ssray.nightly.record import (
     kept,
     shares,
 )
+from ssray.nightly.plan import (
+    BATCH,
+    Manifest,
+    batch_sizes,
+    read_batch,
+    read_manifest,
+    write_manifest,
+)
+from ssray.nightly.quarantine import carefully
 from ssray.nightly.sources import CategoryRule
 from ssray.nightly.summary import BatchFacts, summarise
 from ssray.storage.fetch import persistently

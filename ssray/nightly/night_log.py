@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict
 from ssray.config import Backend, Precision
 from ssray.errors import ConfigError, ScoringError
 from ssray.nightly.batch import BatchResult, Heatmaps
-from ssray.nightly.manifest import read_manifest
+from ssray.nightly.plan import read_manifest
 from ssray.nightly.summary import BatchFacts, Summary
 from ssray.scoring.tables import NIGHT
 from ssray.storage.json_file import read_json
@@ -147,7 +147,7 @@ class Places:
 
     @property
     def notes(self) -> Location:
-        """Of batches under way, for ``ssray.nightly.careful``."""
+        """Of batches under way, for ``ssray.nightly.quarantine``."""
         return self.work / self.run / "notes"
 
     @property

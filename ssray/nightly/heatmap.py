@@ -12,7 +12,7 @@ from PIL import Image
 
 from ssray.data.large import decode_resized
 from ssray.errors import DataError, ImageError, ScoringError
-from ssray.nightly.record import Completed, read_marker
+from ssray.nightly.night_log import Completed, read_marker
 from ssray.scoring.heatmap import overlay, png_to_levels
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
