@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ssray import terminal
 from ssray.cluster.environment import worker_environment
-from ssray.report.sheets import IMAGES, reconstruction_sheet
+from ssray.report.reconstructions import IMAGES, reconstruction_sheet
 from ssray.scoring.heatmap import CONTOUR
 from ssray.terminal import TrainingBoard
 from ssray.training.fit import Epoch

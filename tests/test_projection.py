@@ -40,8 +40,8 @@ from ssray.report.diagnosis import (
     paragraph,
     percent,
     projection_table,
+    render_diagnosis,
 )
-from ssray.report.diagnosis_page import render_diagnosis
 from ssray.scoring.tables import MOMENTS, PROJECTION
 from ssray.storage.location import Location
 from ssray.training.build import build_model

@@ -12,7 +12,7 @@ from selenium import webdriver
 from test_report_page import HOSTILE, Document
 
 from ssray.config import MapSettings
-from ssray.report.sweep_page import CategorySweep, importances, render_sweep
+from ssray.report.search import CategorySweep, importances, render_sweep
 from ssray.search.trials import LEADERBOARD, TrialResult, best, leaderboard
 
 MAP = MapSettings(difference="ssim", kernel=5)

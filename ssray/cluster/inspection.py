@@ -11,7 +11,7 @@ from ssray.cluster.score import map_place, score_manifest
 from ssray.config import Compute
 from ssray.errors import DataError
 from ssray.models.artifact import ModelArtifact, load
-from ssray.report.writer import write_report
+from ssray.report.evaluation import write_report
 from ssray.scoring.evaluation import Figures
 from ssray.scoring.results import Results, collect
 from ssray.scoring.tables import write_table

@@ -35,7 +35,7 @@ from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
 from ssray.models.artifact import SweepFacts, is_complete, load, save
 from ssray.models.store import in_use, publish
 from ssray.recipes import RecipeRequest, is_texture
-from ssray.report.sweep_page import CategorySweep, render_sweep
+from ssray.report.search import CategorySweep, render_sweep
 from ssray.scoring.tables import write_table
 from ssray.search.space import fitted_to, read_space, size_of
 from ssray.search.trials import TrialResult, best, leaderboard

@@ -27,7 +27,7 @@ from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, Train
 from ssray.models.artifact import is_complete, new_version, save, write_epoch_log
 from ssray.models.device import resolve_device
 from ssray.models.store import in_use, publish, versions
-from ssray.report.sheets import reconstruction_sheet
+from ssray.report.reconstructions import reconstruction_sheet
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.lease import SILENCE_SECONDS, Lease
 from ssray.storage.location import Location

@@ -22,8 +22,7 @@ from ssray.method.projection import PositionMoments, Projection, measure_project
 from ssray.models.artifact import ModelArtifact, load
 from ssray.models.device import resolve_device
 from ssray.models.store import published_version
-from ssray.report.diagnosis import Diagnosis, moments_table, projection_table
-from ssray.report.diagnosis_page import render_diagnosis
+from ssray.report.diagnosis import Diagnosis, moments_table, projection_table, render_diagnosis
 from ssray.scoring.tables import write_table
 from ssray.storage.location import Location
 from ssray.terminal import counting

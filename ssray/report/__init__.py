@@ -1,1 +1,1 @@
-"""Pictures of anomaly maps, and the page that shows how well a model inspects."""
+"""Pages of HTML: an evaluation, a search, a diagnosis."""
