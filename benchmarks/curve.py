@@ -19,7 +19,7 @@ import torch
 from labelled import TestSet, category_parser, judge
 
 from ssray.calibration.calibrate import calibrate
-from ssray.cluster.workflow import sample_images
+from ssray.cluster.categories import sample_images
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.method.autoencoder import Autoencoder

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from labelled import category_parser
 
-from ssray.cluster.inspection import PARTS
-from ssray.cluster.runtime import ray_session
+from ssray.cluster.categories import evaluate_categories
+from ssray.cluster.evaluate import PARTS
 from ssray.cluster.score import SCORE_BATCH, map_place
-from ssray.cluster.workflow import evaluate_categories
+from ssray.cluster.session import ray_session
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.data.decode import read_mask

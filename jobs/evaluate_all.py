@@ -32,7 +32,7 @@ from ssray.terminal import show_evaluation
 def main(
     root: str, store: str, only: tuple[str, ...], out: str, maps: str | None, **compute: Any
 ) -> None:
-    from ssray.cluster.workflow import evaluate_categories
+    from ssray.cluster.categories import evaluate_categories
 
     place = Location.parse(out)
     metrics, scores = evaluate_categories(

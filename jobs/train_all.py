@@ -49,7 +49,7 @@ def main(
     events: Path | None,
     **compute: Any,
 ) -> None:
-    from ssray.cluster.workflow import train_categories
+    from ssray.cluster.categories import train_categories
 
     failed = train_categories(
         Location.parse(root),

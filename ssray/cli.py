@@ -57,8 +57,8 @@ def demo(out: str, seed: int) -> None:
 
     Takes about four minutes on two cores; needs no download, no server and no GPU.
     """
-    from ssray.cluster.runtime import ray_session
-    from ssray.cluster.workflow import evaluate_categories, train_categories
+    from ssray.cluster.categories import evaluate_categories, train_categories
+    from ssray.cluster.session import ray_session
 
     names = write_demo_data(Path(out) / "data", images=DEMO_IMAGES, seed=seed)
     place = Location.parse(out)
@@ -106,7 +106,7 @@ def train(
     **compute: Any,
 ) -> None:
     """Train one category on its defect-free images and publish the model."""
-    from ssray.cluster.workflow import train_categories
+    from ssray.cluster.categories import train_categories
 
     failed = train_categories(
         Location.parse(root),
@@ -192,7 +192,7 @@ def sweep(
     Each trial is a training with the budget of --max-minutes, which the worse two of three do not
     get to spend. Test images take no part. The same command goes on after an interruption.
     """
-    from ssray.cluster.sweeps import SweepRequest, sweep_categories
+    from ssray.cluster.search import SweepRequest, sweep_categories
 
     request = SweepRequest(
         recipe=recipe,
@@ -225,7 +225,7 @@ def evaluate(
     root: str, store: str, only: tuple[str, ...], out: str, maps: str | None, **compute: Any
 ) -> None:
     """Score the labelled test images; write metrics, scores and a report."""
-    from ssray.cluster.workflow import evaluate_categories
+    from ssray.cluster.categories import evaluate_categories
 
     place = Location.parse(out)
     metrics, scores = evaluate_categories(
@@ -247,8 +247,8 @@ def evaluate(
 @compute_options(*SCORING)
 def score(images: str, store: str, category: str, out: str, **compute: Any) -> None:
     """Score images without labels; write scores and a report of the most anomalous."""
-    from ssray.cluster.inspection import score as score_images
-    from ssray.cluster.runtime import ray_session
+    from ssray.cluster.evaluate import score as score_images
+    from ssray.cluster.session import ray_session
 
     models, place = Location.parse(store), Location.parse(out)
     if f"{place}/".startswith(f"{Location.parse(images)}/"):

@@ -54,7 +54,7 @@ def ray_local(s3_server: str) -> Iterator[None]:
 
     Its workers see the environment in which it starts, so the S3 server comes first.
     """
-    from ssray.cluster.runtime import ray_session
+    from ssray.cluster.session import ray_session
 
     with ray_session(num_cpus=2):
         yield

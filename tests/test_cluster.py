@@ -43,7 +43,7 @@ def training_uris(root: Path, category: str = "weave") -> list[str]:
 @pytest.fixture(scope="module")
 def store(ray_local: None, demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Location:
     """A store with a model of each demo category."""
-    from ssray.cluster.workflow import train_categories
+    from ssray.cluster.categories import train_categories
 
     place = Location.parse(tmp_path_factory.mktemp("store"))
     request = RecipeRequest("demo", TINY)
@@ -121,7 +121,7 @@ def test_more_workers_than_cpus_are_refused_at_once(tiny: Recipe, tmp_path: Path
 @pytest.fixture(scope="module")
 def evaluated(store: Location, demo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluation of a copy of the demo data in which one test image is broken."""
-    from ssray.cluster.workflow import evaluate_categories
+    from ssray.cluster.categories import evaluate_categories
 
     root = tmp_path_factory.mktemp("broken") / "data"
     shutil.copytree(demo_root, root)
@@ -198,7 +198,7 @@ def test_markdown_stands_beside_the_paper(evaluated: Path) -> None:
 
 
 def test_maps_of_one_name_are_refused_before_any_work(store: Location, tmp_path: Path) -> None:
-    from ssray.cluster.inspection import evaluate
+    from ssray.cluster.evaluate import evaluate
 
     uris = [str(tmp_path / f"weave/test/good/000.{kind}") for kind in ("png", "jpg")]
     for uri in uris:
@@ -308,7 +308,7 @@ def test_report_and_heatmaps_are_written(evaluated: Path) -> None:
 def test_a_map_that_cannot_be_written_ends_the_run_with_the_reason(
     store: Location, demo_root: Path, tmp_path: Path
 ) -> None:
-    from ssray.cluster.workflow import evaluate_categories
+    from ssray.cluster.categories import evaluate_categories
 
     root, out = Location.parse(demo_root), Location.parse(tmp_path / "out")
     taken = tmp_path / "maps/grain"
@@ -323,7 +323,7 @@ def test_a_map_that_cannot_be_written_ends_the_run_with_the_reason(
 def test_evaluating_again_replaces_the_result(
     evaluated: Path, store: Location, demo_root: Path
 ) -> None:
-    from ssray.cluster.workflow import evaluate_categories
+    from ssray.cluster.categories import evaluate_categories
 
     out = Location.parse(evaluated.parent / "twice")
     for _ in range(2):
@@ -333,7 +333,7 @@ def test_evaluating_again_replaces_the_result(
 
 
 def test_unlabelled_images_get_scores(store: Location, demo_root: Path, tmp_path: Path) -> None:
-    from ssray.cluster.inspection import score
+    from ssray.cluster.evaluate import score
 
     images = demo_root / "grain/test"
     manifest = index_images(Location.parse(images), "grain")
@@ -347,7 +347,7 @@ def test_unlabelled_images_get_scores(store: Location, demo_root: Path, tmp_path
 def test_a_model_that_overflows_gives_rows_not_a_crash(
     store: Location, demo_root: Path, tmp_path: Path
 ) -> None:
-    from ssray.cluster.inspection import score
+    from ssray.cluster.evaluate import score
 
     model = artifact.load(store, "grain", model_store.published_version(store, "grain"))
     model.weights[0]["to_image.bias"].fill_(float("nan"))

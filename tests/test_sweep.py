@@ -34,7 +34,7 @@ from ssray.storage.location import Location
 from ssray.training.build import build_model
 
 if TYPE_CHECKING:
-    from ssray.cluster.sweep import Search
+    from ssray.cluster.tune import Search
 
 SPACE = {
     "schedule.learning_rate": [1e20],
@@ -73,7 +73,7 @@ def swept(
 
 
 def search(folder: Path) -> dict[str, Exception]:
-    from ssray.cluster.sweeps import SweepRequest, sweep_categories
+    from ssray.cluster.search import SweepRequest, sweep_categories
 
     request = SweepRequest(
         recipe=RecipeRequest("demo", TINY),
@@ -178,7 +178,7 @@ def search_of(demo_root: Path, recipe: Recipe, folder: Path) -> Search:
     """Of one category, with its state and its trials' models in a folder."""
     from ray.util.queue import Queue
 
-    from ssray.cluster.sweep import Search
+    from ssray.cluster.tune import Search
 
     uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
     return Search(
@@ -204,7 +204,7 @@ def test_a_stopped_trial_gives_back_what_it_held(
     import ray
     from ray.util import placement_group_table
 
-    from ssray.cluster.sweep import trainable_of
+    from ssray.cluster.tune import trainable_of
 
     def held() -> list[dict[str, Any]]:
         return [g for g in placement_group_table().values() if g["state"] == "CREATED"]
@@ -255,7 +255,7 @@ def test_results_and_models_may_lie_on_s3(
 
 
 def test_average_maps_are_searched_where_places_do_not_matter() -> None:
-    from ssray.cluster.sweeps import SweepRequest
+    from ssray.cluster.search import SweepRequest
 
     noise = 0.1 * torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     part = torch.zeros(32, 32)
@@ -268,7 +268,7 @@ def test_average_maps_are_searched_where_places_do_not_matter() -> None:
 
 
 def test_a_validation_set_and_what_chooses_by_it_go_together() -> None:
-    from ssray.cluster.sweeps import SweepRequest
+    from ssray.cluster.search import SweepRequest
 
     with pytest.raises(ConfigError, match="go together"):
         SweepRequest(recipe=RecipeRequest("demo"), by="labelled")
@@ -279,7 +279,7 @@ def test_a_validation_set_and_what_chooses_by_it_go_together() -> None:
 def test_pairs_of_the_best_models_are_tried_once(
     ray_local: None, demo_root: Path, tiny: Recipe, tmp_path: Path
 ) -> None:
-    from ssray.cluster.pairs import ensemble_of
+    from ssray.cluster.ensembles import ensemble_of
 
     search = search_of(demo_root, tiny, tmp_path)
     trials = [finished_trial(search, "a", 0.5), finished_trial(search, "b", 0.8)]
@@ -328,7 +328,7 @@ def finished_trial(search: Search, name: str, lam: float) -> TrialResult:
 
 
 def test_an_ensemble_needs_a_criterion_that_can_judge_it() -> None:
-    from ssray.cluster.sweeps import SweepRequest
+    from ssray.cluster.search import SweepRequest
 
     with pytest.raises(ConfigError, match="does not tell how good an ensemble is"):
         SweepRequest(recipe=RecipeRequest("demo"), by="reconstruction", ensemble=True)

@@ -29,7 +29,7 @@ from ssray.cluster.resources import (
     may_grow,
     node_resources,
 )
-from ssray.cluster.runtime import one_line, ray_session
+from ssray.cluster.session import one_line, ray_session
 from ssray.config import Compute
 from ssray.errors import ArtifactError, ConfigError, ConflictError, DataError, ScoringError
 from ssray.models.artifact import load_facts

@@ -26,7 +26,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
 from ssray.cluster.resources import WorkerResources, check_capacity, scoring_workers
-from ssray.cluster.runtime import one_line
+from ssray.cluster.session import one_line
 from ssray.config import Compute
 from ssray.data.decode import read_image, read_mask, resize
 from ssray.errors import ImageError, ScoringError

@@ -19,9 +19,9 @@ from ray.util.queue import Empty, Queue
 
 from ssray.calibration.calibrate import MOST_REFERENCES
 from ssray.calibration.criterion import Criterion
+from ssray.cluster.decode import RESERVED_CPUS, decode_on_cluster
 from ssray.cluster.resources import WorkerResources, check_capacity, training_workers
-from ssray.cluster.runtime import one_line
-from ssray.cluster.streaming import RESERVED_CPUS, decode_on_cluster
+from ssray.cluster.session import one_line
 from ssray.config import AnomalyMap, Compute, Recipe
 from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
 from ssray.models.artifact import is_complete, new_version, save, write_epoch_log

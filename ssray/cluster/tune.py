@@ -32,7 +32,7 @@ from ray.tune.search import Searcher
 from ray.util.queue import Queue
 
 from ssray.calibration.criterion import Criterion
-from ssray.cluster.runtime import one_line
+from ssray.cluster.session import one_line
 from ssray.cluster.train import Rung, Trial, train_category
 from ssray.config import Compute, Recipe
 from ssray.models.artifact import load

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ssray.cluster.inspection import evaluate
+from ssray.cluster.evaluate import evaluate
 from ssray.cluster.resources import side_by_side
-from ssray.cluster.runtime import ray_session
+from ssray.cluster.session import ray_session
 from ssray.cluster.train import train_category
 from ssray.config import Compute
 from ssray.data.dataset import categories, index_dataset

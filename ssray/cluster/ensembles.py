@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ssray.cluster.resources import WorkerResources, check_capacity
-from ssray.cluster.sweep import Search
+from ssray.cluster.tune import Search
 from ssray.models.artifact import ModelArtifact, load, save
 from ssray.models.device import resolve_device, use_cores
 from ssray.search.ensembles import best_pair

@@ -17,17 +17,17 @@ from torch import Tensor
 import ssray
 from ssray.calibration.criterion import By, Criterion, LabelledImage
 from ssray.calibration.map_settings import NARROW, WIDE, Grid
-from ssray.cluster.pairs import ensemble_of
-from ssray.cluster.resources import side_by_side
-from ssray.cluster.runtime import one_line, ray_session
-from ssray.cluster.sweep import Search, search_category
-from ssray.cluster.train import TRAININGS
-from ssray.cluster.workflow import (
+from ssray.cluster.categories import (
     SAMPLE_SIDE,
     each_category,
     sample_images,
     training_uris,
 )
+from ssray.cluster.ensembles import ensemble_of
+from ssray.cluster.resources import side_by_side
+from ssray.cluster.session import one_line, ray_session
+from ssray.cluster.train import TRAININGS
+from ssray.cluster.tune import Search, search_category
 from ssray.config import Compute
 from ssray.data.dataset import categories, index_dataset
 from ssray.data.loading import load_images
