@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ssray.options import (
+from ssray.cli.options import (
     SCORING,
     categories_option,
     compute_from,
@@ -18,8 +18,8 @@ from ssray.options import (
     out_option,
     run,
 )
+from ssray.cli.terminal import show_evaluation
 from ssray.storage.location import Location
-from ssray.terminal import show_evaluation
 
 
 @click.command(help=__doc__)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ssray.options import (
+from ssray.cli.options import (
     TRAINING,
     categories_option,
     compute_from,
@@ -22,9 +22,9 @@ from ssray.options import (
     recipe_options,
     run,
 )
+from ssray.cli.terminal import console
 from ssray.recipes import RecipeRequest
 from ssray.storage.location import Location
-from ssray.terminal import console
 
 
 @click.command(help=__doc__)

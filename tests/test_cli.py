@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from ssray.cli import cli
+from ssray.cli.main import cli
 from ssray.storage.location import Location
 
 COMMANDS = sorted(cli.commands)
@@ -18,7 +18,7 @@ COMMANDS = sorted(cli.commands)
 
 def ssray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ssray.cli", *map(str, arguments)],
+        [sys.executable, "-m", "ssray.cli.main", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=720,

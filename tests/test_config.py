@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssray.cli.options import settings_help
 from ssray.config import Compute, Recipe, override, parse
 from ssray.errors import ConfigError
-from ssray.options import settings_help
 from ssray.recipes import RECIPES, RecipeRequest, is_texture, paper
 
 

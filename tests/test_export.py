@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from ssray.cli import cli
+from ssray.cli.main import cli
 from ssray.config import Compute, Difference, ImageScore, MapSettings, Recipe
 from ssray.errors import ArtifactError, ConfigError
 from ssray.models import artifact

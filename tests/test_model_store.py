@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ssray.cli import cli
+from ssray.cli.main import cli
 from ssray.config import Compute, Recipe
 from ssray.errors import ArtifactError, ConflictError, SsrayError
 from ssray.models import artifact

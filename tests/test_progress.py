@@ -14,11 +14,11 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from ssray import terminal
+from ssray.cli import terminal
+from ssray.cli.terminal import TrainingBoard
 from ssray.cluster.environment import worker_environment
 from ssray.report.reconstructions import IMAGES, reconstruction_sheet
 from ssray.scoring.heatmap import CONTOUR
-from ssray.terminal import TrainingBoard
 from ssray.training.fit import Epoch
 from ssray.training.tensorboard import event_log
 

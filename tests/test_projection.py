@@ -19,7 +19,7 @@ from selenium import webdriver
 from test_report_page import HOSTILE, Document
 from torch import Tensor
 
-from ssray.cli import cli
+from ssray.cli.main import cli
 from ssray.config import Compute, Recipe
 from ssray.errors import SsrayError
 from ssray.method.inference import to_network

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from ssray.cli.terminal import TrainingBoard, show_totals
 from ssray.cluster.evaluate import evaluate
 from ssray.cluster.resources import side_by_side
 from ssray.cluster.session import ray_session
@@ -25,7 +26,6 @@ from ssray.method.inference import to_network
 from ssray.models.store import published
 from ssray.recipes import RecipeRequest
 from ssray.storage.location import Location
-from ssray.terminal import TrainingBoard, show_totals
 from ssray.training.fit import Epoch
 from ssray.training.tensorboard import event_log
 

@@ -17,6 +17,7 @@ from torch import Tensor
 import ssray
 from ssray.calibration.criterion import By, Criterion, LabelledImage
 from ssray.calibration.map_settings import NARROW, WIDE, Grid
+from ssray.cli.terminal import TrainingBoard, show_totals
 from ssray.cluster.categories import (
     SAMPLE_SIDE,
     each_category,
@@ -43,7 +44,6 @@ from ssray.storage.fingerprint import fingerprint
 from ssray.storage.json_file import read_json
 from ssray.storage.lease import Lease
 from ssray.storage.location import Location
-from ssray.terminal import TrainingBoard, show_totals
 from ssray.training.images import texture_uris
 
 STATE = ".sweep"

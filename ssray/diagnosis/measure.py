@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import ssray
+from ssray.cli.terminal import counting
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.data.decode import UInt8Image, read_image, resize
@@ -25,7 +26,6 @@ from ssray.models.store import published_version
 from ssray.report.diagnosis import Diagnosis, moments_table, projection_table, render_diagnosis
 from ssray.scoring.tables import write_table
 from ssray.storage.location import Location
-from ssray.terminal import counting
 
 MIN_IMAGES = 3
 

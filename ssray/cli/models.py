@@ -9,13 +9,13 @@ from typing import get_args
 import click
 import torch
 
+from ssray.cli.options import models_option, out_option
+from ssray.cli.terminal import console, versions_table
 from ssray.errors import ArtifactError, SsrayError
 from ssray.models import artifact
 from ssray.models import store as model_store
-from ssray.options import models_option, out_option
 from ssray.scoring.export import Format, export
 from ssray.storage.location import Location
-from ssray.terminal import console, versions_table
 
 category_option = click.option("--category", required=True, metavar="C", help="Whose models.")
 

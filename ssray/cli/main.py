@@ -11,15 +11,9 @@ import click
 import ssray
 from ssray.calibration.criterion import By
 from ssray.calibration.map_settings import GRIDS
-from ssray.config import Recipe
-from ssray.data.dataset import index_images
-from ssray.data.demo.dataset import write_demo_data
-from ssray.diagnosis import measure as diagnosis
-from ssray.errors import ConfigError, TrainingError
-from ssray.model_commands import models
-from ssray.models import store as model_store
-from ssray.nightly_commands import heatmap, nightly
-from ssray.options import (
+from ssray.cli.models import models
+from ssray.cli.nightly import heatmap, nightly
+from ssray.cli.options import (
     SCORING,
     TRAINING,
     categories_option,
@@ -34,10 +28,16 @@ from ssray.options import (
     run,
     settings_help,
 )
+from ssray.cli.terminal import console, show_evaluation, show_unscored
+from ssray.config import Recipe
+from ssray.data.dataset import index_images
+from ssray.data.demo.dataset import write_demo_data
+from ssray.diagnosis import measure as diagnosis
+from ssray.errors import ConfigError, TrainingError
+from ssray.models import store as model_store
 from ssray.recipes import RecipeRequest
 from ssray.report.diagnosis import paragraph
 from ssray.storage.location import Location
-from ssray.terminal import console, show_evaluation, show_unscored
 
 DEMO_MINUTES = 1.0
 DEMO_IMAGES = 80

@@ -8,13 +8,13 @@ from typing import Any, get_args
 
 import click
 
+from ssray.cli.options import compute_from, compute_options, models_option, out_option
+from ssray.cli.terminal import console, scoring_progress, show_night
 from ssray.nightly.batch import Heatmaps
 from ssray.nightly.heatmap import draw_heatmap
 from ssray.nightly.plan import BATCH
 from ssray.nightly.sources import CATEGORY_PATTERN, CategoryRule
-from ssray.options import compute_from, compute_options, models_option, out_option
 from ssray.storage.location import Location
-from ssray.terminal import console, scoring_progress, show_night
 
 
 @click.command()
