@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssray.data import archives
 from ssray.data.dataset import categories, index_dataset
 from ssray.data.decode import read_image, read_mask
 from ssray.errors import DataError, ImageError
+from ssray.storage import archives
 from ssray.storage.archives import SUFFIXES, members, read_file
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location

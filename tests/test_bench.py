@@ -352,7 +352,7 @@ def test_the_demo_finds_the_defects_twice_in_a_row(tmp_path: Path) -> None:
     for turn in ("first", "second"):
         started = time.monotonic()
         result = subprocess.run(
-            [sys.executable, "-m", "ssray.cli.main", "demo", "--out", tmp_path / "demo"],
+            [sys.executable, "-m", "ssray", "demo", "--out", tmp_path / "demo"],
             capture_output=True,
             text=True,
             check=False,

@@ -205,7 +205,7 @@ def test_memory_does_not_grow_with_the_night(s3_server: str, tmp_path: Path) -> 
         if name == "with a large image":
             (images / f"{CATEGORY}/large.png").write(large_png(20_000))
         command = [
-            *(sys.executable, "-m", "ssray.cli.main", "nightly", "--images", f"{images}"),
+            *(sys.executable, "-m", "ssray", "nightly", "--images", f"{images}"),
             *("--models", f"{night.models}", "--out", f"{images}-out"),
         ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as driver:

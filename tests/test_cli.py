@@ -18,7 +18,7 @@ COMMANDS = sorted(cli.commands)
 
 def ssray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ssray.cli.main", *map(str, arguments)],
+        [sys.executable, "-m", "ssray", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=720,

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from ssray.report import heatmap
+from ssray.scoring import heatmap
 
 THRESHOLDS = [1.0, 0.1, 3e-7, 0.012345678901234567, 7.0e5, 1e-42, 3e38]
 

@@ -50,7 +50,7 @@ class Large:
 
     def command(self, out: Location) -> list[str]:
         return [
-            *(sys.executable, "-m", "ssray.cli.main", "nightly"),
+            *(sys.executable, "-m", "ssray", "nightly"),
             *("--images", f"{self.place}/images", "--images", f"{self.place}/list.parquet"),
             *("--models", f"{self.place}/models", "--out", f"{out}", "--date", DATE),
             *("--precision", "float32", "--workers", str(ACTORS), "--batch", str(BATCH)),

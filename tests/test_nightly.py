@@ -46,7 +46,7 @@ class Plant:
 
     def command(self, out: Location, *options: str) -> list[str]:
         return [
-            *(sys.executable, "-m", "ssray.cli.main", "nightly", "--images", f"{self.images}"),
+            *(sys.executable, "-m", "ssray", "nightly", "--images", f"{self.images}"),
             *("--models", f"{self.models}", "--out", f"{out}", "--date", DATE),
             *("--batch", "8", "--precision", "float32", "--max-error-share", "0.5", *options),
         ]
@@ -185,7 +185,7 @@ def test_a_kept_heatmap_is_drawn(
     picture = tmp_path / "x.png"
 
     def draw(uri: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ssray.cli.main", "heatmap", "--scores", f"{out}"]
+        command = [sys.executable, "-m", "ssray", "heatmap", "--scores", f"{out}"]
         return subprocess.run(
             [*command, "--image", uri, "--out", str(picture)], capture_output=True, text=True
         )

@@ -21,7 +21,6 @@ from conftest import breaking_off
 from PIL import Image
 
 from ssray.config import Compute, Recipe
-from ssray.data import archives, fetch
 from ssray.data.decode import decode_image, resize
 from ssray.errors import ConfigError, DataError, ImageError, ScoringError
 from ssray.models import artifact
@@ -47,6 +46,7 @@ from ssray.nightly.sources import CategoryRule, Source
 from ssray.nightly.summary import summarise
 from ssray.scoring.heatmap import png_to_levels, predicted_mask
 from ssray.scoring.scorer import Scorer
+from ssray.storage import archives, fetch
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
 from ssray.training.build import build_model

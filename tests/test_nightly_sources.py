@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import breaking_off
 
-from ssray.data import archives, fetch
 from ssray.errors import ConfigError, DataError
 from ssray.nightly import sources as nightly_sources
 from ssray.nightly.plan import (
@@ -27,6 +26,7 @@ from ssray.nightly.plan import (
     write_manifest,
 )
 from ssray.nightly.sources import UNMATCHED, CategoryRule, Source, find
+from ssray.storage import archives, fetch
 from ssray.storage.location import Location
 
 

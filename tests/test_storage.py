@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ssray.data import lease
 from ssray.errors import ConflictError, DataError
+from ssray.storage import lease
 from ssray.storage.lease import Lease
 from ssray.storage.location import Location
 

@@ -88,7 +88,7 @@ def search(folder: Path) -> dict[str, Exception]:
 def command(folder: Path, place: Path | Location, trials: int) -> list[str]:
     """Searches the folder's data; store and results are at a place."""
     return [
-        *(sys.executable, "-m", "ssray.cli.main", "sweep", "--data", str(folder / "data")),
+        *(sys.executable, "-m", "ssray", "sweep", "--data", str(folder / "data")),
         *("--models", f"{place}/store", "--out", f"{place}/out", "--recipe", "demo"),
         *("--space", str(folder / "space.json"), "--trials", str(trials)),
         *("--precision", "float32", "--map-settings", "narrow"),

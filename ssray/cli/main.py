@@ -33,10 +33,10 @@ from ssray.config import Recipe
 from ssray.data.dataset import index_images
 from ssray.data.demo.dataset import write_demo_data
 from ssray.diagnosis import measure as diagnosis
+from ssray.diagnosis.findings import paragraph
 from ssray.errors import ConfigError, TrainingError
 from ssray.models import store as model_store
 from ssray.recipes import RecipeRequest
-from ssray.report.diagnosis import paragraph
 from ssray.storage.location import Location
 
 DEMO_MINUTES = 1.0

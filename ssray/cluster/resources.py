@@ -7,8 +7,8 @@ half of one and computes on the CPU.
 A step of a recipe's batch keeps about two cores busy: sixteen threads took hardly more images
 through it than two (``docs/measured.md``). So where nobody states anything else, further cores do
 not become further threads of one worker, but further trainings side by side, or further workers of
-one, each with a step of the recipe's, as far as ``ssray.training.growth`` lets steps grow. Cores that
-neither can use stay free.
+one, each with a step of the recipe's, as far as ``ssray.training.growth`` lets steps grow. Cores
+that neither can use stay free.
 """
 
 from __future__ import annotations

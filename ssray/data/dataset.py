@@ -7,8 +7,8 @@ Layout, as MVTec AD::
     ROOT/CATEGORY/ground_truth/TYPE/NAME_mask.png     NAME as in test/TYPE
 
 A mask belongs to the image of exactly the same stem; its extension may differ. An archive
-``ROOT/CATEGORY.tar`` (or another of ``ssray.storage.archives.SUFFIXES``) may stand for the folder; the
-paths in it may begin with the category's name.
+``ROOT/CATEGORY.tar`` (or another of ``ssray.storage.archives.SUFFIXES``) may stand for the folder;
+the paths in it may begin with the category's name.
 """
 
 from __future__ import annotations

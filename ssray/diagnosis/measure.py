@@ -17,13 +17,14 @@ from ssray.cli.terminal import counting
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.data.decode import UInt8Image, read_image, resize
+from ssray.diagnosis.findings import Diagnosis, moments_table, projection_table
 from ssray.errors import ConfigError, DataError, ImageError
 from ssray.method.inference import reconstruct, to_network
 from ssray.method.projection import PositionMoments, Projection, measure_projection, patch_widths
 from ssray.models.artifact import ModelArtifact, load
 from ssray.models.device import resolve_device
 from ssray.models.store import published_version
-from ssray.report.diagnosis import Diagnosis, moments_table, projection_table, render_diagnosis
+from ssray.report.diagnosis import render_diagnosis
 from ssray.scoring.tables import write_table
 from ssray.storage.location import Location
 

@@ -10,10 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ssray.method.projection import PositionMoments
-from ssray.recipes import TEXTURE_SHARE
-from ssray.report.charts import FRAME, Line, LineChart
-from ssray.report.diagnosis import (
+from ssray.diagnosis.findings import (
     MIN_ACCURACY,
     REPAIRED,
     WINDOW_SHARE,
@@ -22,6 +19,9 @@ from ssray.report.diagnosis import (
     percent,
     projection_table,
 )
+from ssray.method.projection import PositionMoments
+from ssray.recipes import TEXTURE_SHARE
+from ssray.report.charts import FRAME, Line, LineChart
 from ssray.report.gallery import Floats
 from ssray.report.page import data_uri, template
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssray.data import s3
 from ssray.errors import DataError
+from ssray.storage import s3
 from ssray.storage.location import Location
 
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import fs
 
-from ssray.data import s3
 from ssray.errors import ConflictError, DataError
+from ssray.storage import s3
 
 _S3 = "s3://"
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ssray.data import demo_defects as defects
+from ssray.data.demo import defects
 from ssray.data.demo.defects import Canvas, Stages
 from ssray.data.demo.objects import Connector, ConnectorStyle, Washer, WasherStyle
 from ssray.data.demo.surfaces import Floats, Specimen, Style
