@@ -26,7 +26,7 @@ from ssray.method.autoencoder import Autoencoder
 from ssray.models import artifact
 from ssray.models import store as model_store
 from ssray.models.artifact import new_version
-from ssray.recipes import RecipeRequest
+from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
 from ssray.training import images as feeding
 from ssray.training.build import Progress, build_model

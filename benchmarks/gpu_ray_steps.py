@@ -43,7 +43,8 @@ from ssray.method.autoencoder import Autoencoder  # noqa: E402
 from ssray.models import artifact  # noqa: E402
 from ssray.models import store as model_store  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
-from ssray.recipes import RecipeRequest, compact, paper  # noqa: E402
+from ssray.recipes import compact, paper  # noqa: E402
+from ssray.recipes.request import RecipeRequest  # noqa: E402
 from ssray.scoring.evaluation import PAPER  # noqa: E402
 from ssray.storage.location import Location  # noqa: E402
 from ssray.training.distributed import BACKENDS, Team  # noqa: E402

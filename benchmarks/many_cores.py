@@ -31,7 +31,7 @@ import torch.multiprocessing as mp
 from ssray.config import Recipe, override
 from ssray.method.autoencoder import Autoencoder
 from ssray.models.device import resolve_precision, use_cores
-from ssray.recipes import RECIPES
+from ssray.recipes.request import RECIPES
 from ssray.training import fit as training
 from ssray.training.growth import grown
 

@@ -24,8 +24,9 @@ from labelled import TestSet
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from ssray.calibration.criterion import Criterion, LabelledDefects
-from ssray.calibration.map_settings import GRIDS, Judged, gather_evidence, judge, open_differences
+from ssray.calibration.criterion import Criterion
+from ssray.calibration.evidence import LabelledDefects, gather_evidence
+from ssray.calibration.map_settings import GRIDS, Judged, judge, open_differences
 from ssray.config import MapSettings, Recipe
 
 RESULTS = Path(__file__).with_name("ablation.jsonl")

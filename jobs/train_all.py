@@ -22,8 +22,8 @@ from ssray.cli.options import (
     recipe_options,
     run,
 )
-from ssray.cli.terminal import console
-from ssray.recipes import RecipeRequest
+from ssray.cli.terminal import TrainingBoard, console
+from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
 
 
@@ -51,15 +51,18 @@ def main(
 ) -> None:
     from ssray.cluster.categories import train_categories
 
-    failed = train_categories(
-        Location.parse(root),
-        only,
-        recipe,
-        compute_from(compute),
-        Location.parse(store),
-        at_once,
-        events,
-    )
+    with TrainingBoard() as board:
+        failed = train_categories(
+            Location.parse(root),
+            only,
+            recipe,
+            compute_from(compute),
+            Location.parse(store),
+            at_once,
+            events,
+            board,
+        )
+    board.show_totals(len(failed))
     for category, error in failed.items():
         console.print(f"Failed {category}: {error}")
     sys.exit(1 if failed else 0)

@@ -37,8 +37,8 @@ from ssray.data.dataset import index_images  # noqa: E402
 from ssray.models import artifact  # noqa: E402
 from ssray.models import store as model_store  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
-from ssray.recipes import RecipeRequest  # noqa: E402
 from ssray.recipes.compact import demo  # noqa: E402
+from ssray.recipes.request import RecipeRequest  # noqa: E402
 from ssray.storage.location import Location  # noqa: E402
 
 CPUS, GPUS = 4, 2

@@ -10,7 +10,7 @@ import torch
 
 from ssray.config import Blend, Network
 from ssray.method.autoencoder import Autoencoder, ConvexCombination, pad_to_stride
-from ssray.recipes import RECIPES
+from ssray.recipes.request import RECIPES
 
 BLENDS = get_args(Blend)
 

@@ -24,7 +24,7 @@ from ssray.errors import ConfigError, DataError, ScoringError, TrainingError
 from ssray.metrics.pixels import PixelCounts
 from ssray.models import artifact
 from ssray.models import store as model_store
-from ssray.recipes import RecipeRequest
+from ssray.recipes.request import RecipeRequest
 from ssray.scoring.heatmap import png_to_levels
 from ssray.scoring.scorer import Scorer, resize_map
 from ssray.storage.fingerprint import fingerprint

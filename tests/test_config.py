@@ -11,7 +11,9 @@ import torch
 from ssray.cli.options import settings_help
 from ssray.config import Compute, Recipe, override, parse
 from ssray.errors import ConfigError
-from ssray.recipes import RECIPES, RecipeRequest, is_texture, paper
+from ssray.method.projection import is_texture
+from ssray.recipes import paper
+from ssray.recipes.request import RECIPES, RecipeRequest
 
 
 def test_recipes_survive_json() -> None:

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ssray.calibration.criterion import Criterion, LabelledImage
+from ssray.calibration.criterion import Criterion
+from ssray.calibration.evidence import LabelledImage
 from ssray.calibration.map_settings import WIDE
 from ssray.config import AnomalyMap, MapSettings, Network
 from ssray.errors import DataError

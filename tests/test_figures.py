@@ -12,10 +12,11 @@ import pytest
 from ssray.metrics.images import decision_metrics, image_metrics
 from ssray.metrics.pixels import PixelCounts
 from ssray.recipes import paper
-from ssray.scoring.evaluation import PAPER, TEXTURES, Figures, percent
+from ssray.scoring.evaluation import PAPER, TEXTURES, Figures, cell
 from ssray.scoring.results import collect
-from ssray.scoring.tables import METRICS, METRICS_BY_TYPE, SCORED_PARTS, write_table
+from ssray.scoring.tables import METRICS, METRICS_BY_TYPE, SCORED_PARTS
 from ssray.storage.location import Location
+from ssray.storage.parquet import write_table
 
 
 def part(category: str, kind: str, scores: list[float], seed: int) -> list[dict[str, object]]:
@@ -118,7 +119,7 @@ def test_images_without_a_score_are_counted_beside_the_table(figures: Figures) -
 
 def test_averages_stand_beside_the_papers_over_the_same_categories(figures: Figures) -> None:
     grid, transistor = figures.categories.to_pylist()[::2]
-    low = percent(grid["image_auroc_low"])
+    low = cell(grid["image_auroc_low"])
     assert cells(figures, "grid")[:3] == ["grid", f"75 ({low} to 100)", "100"]
     assert cells(figures, "**textures of MVTec AD (1)**")[4] == "99.7"
     everything = cells(figures, "**all of MVTec AD (2)**")
@@ -138,7 +139,7 @@ def test_a_mean_over_categories_the_paper_lacks_stands_alone(figures: Figures) -
 
 
 def test_a_share_is_not_rounded_up_to_all() -> None:
-    assert [percent(share) for share in (1.0, 0.99996, 0.5, 0.98765)] == [
+    assert [cell(share) for share in (1.0, 0.99996, 0.5, 0.98765)] == [
         "100",
         "> 99.99",
         "50",

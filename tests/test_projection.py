@@ -21,18 +21,14 @@ from torch import Tensor
 
 from ssray.cli.main import cli
 from ssray.config import Compute, Recipe
-from ssray.diagnosis.findings import (
-    Diagnosis,
-    moments_table,
-    paragraph,
-    percent,
-    projection_table,
-)
+from ssray.diagnosis.findings import Diagnosis, paragraph, percent
+from ssray.diagnosis.tables import MOMENTS, PROJECTION, moments_table, projection_table
 from ssray.errors import SsrayError
 from ssray.method.inference import to_network
 from ssray.method.projection import (
     PositionMoments,
     Projection,
+    is_texture,
     measure_projection,
     patch_widths,
     squared_distances,
@@ -40,9 +36,7 @@ from ssray.method.projection import (
 )
 from ssray.models import artifact
 from ssray.models.store import publish
-from ssray.recipes import is_texture
 from ssray.report.diagnosis import render_diagnosis
-from ssray.scoring.tables import MOMENTS, PROJECTION
 from ssray.storage.location import Location
 from ssray.training.build import build_model
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from selenium import webdriver
 
-from ssray.metrics.images import image_auroc, image_metrics, roc_points
+from ssray.metrics.images import best_threshold, image_auroc, image_metrics, roc_points
 from ssray.report import charts, page
 from ssray.report.charts import thin_roc
-from ssray.report.gallery import GalleryImage, best_threshold, choose_gallery
+from ssray.report.gallery import GalleryImage, choose_gallery
 from ssray.report.page import CategoryReport, render_page
 from ssray.scoring.heatmap import encode_levels
 

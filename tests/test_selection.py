@@ -9,16 +9,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from ssray.calibration.map_settings import (
-    KERNEL_SHARES,
-    Evidence,
-    SyntheticDefects,
-    gather_evidence,
-    is_open,
-    judge,
-    kernels_of,
-    select,
-)
+from ssray.calibration.evidence import Evidence, SyntheticDefects, gather_evidence
+from ssray.calibration.map_settings import KERNEL_SHARES, is_open, judge, kernels_of, select
 from ssray.config import AnomalyMap, Difference, MapSettings, Network
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder

@@ -27,7 +27,7 @@ from ssray.errors import ConfigError
 from ssray.models import artifact
 from ssray.models import store as model_store
 from ssray.models.artifact import is_complete
-from ssray.recipes import RecipeRequest
+from ssray.recipes.request import RecipeRequest
 from ssray.search.trials import TrialResult
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location

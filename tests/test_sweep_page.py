@@ -12,8 +12,9 @@ from selenium import webdriver
 from test_report_page import HOSTILE, Document
 
 from ssray.config import MapSettings
-from ssray.report.search import CategorySweep, importances, render_sweep
-from ssray.search.trials import LEADERBOARD, TrialResult, best, leaderboard
+from ssray.report.search import render_sweep
+from ssray.search.importance import importances
+from ssray.search.trials import LEADERBOARD, CategorySweep, TrialResult, best, leaderboard
 
 MAP = MapSettings(difference="ssim", kernel=5)
 

@@ -22,13 +22,8 @@ from torch import Tensor, nn
 
 from ssray.calibration import conformal
 from ssray.calibration.criterion import Criterion
-from ssray.calibration.map_settings import (
-    Selection,
-    gather_evidence,
-    is_open,
-    open_differences,
-    select,
-)
+from ssray.calibration.evidence import gather_evidence
+from ssray.calibration.map_settings import Selection, is_open, open_differences, select
 from ssray.config import MapSettings, Recipe
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import differences, image_batches

@@ -13,7 +13,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating]
+from ssray.metrics.labels import Floats
 
 
 def p_values(scores: Floats, calibration: Floats) -> npt.NDArray[np.float64]:

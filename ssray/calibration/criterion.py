@@ -7,51 +7,36 @@ these; the plain reconstruction error is there to compare with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from ssray.calibration.map_settings import (
-    NARROW,
-    Basis,
+from ssray.calibration.evidence import (
     DefectSource,
     Evidence,
+    LabelledImage,
+    SyntheticDefects,
+    gather_evidence,
+    read_labelled,
+)
+from ssray.calibration.map_settings import (
+    NARROW,
     Grid,
     Judged,
     Selection,
-    SyntheticDefects,
     choose,
-    gather_evidence,
     judge,
     open_differences,
 )
 from ssray.config import AnomalyMap, Difference, MapSettings, Recipe
-from ssray.data.decode import read_image, read_mask, resize
-from ssray.errors import DataError, ImageError
 from ssray.method.inference import evaluating, image_batches, reconstruct
 
 By = Literal["synthetic", "labelled", "reconstruction"]
 _BATCH = 8
-
-
-class LabelledImage(BaseModel):
-    """An image of the user's validation set.
-
-    Attributes:
-        mask_uri: where its defect is, if that is known.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    uri: str
-    defective: bool
-    mask_uri: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +125,7 @@ class Criterion(BaseModel):
         source: DefectSource = SyntheticDefects(self.radius, self.seed)
         clean = references
         if self.by == "labelled":
-            good, source = _read(self.labelled, references)
+            good, source = read_labelled(self.labelled, references)
             clean = torch.cat([references, good])
         with evaluating(*networks):
             evidence = gather_evidence(networks, clean, open_differences(wanted), precision, source)
@@ -157,55 +142,6 @@ class Criterion(BaseModel):
         """Judges settings on what was gathered, by images with a defect and without."""
         judged = judge(evidence, self.grid.candidates(evidence, wanted), threads)
         return Examined(*choose(judged, evidence, wanted), evidence, judged)
-
-
-@dataclass(frozen=True)
-class LabelledDefects:
-    """As ``DefectSource``: (D, H, W, 3) uint8 images and (D, 1, H, W) bool masks."""
-
-    images: Tensor
-    truth: Tensor
-    basis: Basis = "labelled images"
-
-    def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        images = image_batches(self.images, _BATCH, device)
-        yield from zip(images, self.truth.to(device).split(_BATCH), strict=True)
-
-
-def _read(labelled: Sequence[LabelledImage], references: Tensor) -> tuple[Tensor, LabelledDefects]:
-    """The good and the defective images, resized to those that the model knows.
-
-    Where some defective image has no mask, none is taken to have one. Images that can't be decoded
-    are left out.
-    """
-    shape = references.shape[1], references.shape[2]
-    groups: dict[bool, list[Tensor]] = {False: [], True: []}
-    masks, reasons = [], []
-    for row in labelled:
-        try:
-            image = resize(read_image(row.uri), shape)
-            mask = _resized(read_mask(row.mask_uri), shape) if row.mask_uri else None
-        except ImageError as error:
-            reasons.append(f"{row.uri}: {error}")
-            continue
-        groups[row.defective].append(torch.from_numpy(image.copy()))
-        if row.defective:
-            masks.append(mask)
-    if not groups[True]:
-        reason = f" The first of {len(reasons)} that can't be read: {reasons[0]}" if reasons else ""
-        raise DataError(f"no defective image of the validation set can be used.{reason}")
-    known = [mask for mask in masks if mask is not None]
-    truth = torch.zeros(len(masks), 1, *shape, dtype=torch.bool)
-    if len(known) == len(masks):
-        truth[:, 0] = torch.stack(known)
-    good = torch.stack(groups[False]) if groups[False] else references[:0]
-    return good, LabelledDefects(torch.stack(groups[True]), truth)
-
-
-def _resized(mask: np.ndarray, shape: tuple[int, int]) -> Tensor:
-    rows, columns = shape
-    resized = Image.fromarray(mask).resize((columns, rows), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.asarray(resized).copy())
 
 
 def _squared_error(networks: Sequence[nn.Module], images: Tensor, precision: torch.dtype) -> float:

@@ -14,17 +14,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
 
+from ssray.calibration.evidence import Basis, Evidence
 from ssray.config import AnomalyMap, Difference, ImageScore, MapSettings
-from ssray.method.anomaly_map import MapMaker, difference_maps, image_scores, smooth
-from ssray.method.inference import image_batches, reconstruct
-from ssray.method.synthetic_defects import add_defects
+from ssray.method.anomaly_map import MapMaker, image_scores, smooth
 from ssray.metrics.images import image_auroc
 from ssray.metrics.pixels import pixel_auroc
 
@@ -36,15 +33,10 @@ ABOUT_EQUAL = 0.1
 """Of settings whose errors are at most this share above the least, the widest filter is taken."""
 FALLBACK_KERNEL_SHARE = 0.06
 """Where no synthetic defect is perceptible, as on images that are all white."""
-SYNTHETIC_DEFECTS = 96
 SIDE = 128
 """Maps are sampled down to about this many pixels a side before settings are compared."""
 LEAST = 1e-4
 """Of what an AUROC lacks of 1; less is beyond what so few images can tell."""
-_BATCH = 8
-
-
-Basis = Literal["synthetic defects", "labelled images", "recipe"]
 
 
 class Selection(BaseModel):
@@ -65,44 +57,6 @@ class Selection(BaseModel):
     image_auroc: float | None
     pixel_auroc: float | None
     error: float | None = None
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What settings are judged on, for one kind of difference.
-
-    Attributes:
-        clean: (M, K, H, W) float32 difference maps of defect-free images.
-        defects: (D, K, H, W) of images with a defect; D may be 0.
-        truth: (D, 1, H, W) bool, where it is; all False where that is not known.
-        basis: where the defects come from.
-        fitted_on: (R, K, H, W) of the images that scale and average map come from, if these are
-            others than the clean ones.
-    """
-
-    clean: Tensor
-    defects: Tensor
-    truth: Tensor
-    basis: Basis = "synthetic defects"
-    fitted_on: Tensor | None = None
-
-    def joined_with(self, other: Evidence) -> Evidence:
-        """Of an ensemble, from that of its networks on the same images."""
-
-        def both(one: Tensor, another: Tensor) -> Tensor:
-            return torch.cat([one, another], dim=1)
-
-        assert torch.equal(self.truth, other.truth)
-        known = None
-        if self.fitted_on is not None and other.fitted_on is not None:
-            known = both(self.fitted_on, other.fitted_on)
-        return Evidence(
-            both(self.clean, other.clean),
-            both(self.defects, other.defects),
-            self.truth,
-            self.basis,
-            known,
-        )
 
 
 @dataclass(frozen=True)
@@ -127,87 +81,6 @@ class Judged:
         """
         image = max(1 - self.image_auroc, LEAST)
         return image * (image if np.isnan(self.pixel_auroc) else max(1 - self.pixel_auroc, LEAST))
-
-
-class DefectSource(Protocol):
-    """Images with a defect, to judge settings on."""
-
-    @property
-    def basis(self) -> Basis:
-        """What they are."""
-
-    def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images, (B, 3, H, W) float32 in [0, 1], and (B, 1, H, W) bool, where the defect is.
-
-        Args:
-            references: (M, H, W, 3) uint8 defect-free images.
-            device: of the images and the masks.
-        """
-
-
-@dataclass(frozen=True)
-class SyntheticDefects:
-    """Made in the references, of kinds that no network is trained on.
-
-    Attributes:
-        radius: shares of the image's shorter side, best those that the networks were taught to
-            repair.
-        seed: the same gives the same defects.
-    """
-
-    radius: tuple[float, float]
-    seed: int
-    basis: Basis = "synthetic defects"
-
-    def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """As ``DefectSource``; what is not perceptible is left out."""
-        generator = torch.Generator().manual_seed(self.seed)
-        source = torch.arange(SYNTHETIC_DEFECTS) % len(references)
-        # Kinds take turns along a batch, so a fixed order would give every image one kind only.
-        source = source[torch.randperm(SYNTHETIC_DEFECTS, generator=generator)]
-        for batch in image_batches(references[source], _BATCH, device):
-            defective, truth = add_defects(batch, generator, self.radius)
-            if len(defective):
-                yield defective, truth
-
-
-def gather_evidence(
-    networks: Sequence[nn.Module],
-    references: Tensor,
-    kinds: Sequence[Difference],
-    precision: torch.dtype,
-    source: DefectSource | None,
-) -> dict[Difference, Evidence]:
-    """Runs images through networks, defect-free ones and ones with a defect.
-
-    Args:
-        networks: in eval mode, on the device to use; several for an ensemble.
-        references: (M, H, W, 3) uint8 defect-free images.
-        kinds: of difference, each with evidence of its own from the same images.
-        precision: of the forward pass.
-        source: of the images with a defect; None goes without.
-    """
-    device = next(networks[0].parameters()).device
-    clean, defects = (defaultdict[Difference, list[Tensor]](list) for _ in range(2))
-    truths = []
-
-    def compare(images: Tensor, into: dict[Difference, list[Tensor]]) -> None:
-        reconstructions = [reconstruct(network, images, precision) for network in networks]
-        for kind in kinds:
-            into[kind].append(difference_maps(images, reconstructions, kind))
-
-    for batch in image_batches(references, _BATCH, device):
-        compare(batch, clean)
-    for defective, truth in source.batches(references, device) if source else ():
-        compare(defective, defects)
-        truths.append(truth)
-    evidence = {}
-    for kind in kinds:
-        maps = torch.cat(clean[kind])
-        none = maps[:0], maps[:0, :1].bool()
-        found = (torch.cat(defects[kind]), torch.cat(truths)) if truths else none
-        evidence[kind] = Evidence(maps, *found, source.basis if source else "recipe")
-    return evidence
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,16 @@ from ssray.cli.options import (
     run,
     settings_help,
 )
-from ssray.cli.terminal import console, show_evaluation, show_unscored
+from ssray.cli.terminal import TrainingBoard, console, counting, show_evaluation, show_unscored
 from ssray.config import Recipe
 from ssray.data.dataset import index_images
 from ssray.data.demo.dataset import write_demo_data
-from ssray.diagnosis import measure as diagnosis
+from ssray.diagnosis import measure
 from ssray.diagnosis.findings import paragraph
 from ssray.errors import ConfigError, TrainingError
 from ssray.models import store as model_store
-from ssray.recipes import RecipeRequest
+from ssray.recipes.request import RecipeRequest
+from ssray.report.diagnosis import write_diagnosis
 from ssray.storage.location import Location
 
 DEMO_MINUTES = 1.0
@@ -65,7 +66,11 @@ def demo(out: str, seed: int) -> None:
     root, store = place / "data", place / "models"
     compute = compute_from({"max_minutes": DEMO_MINUTES, "seed": seed})
     with ray_session():
-        failed = train_categories(root, names, RecipeRequest("demo"), compute, store)
+        with TrainingBoard() as board:
+            failed = train_categories(
+                root, names, RecipeRequest("demo"), compute, store, progress=board
+            )
+        board.show_totals(len(failed))
         if failed:
             raise TrainingError(f"no model for {', '.join(failed)}; the reasons are above.")
         metrics, scores = evaluate_categories(root, names, store, compute, place)
@@ -108,14 +113,16 @@ def train(
     """Train one category on its defect-free images and publish the model."""
     from ssray.cluster.categories import train_categories
 
-    failed = train_categories(
-        Location.parse(root),
-        [category],
-        recipe,
-        compute_from(compute),
-        Location.parse(store),
-        events=events,
-    )
+    with TrainingBoard() as board:
+        failed = train_categories(
+            Location.parse(root),
+            [category],
+            recipe,
+            compute_from(compute),
+            Location.parse(store),
+            events=events,
+            progress=board,
+        )
     for error in failed.values():
         raise error
 
@@ -204,9 +211,17 @@ def sweep(
         ensemble=ensemble,
     )
     place = Location.parse(out)
-    failed = sweep_categories(
-        Location.parse(root), only, request, compute_from(compute), Location.parse(store), place
-    )
+    with TrainingBoard() as board:
+        failed = sweep_categories(
+            Location.parse(root),
+            only,
+            request,
+            compute_from(compute),
+            Location.parse(store),
+            place,
+            board,
+        )
+    board.show_totals(len(failed))
     console.print(f"Trials: {place / 'leaderboard.parquet'}")
     console.print(f"Page: {place / 'sweep.html'}")
     for category, error in failed.items():
@@ -272,7 +287,7 @@ def score(images: str, store: str, category: str, out: str, **compute: Any) -> N
 @out_option
 @click.option(
     "--images",
-    type=click.IntRange(min=diagnosis.MIN_IMAGES),
+    type=click.IntRange(min=measure.MIN_IMAGES),
     default=64,
     show_default=True,
     metavar="N",
@@ -285,9 +300,15 @@ def diagnose(root: str, category: str, store: str, out: str, images: int, **comp
     Takes the defect-free training images alone; needs no labels and no Ray.
     """
     place = Location.parse(out)
-    found = diagnosis.diagnose(
-        Location.parse(root), category, Location.parse(store), place, images, compute_from(compute)
+    found = measure.diagnose(
+        Location.parse(root),
+        category,
+        Location.parse(store),
+        images,
+        compute_from(compute),
+        counting,
     )
+    write_diagnosis(found, place)
     console.print(paragraph(found))
     console.print(f"Page: {place / 'diagnosis.html'}")
 

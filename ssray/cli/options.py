@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from ssray.cluster.environment import quiet_local_ray
 from ssray.config import Compute, parse
 from ssray.errors import SsrayError
-from ssray.recipes import RecipeRequest
+from ssray.recipes.request import RecipeRequest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -47,8 +47,8 @@ class TrainingBoard:
     On a terminal it is one live table; elsewhere each change is a line.
     """
 
-    def __init__(self, categories: Sequence[str]) -> None:
-        self._rows = {category: _Row() for category in categories}
+    def __init__(self) -> None:
+        self._rows: dict[str, _Row] = {}
         self._lock = threading.Lock()
         self._live = Live(
             get_renderable=self._table,
@@ -71,25 +71,37 @@ class TrainingBoard:
         if console.is_terminal:
             self._live.stop()
 
-    def state(self, category: str, state: str) -> None:
-        """A category has reached a new state, which a few words name."""
+    def begin(self, categories: Sequence[str]) -> None:
+        """Names all categories."""
         with self._lock:
-            self._rows[category].state = state
-        if not console.is_terminal:
-            console.print(f"{category}  {state}")
+            self._rows = {category: _Row() for category in categories}
 
-    def update(self, category: str, epoch: Epoch) -> None:
+    def state(self, category: str, words: str) -> None:
+        """A category has reached a new state, which a few words describe."""
+        with self._lock:
+            self._rows[category].state = words
+        if not console.is_terminal:
+            console.print(f"{category}  {words}")
+
+    def update(self, category: str, row: Epoch) -> None:
         """A category's training has got further."""
         with self._lock:
-            self._rows[category] = _Row("training", epoch)
+            self._rows[category] = _Row("training", row)
         if not console.is_terminal:
             console.print(
-                f"{category}  {100 * epoch.budget_spent:3.0f} %  epoch {epoch.epoch:.1f}  "
-                f"loss {epoch.train_loss:.5f}  validation {epoch.validation_loss:.5f}  "
-                f"{epoch.images_per_second:.1f} images/s  "
-                f"crop {epoch.crop_columns} x {epoch.crop_rows} px  "
-                f"{_clock(epoch.seconds_left)} left"
+                f"{category}  {100 * row.budget_spent:3.0f} %  epoch {row.epoch:.1f}  "
+                f"loss {row.train_loss:.5f}  validation {row.validation_loss:.5f}  "
+                f"{row.images_per_second:.1f} images/s  "
+                f"crop {row.crop_columns} x {row.crop_rows} px  "
+                f"{_clock(row.seconds_left)} left"
             )
+
+    def show_totals(self, failed: int) -> None:
+        """Prints how work on several categories ended; nothing for a single one."""
+        count = len(self._rows)
+        if count > 1:
+            ended = f"{count - failed} of {count} categories have a model"
+            console.print(f"{ended}, {failed} failed." if failed else f"{ended}.")
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -114,13 +126,6 @@ class TrainingBoard:
             )
             table.add_row(category, state, *figures)
         return table
-
-
-def show_totals(categories: int, failed: int) -> None:
-    """Prints how work on several categories ended; nothing for a single one."""
-    if categories > 1:
-        ended = f"{categories - failed} of {categories} categories have a model"
-        console.print(f"{ended}, {failed} failed." if failed else f"{ended}.")
 
 
 @contextmanager

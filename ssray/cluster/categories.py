@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from ssray.cli.terminal import TrainingBoard, show_totals
 from ssray.cluster.evaluate import evaluate
+from ssray.cluster.progress import Progress, Silent
 from ssray.cluster.resources import side_by_side
 from ssray.cluster.session import ray_session
 from ssray.cluster.train import train_category
@@ -24,13 +24,14 @@ from ssray.data.loading import load_images, spread
 from ssray.errors import ArtifactError, DataError
 from ssray.method.inference import to_network
 from ssray.models.store import published
-from ssray.recipes import RecipeRequest
+from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
 from ssray.training.fit import Epoch
 from ssray.training.tensorboard import event_log
 
 SAMPLE = 32
 SAMPLE_SIDE = 128
+_SILENT = Silent()
 
 
 def train_categories(
@@ -41,6 +42,7 @@ def train_categories(
     store: Location,
     at_once: int | None = None,
     events: Path | None = None,
+    progress: Progress = _SILENT,
 ) -> dict[str, Exception]:
     """Trains categories of a data set on one Ray, as many at once as it holds.
 
@@ -54,6 +56,7 @@ def train_categories(
         store: where the models go.
         at_once: how many to train at once; default: as many as Ray's resources hold now.
         events: a local folder for TensorBoard events, one folder in it for each category.
+        progress: is told how it goes.
 
     Returns:
         The error of each category that failed.
@@ -62,24 +65,23 @@ def train_categories(
         DataError: if there is no category below ``root``.
     """
     names = list(dict.fromkeys(only)) or categories(root)
-    with ray_session(), TrainingBoard(names) as board:
+    progress.begin(names)
+    with ray_session():
         trainings = side_by_side(compute, len(names), at_once)
 
         def train(name: str) -> str:
             return _train_category_from(
-                root, name, recipe, compute, store, trainings.cores, board, events
+                root, name, recipe, compute, store, trainings.cores, progress, events
             )
 
-        failed = each_category(names, trainings.at_once, train, board)
-    show_totals(len(names), len(failed))
-    return failed
+        return each_category(names, trainings.at_once, train, progress)
 
 
 def each_category(
     names: Sequence[str],
     at_once: int,
     work: Callable[[str], str],
-    board: TrainingBoard,
+    progress: Progress,
     on_end: Callable[[], None] = lambda: None,
 ) -> dict[str, Exception]:
     """Works on categories in threads; what goes wrong with one leaves the others alone.
@@ -88,7 +90,7 @@ def each_category(
         names: of the categories.
         at_once: how many to work on at once.
         work: on one, by its name; returns how it ended in a few words.
-        board: is told how each ended.
+        progress: is told how each ended.
         on_end: called whenever one has.
 
     Returns:
@@ -101,10 +103,10 @@ def each_category(
         for future in as_completed(futures):
             name = futures[future]
             try:
-                board.state(name, future.result())
+                progress.state(name, future.result())
             except Exception as error:  # whatever it is, the others go on
                 failed[name] = error
-                board.state(name, f"failed: {error or type(error).__name__}")
+                progress.state(name, f"failed: {error or type(error).__name__}")
             on_end()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -132,11 +134,11 @@ def _train_category_from(
     compute: Compute,
     store: Location,
     cores: int | None,
-    board: TrainingBoard,
+    progress: Progress,
     events: Path | None,
 ) -> str:
     """Trains one category of a data set; returns how it ended, in a few words."""
-    board.state(category, "reading images")
+    progress.state(category, "reading images")
     uris = training_uris(root, category)
     chosen = recipe.resolve(category, lambda: sample_images(uris))
     budget = [f"{chosen.schedule.images:,} images"]
@@ -144,13 +146,13 @@ def _train_category_from(
         budget.append(f"{chosen.schedule.epochs:g} passes")
     if compute.max_minutes:
         budget.append(f"{compute.max_minutes:g} minutes")
-    board.state(
+    progress.state(
         category, f"{len(uris)} images, recipe {chosen.name}, ends after " + " or ".join(budget)
     )
     with event_log(events and events / category) as log:
 
         def on_epoch(epoch: Epoch) -> None:
-            board.update(category, epoch)
+            progress.update(category, epoch)
             log(epoch)
 
         trained = train_category(
@@ -161,7 +163,7 @@ def _train_category_from(
             store,
             cores=cores,
             on_epoch=on_epoch,
-            on_state=functools.partial(board.state, category),
+            on_state=functools.partial(progress.state, category),
         )
     if trained.new:
         return f"published {trained.version}"

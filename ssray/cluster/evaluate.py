@@ -14,8 +14,8 @@ from ssray.models.artifact import ModelArtifact, load
 from ssray.report.evaluation import write_report
 from ssray.scoring.evaluation import Figures
 from ssray.scoring.results import Results, collect
-from ssray.scoring.tables import write_table
 from ssray.storage.location import Location
+from ssray.storage.parquet import write_table
 
 PARTS = "scored_parts"
 """Holds what the scoring actors wrote; a later run into the same folder replaces it."""

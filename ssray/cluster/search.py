@@ -15,9 +15,9 @@ from ray.util.queue import Empty, Queue
 from torch import Tensor
 
 import ssray
-from ssray.calibration.criterion import By, Criterion, LabelledImage
+from ssray.calibration.criterion import By, Criterion
+from ssray.calibration.evidence import LabelledImage
 from ssray.calibration.map_settings import NARROW, WIDE, Grid
-from ssray.cli.terminal import TrainingBoard, show_totals
 from ssray.cluster.categories import (
     SAMPLE_SIDE,
     each_category,
@@ -25,6 +25,7 @@ from ssray.cluster.categories import (
     training_uris,
 )
 from ssray.cluster.ensembles import ensemble_of
+from ssray.cluster.progress import Progress, Silent
 from ssray.cluster.resources import side_by_side
 from ssray.cluster.session import one_line, ray_session
 from ssray.cluster.train import TRAININGS
@@ -33,17 +34,18 @@ from ssray.config import Compute
 from ssray.data.dataset import categories, index_dataset
 from ssray.data.loading import load_images
 from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
+from ssray.method.projection import is_texture
 from ssray.models.artifact import SweepFacts, is_complete, load, save
 from ssray.models.store import in_use, publish
-from ssray.recipes import RecipeRequest, is_texture
-from ssray.report.search import CategorySweep, render_sweep
-from ssray.scoring.tables import write_table
+from ssray.recipes.request import RecipeRequest
+from ssray.report.search import render_sweep
 from ssray.search.space import fitted_to, read_space, size_of
-from ssray.search.trials import TrialResult, best, leaderboard
+from ssray.search.trials import CategorySweep, TrialResult, best, leaderboard
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.json_file import read_json
 from ssray.storage.lease import Lease
 from ssray.storage.location import Location
+from ssray.storage.parquet import write_table
 from ssray.training.images import texture_uris
 
 STATE = ".sweep"
@@ -53,6 +55,7 @@ RESULT = "search.json"
 MODELS = "trials"
 """Folder of the results with the trials' models."""
 _POLL_SECONDS = 0.5
+_SILENT = Silent()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,7 @@ def sweep_categories(
     compute: Compute,
     store: Location,
     out: Location,
+    progress: Progress = _SILENT,
 ) -> dict[str, Exception]:
     """Searches categories of a data set on one Ray and publishes the best model of each.
 
@@ -121,6 +125,7 @@ def sweep_categories(
         compute: of each trial.
         store: where the best models go.
         out: ``leaderboard.parquet``, ``sweep.html``, the trials' models, and what a restart needs.
+        progress: is told how it goes.
 
     Returns:
         The error of each category that failed.
@@ -129,19 +134,18 @@ def sweep_categories(
         DataError: if there is no category below ``root``.
     """
     names = list(dict.fromkeys(only)) or categories(root)
-    with ray_session(), TrainingBoard(names) as board:
+    progress.begin(names)
+    with ray_session():
         trainings = side_by_side(compute, len(names) * request.trials)
         if trainings.cores:
             cpus = max(1, trainings.cores // (compute.workers or 1))
             compute = compute.model_copy(update={"cpus_per_worker": cpus})
         searches_at_once = min(len(names), trainings.at_once)
         each = max(1, trainings.at_once // searches_at_once)
-        sweep = _Sweep(root, request, compute, store, out, each, board)
-        failed = each_category(
-            names, searches_at_once, sweep.search, board, on_end=lambda: _write_results(out)
+        sweep = _Sweep(root, request, compute, store, out, each, progress)
+        return each_category(
+            names, searches_at_once, sweep.search, progress, on_end=lambda: _write_results(out)
         )
-    show_totals(len(names), len(failed))
-    return failed
 
 
 @dataclass(frozen=True)
@@ -154,19 +158,19 @@ class _Sweep:
     store: Location
     out: Location
     at_once: int
-    board: TrainingBoard
+    progress: Progress
 
     def search(self, category: str) -> str:
         """Searches one category; returns how it ended in a few words."""
-        self.board.state(category, "reading images")
+        self.progress.state(category, "reading images")
         before = in_use(self.store, category)
         search = self._begun(category)
         lease = Lease(search.folder / f"{search.key}.lease", f"{category}: the same search")
         try:
-            with lease, _Told(self.board, search):
+            with lease, _Told(self.progress, search):
                 trials: list[TrialResult] = ray.get(search_category.remote(search))
                 if self.request.ensemble:
-                    self.board.state(category, "trying pairs of the best models")
+                    self.progress.state(category, "trying pairs of the best models")
                     pair = ensemble_of(search, trials)
                     trials += [pair] if pair else []
         except ray.exceptions.RayTaskError as error:
@@ -269,10 +273,10 @@ def _write_results(out: Location) -> None:
 
 
 class _Told:
-    """Shows on a board what the trials of a search report, while the block runs."""
+    """Hands on what the trials of a search report, while the block runs."""
 
-    def __init__(self, board: TrainingBoard, search: Search) -> None:
-        self._board, self._search = board, search
+    def __init__(self, progress: Progress, search: Search) -> None:
+        self._progress, self._search = progress, search
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -294,7 +298,7 @@ class _Told:
                 return
             begun += more_begun
             finished += more_finished
-            self._board.state(
+            self._progress.state(
                 self._search.category,
                 f"{begun} of {self._search.trials} trials begun, {finished} finished",
             )

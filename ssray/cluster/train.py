@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
-from ray.util.queue import Empty, Queue
+from ray.util.queue import Queue
 
 from ssray.calibration.calibrate import MOST_REFERENCES
 from ssray.calibration.criterion import Criterion
 from ssray.cluster.decode import RESERVED_CPUS, decode_on_cluster
+from ssray.cluster.progress import forwarded
 from ssray.cluster.resources import WorkerResources, check_capacity, training_workers
 from ssray.cluster.session import one_line
 from ssray.config import AnomalyMap, Compute, Recipe
@@ -41,7 +39,6 @@ TRAININGS = ".training"
 """Folder of a store for what trainings under way need."""
 SHEETS = 10
 """How many reconstruction sheets a training leaves, besides the first."""
-_POLL_SECONDS = 0.2
 _DECODED_SECONDS = 5.0
 
 
@@ -190,7 +187,7 @@ def train_category(
             progress=Queue(actor_options={"num_cpus": 0}),
         )
         try:
-            with _forwarded(job.progress, {Epoch: on_epoch, str: on_state, Rung: on_rung}):
+            with forwarded(job.progress, {Epoch: on_epoch, str: on_state, Rung: on_rung}):
                 _run(job, on_state)
         except SystemExit:  # Ray Train's answer to Ctrl-C, after it has ended the workers
             raise KeyboardInterrupt from None
@@ -344,35 +341,6 @@ def _sheet_due(history: Sequence[Epoch]) -> bool:
     """Whether the last row begins another of the ``SHEETS`` parts of the budget, or ends it."""
     parts = [int(SHEETS * epoch.budget_spent) for epoch in history[-2:]]
     return len(parts) == 1 or parts[0] < parts[1]
-
-
-@contextlib.contextmanager
-def _forwarded(progress: Queue, receivers: Mapping[type, Callable[[Any], None]]) -> Iterator[None]:
-    """Hands on what the workers report while the block runs, and what is left at its end.
-
-    Args:
-        progress: what they put it into.
-        receivers: who gets what, by its type.
-    """
-    finished = threading.Event()
-
-    def forward() -> None:
-        while True:
-            last_round = finished.is_set()
-            with contextlib.suppress(Empty):
-                while True:
-                    news = progress.get(timeout=_POLL_SECONDS)
-                    receivers[type(news)](news)
-            if last_round:
-                return
-
-    thread = threading.Thread(target=forward, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        thread.join()
 
 
 def _own_error(failure: TrainingFailedError, category: str) -> SsrayError | None:

@@ -6,13 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import pyarrow as pa
-from torch import Tensor
-
-from ssray.method.projection import PositionMoments, Projection
-from ssray.recipes import TEXTURE_SHARE
-from ssray.scoring.tables import MOMENTS, PROJECTION
+from ssray.method.projection import TEXTURE_SHARE, PositionMoments, Projection, mean
 
 Kind = Literal["texture", "aligned pattern", "object"]
 
@@ -80,9 +74,9 @@ class Diagnosis:
         """
         largest = 0
         for at in self.patches:
-            if _mean(at.output_hits) < MIN_ACCURACY:
+            if mean(at.output_hits) < MIN_ACCURACY:
                 break
-            if _mean(at.output_patch_rms) < _mean(at.input_patch_rms):
+            if mean(at.output_patch_rms) < mean(at.input_patch_rms):
                 largest = at.width
         return largest
 
@@ -91,14 +85,14 @@ class Diagnosis:
 
         0 if there is none.
         """
-        closer = (at.width for at in self.patches if _mean(at.output_rms) < _mean(at.input_rms))
+        closer = (at.width for at in self.patches if mean(at.output_rms) < mean(at.input_rms))
         return next(closer, 0)
 
     def repaired_width(self) -> int:
         """The largest patch up to which at most ``REPAIRED`` of the patch's difference is left."""
         largest = 0
         for at in self.patches:
-            if _mean(at.output_patch_rms) > REPAIRED * _mean(at.input_patch_rms):
+            if mean(at.output_patch_rms) > REPAIRED * mean(at.input_patch_rms):
                 break
             largest = at.width
         return largest
@@ -112,43 +106,6 @@ class Diagnosis:
 def paragraph(diagnosis: Diagnosis) -> str:
     """The diagnosis in words, with its numbers."""
     return " ".join([*_appearance(diagnosis), *_projection(diagnosis)])
-
-
-def moments_table(diagnosis: Diagnosis) -> pa.Table:
-    """The ``MOMENTS`` table."""
-    tables = []
-    for view, moments in (("image", diagnosis.pixels), ("window", diagnosis.windows)):
-        rows, columns = moments.mean.shape[1:]
-        row, column = np.indices((rows, columns), np.int32).reshape(2, -1)
-        values = [part.float().flatten(1).cpu().numpy() for part in (moments.mean, moments.std)]
-        arrays = [np.full(rows * columns, view), row, column, *values[0], *values[1]]
-        tables.append(pa.table([pa.array(array) for array in arrays], schema=MOMENTS))
-    return pa.concat_tables(tables)
-
-
-def projection_table(diagnosis: Diagnosis) -> pa.Table:
-    """The ``PROJECTION`` table."""
-    rows = [
-        {
-            "category": diagnosis.category,
-            "model_version": diagnosis.model_version,
-            "width_px": at.width,
-            "width_share": at.width / min(diagnosis.shape),
-            "area_share": diagnosis.area_share(at.width),
-            "trials": len(at.input_rms),
-            "images": diagnosis.neighbours,
-            "input_accuracy": _mean(at.input_hits),
-            "output_accuracy": _mean(at.output_hits),
-            "input_rms_mean": _mean(at.input_rms),
-            "input_rms_std": float(at.input_rms.std(correction=0)),
-            "output_rms_mean": _mean(at.output_rms),
-            "output_rms_std": float(at.output_rms.std(correction=0)),
-            "input_patch_rms_mean": _mean(at.input_patch_rms),
-            "output_patch_rms_mean": _mean(at.output_patch_rms),
-        }
-        for at in diagnosis.projections
-    ]
-    return pa.Table.from_pylist(rows, schema=PROJECTION)
 
 
 def _appearance(diagnosis: Diagnosis) -> list[str]:
@@ -197,7 +154,7 @@ def _projected(diagnosis: Diagnosis) -> list[str]:
     projected, closer = diagnosis.projected_width(), diagnosis.closer_from()
     nearest = f"the clean image is the nearest of {diagnosis.neighbours} training images"
     if not projected:
-        accuracy = _mean(smallest.output_hits)
+        accuracy = mean(smallest.output_hits)
         reason = (
             f"already at {smallest.width} px {nearest} to its output in only {percent(accuracy)} "
             "of the trials."
@@ -212,7 +169,7 @@ def _projected(diagnosis: Diagnosis) -> list[str]:
     ]
     if closer != smallest.width:
         since = f"only from {closer} px on" if closer else "at no tested width"
-        error = percent(_mean(diagnosis.projections[0].output_rms))
+        error = percent(mean(diagnosis.projections[0].output_rms))
         sentences.append(
             f"Over the whole image the latter holds {since}, because the model's own error on a "
             f"clean image ({error} of full scale, rms) outweighs a smaller patch."
@@ -251,7 +208,3 @@ def percent(share: float) -> str:
     if 0 < value < 0.01:
         return "< 0.01 %"
     return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.double().mean())

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-import ssray
-from ssray.cli.terminal import counting
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.data.decode import UInt8Image, read_image, resize
-from ssray.diagnosis.findings import Diagnosis, moments_table, projection_table
+from ssray.diagnosis.findings import Diagnosis
 from ssray.errors import ConfigError, DataError, ImageError
 from ssray.method.inference import reconstruct, to_network
 from ssray.method.projection import PositionMoments, Projection, measure_projection, patch_widths
 from ssray.models.artifact import ModelArtifact, load
 from ssray.models.device import resolve_device
 from ssray.models.store import published_version
-from ssray.report.diagnosis import render_diagnosis
-from ssray.scoring.tables import write_table
 from ssray.storage.location import Location
 
 MIN_IMAGES = 3
@@ -34,21 +31,34 @@ _PART = 32
 """Images decoded and counted at a time; it bounds the memory."""
 
 
-def diagnose(
-    root: Location, category: str, store: Location, out: Location, images: int, compute: Compute
-) -> Diagnosis:
-    """Measures a category's training images and its published model, and writes what it found.
+Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Begins a stretch of work that has a name and so many steps; yields what to call with each step's
+number."""
 
-    Writes ``moments.parquet``, ``projection.parquet`` and ``diagnosis.html`` to ``out``.
+
+@contextlib.contextmanager
+def _uncounted(work: str, steps: int) -> Iterator[Callable[[int], None]]:
+    yield lambda step: None
+
+
+def diagnose(
+    root: Location,
+    category: str,
+    store: Location,
+    images: int,
+    compute: Compute,
+    counting: Counting = _uncounted,
+) -> Diagnosis:
+    """Measures a category's training images and its published model.
 
     Args:
         root: the folder above the categories.
         category: which one.
         store: the model store.
-        out: where the results go.
         images: how many training images, at random, the patch test takes, and how many patches
             it tries at each width. The moments take all.
         compute: device, precision and seed.
+        counting: is told how the long parts of it go.
 
     Raises:
         ArtifactError: if there is no published model, or it can't be read.
@@ -67,13 +77,13 @@ def diagnose(
     generator = torch.Generator().manual_seed(compute.seed)
 
     order = torch.randperm(len(uris), generator=generator).tolist()
-    surveyed = _survey([uris[i] for i in order], model.input_shape, keep=images)
+    surveyed = _survey([uris[i] for i in order], model.input_shape, images, counting)
     if surveyed.read < MIN_IMAGES:
         raise DataError(
             f"{root / category}: {surveyed.read} usable images in train/good "
             f"({len(uris) - surveyed.read} could not be read); at least {MIN_IMAGES} are needed."
         )
-    diagnosis = Diagnosis(
+    return Diagnosis(
         category=category,
         model_version=model.version,
         shape=model.input_shape,
@@ -81,14 +91,8 @@ def diagnose(
         pixels=surveyed.pixels,
         windows=surveyed.windows,
         neighbours=len(surveyed.kept),
-        projections=_project(model, surveyed.kept.to(device), images, compute, generator),
+        projections=_project(model, surveyed.kept.to(device), images, compute, generator, counting),
     )
-    write_table(moments_table(diagnosis), out / "moments.parquet")
-    write_table(projection_table(diagnosis), out / "projection.parquet")
-    generated = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    page = render_diagnosis(diagnosis, generated, ssray.__version__)
-    (out / "diagnosis.html").write(page.encode())
-    return diagnosis
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class _Survey:
         return self.pixels.images
 
 
-def _survey(uris: Sequence[str], shape: tuple[int, int], keep: int) -> _Survey:
+def _survey(uris: Sequence[str], shape: tuple[int, int], keep: int, counting: Counting) -> _Survey:
     """Reads every image once, a part at a time."""
     half = shape[0] // 2, shape[1] // 2
     pixels, windows = PositionMoments.zero(shape), PositionMoments.zero(half)
@@ -141,6 +145,7 @@ def _project(
     trials: int,
     compute: Compute,
     generator: torch.Generator,
+    counting: Counting,
 ) -> list[Projection]:
     precision = model.precision(compute.precision, images.device)
     network = model.build(images.device)

@@ -10,13 +10,13 @@ import numpy.typing as npt
 from scipy import special
 
 from ssray.metrics import ranking
+from ssray.metrics.labels import DEFECT, GOOD, Floats, Labels
 from ssray.metrics.values import Metrics
 
 SAMPLES = 1000
 LEVEL = 0.95
 _VALUES_AT_ONCE = 1 << 21
 
-Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 MEASURES: dict[str, Callable[[Ints, Ints], Floats]] = {
@@ -165,3 +165,35 @@ def _samples(members: list[Ints], values: int, seed: int) -> Iterator[tuple[Ints
             for each in members
         )
         yield good, defect
+
+
+def best_threshold(labels: Labels, scores: Floats) -> float | None:
+    """The score above which calling an image defective gives the highest balanced accuracy.
+
+    That is Youden's J at its largest; of equal ones the lowest threshold counts. It lies
+    midway between two scores. It is found with the labels, so it illustrates how far the
+    classes separate and predicts nothing for new images.
+
+    Args:
+        labels: (N,) 1 = defect, 0 = good; others are left out.
+        scores: (N,) NaN = left out.
+
+    Returns:
+        None where a class is missing or no threshold beats chance.
+
+    >>> best_threshold(np.array([0, 0, 1]), np.array([1.0, 2.0, 4.0]))
+    3.0
+    """
+    finite = np.isfinite(scores)
+    good = np.sort(scores[finite & (labels == GOOD)]).astype(np.float64)
+    defects = np.sort(scores[finite & (labels == DEFECT)]).astype(np.float64)
+    if not len(good) or not len(defects):
+        return None
+    values = np.unique(np.concatenate([good, defects]))
+    candidates = (values[:-1] + values[1:]) / 2
+    below_good = np.searchsorted(good, candidates, side="right") / len(good)
+    below_defects = np.searchsorted(defects, candidates, side="right") / len(defects)
+    youden = below_good - below_defects
+    if youden.max(initial=0) <= 0:
+        return None
+    return float(candidates[youden.argmax()])

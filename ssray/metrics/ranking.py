@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from ssray.metrics.labels import Floats
+
 Counts = npt.NDArray[Any]
 
 

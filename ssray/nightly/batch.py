@@ -27,10 +27,10 @@ from ssray.data.decode import UInt8Image
 from ssray.data.large import decode_resized
 from ssray.errors import ImageError
 from ssray.models.artifact import load
+from ssray.nightly.rows import NIGHT
 from ssray.nightly.sources import Source
 from ssray.scoring.heatmap import encode_levels, levels_to_png
 from ssray.scoring.scorer import Scorer
-from ssray.scoring.tables import NIGHT
 from ssray.storage.archives import is_compressed_tar, split_member, streamed
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location

@@ -37,8 +37,8 @@ from ssray.config import Backend, Precision
 from ssray.errors import ConfigError, ScoringError
 from ssray.nightly.batch import BatchResult, Heatmaps
 from ssray.nightly.plan import read_manifest
+from ssray.nightly.rows import NIGHT
 from ssray.nightly.summary import BatchFacts, Summary
-from ssray.scoring.tables import NIGHT
 from ssray.storage.json_file import read_json
 from ssray.storage.location import Location
 

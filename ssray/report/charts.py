@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssray.metrics.images import roc_points
-from ssray.report.gallery import DEFECT, GOOD, UNKNOWN, Floats, Labels, best_threshold
+from ssray.metrics.images import best_threshold, roc_points
+from ssray.metrics.labels import DEFECT, GOOD, UNKNOWN, Floats, Labels
 
 MAX_ROC_POINTS = 400
 

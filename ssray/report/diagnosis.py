@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+import ssray
 from ssray.diagnosis.findings import (
     MIN_ACCURACY,
     REPAIRED,
@@ -17,15 +19,25 @@ from ssray.diagnosis.findings import (
     Diagnosis,
     paragraph,
     percent,
-    projection_table,
 )
-from ssray.method.projection import PositionMoments
-from ssray.recipes import TEXTURE_SHARE
+from ssray.diagnosis.tables import moments_table, projection_table
+from ssray.method.projection import TEXTURE_SHARE, PositionMoments
+from ssray.metrics.labels import Floats
 from ssray.report.charts import FRAME, Line, LineChart
-from ssray.report.gallery import Floats
 from ssray.report.page import data_uri, template
+from ssray.storage.location import Location
+from ssray.storage.parquet import write_table
 
 HALF_THE_AREA = "half the area"
+
+
+def write_diagnosis(diagnosis: Diagnosis, out: Location) -> None:
+    """Writes ``moments.parquet``, ``projection.parquet`` and ``diagnosis.html`` to ``out``."""
+    write_table(moments_table(diagnosis), out / "moments.parquet")
+    write_table(projection_table(diagnosis), out / "projection.parquet")
+    generated = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    page = render_diagnosis(diagnosis, generated, ssray.__version__)
+    (out / "diagnosis.html").write(page.encode())
 
 
 def render_diagnosis(diagnosis: Diagnosis, generated: str, ssray_version: str) -> str:

@@ -8,10 +8,8 @@ from itertools import zip_longest
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating]
-Labels = npt.NDArray[np.integer]
-
-GOOD, DEFECT, UNKNOWN = 0, 1, -1
+from ssray.metrics.images import best_threshold
+from ssray.metrics.labels import DEFECT, GOOD, Floats, Labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,38 +101,6 @@ def choose_gallery(
             )
         )
     return chosen
-
-
-def best_threshold(labels: Labels, scores: Floats) -> float | None:
-    """The score above which calling an image defective gives the highest balanced accuracy.
-
-    That is Youden's J at its largest; of equal ones the lowest threshold counts. It lies
-    midway between two scores. It is found with the labels, so it illustrates how far the
-    classes separate and predicts nothing for new images.
-
-    Args:
-        labels: (N,) 1 = defect, 0 = good; others are left out.
-        scores: (N,) NaN = left out.
-
-    Returns:
-        None where a class is missing or no threshold beats chance.
-
-    >>> best_threshold(np.array([0, 0, 1]), np.array([1.0, 2.0, 4.0]))
-    3.0
-    """
-    finite = np.isfinite(scores)
-    good = np.sort(scores[finite & (labels == GOOD)]).astype(np.float64)
-    defects = np.sort(scores[finite & (labels == DEFECT)]).astype(np.float64)
-    if not len(good) or not len(defects):
-        return None
-    values = np.unique(np.concatenate([good, defects]))
-    candidates = (values[:-1] + values[1:]) / 2
-    below_good = np.searchsorted(good, candidates, side="right") / len(good)
-    below_defects = np.searchsorted(defects, candidates, side="right") / len(defects)
-    youden = below_good - below_defects
-    if youden.max(initial=0) <= 0:
-        return None
-    return float(candidates[youden.argmax()])
 
 
 def _why_worst(label: int, wrong: int, others: int) -> str:

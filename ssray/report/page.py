@@ -19,8 +19,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from ssray.data.decode import resize
+from ssray.metrics.labels import DEFECT, GOOD, UNKNOWN, Floats, Labels
 from ssray.report.charts import FRAME, Histogram, Roc
-from ssray.report.gallery import DEFECT, GOOD, UNKNOWN, Floats, GalleryImage, Labels
+from ssray.report.gallery import GalleryImage
 from ssray.scoring import heatmap
 from ssray.scoring.evaluation import reasons
 

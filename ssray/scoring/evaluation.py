@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ssray.metrics.images import decision_metrics, image_metrics
+from ssray.metrics.labels import DEFECT, GOOD
 from ssray.metrics.pixels import PixelCounts
-from ssray.report.gallery import DEFECT, GOOD
 from ssray.scoring.results import Results, flags, usable
 from ssray.scoring.tables import METRICS, METRICS_BY_TYPE
 
@@ -124,7 +124,7 @@ class Figures:
             lines += ["", _line(["category", "defect type", "images", *_TYPE_COLUMNS])]
             lines += ["|---|---|" + "---:|" * (1 + len(_TYPE_COLUMNS))]
             for row in types:
-                figures = [percent(row[name]) for name in _TYPE_COLUMNS.values()]
+                figures = [cell(row[name]) for name in _TYPE_COLUMNS.values()]
                 images = str(row["n_defect"])
                 lines.append(_line([row["category"], row["defect_type"], images, *figures]))
             lines += _reasons(types)
@@ -140,7 +140,7 @@ def reasons(row: Mapping[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def percent(share: float) -> str:
+def cell(share: float) -> str:
     """Two decimals at most, never rounded up to 100; empty for NaN."""
     if math.isnan(share):
         return ""
@@ -179,17 +179,17 @@ def _category_lines(rows: Sequence[Row]) -> list[str]:
     lines = [_line(head), "|---|" + "---:|" * (len(head) - 1)]
     for row in rows:
         low, high = row["image_auroc_low"], row["image_auroc_high"]
-        interval = f" ({percent(low)} to {percent(high)})" if low < high else ""
+        interval = f" ({cell(low)} to {cell(high)})" if low < high else ""
         paper = PAPER.get(row["category"], (math.nan, math.nan))
-        figures = [percent(row[name]) for name in _COLUMNS.values()]
+        figures = [cell(row[name]) for name in _COLUMNS.values()]
         lines.append(
             _line(
                 [
                     row["category"],
-                    percent(row["image_auroc"]) + interval,
-                    percent(paper[0] / 100),
-                    percent(row["pixel_auroc"]),
-                    percent(paper[1] / 100),
+                    cell(row["image_auroc"]) + interval,
+                    cell(paper[0] / 100),
+                    cell(row["pixel_auroc"]),
+                    cell(paper[1] / 100),
                     *figures,
                 ]
             )
@@ -221,7 +221,7 @@ def _average_line(title: str, rows: Sequence[Row]) -> str:
 
 def _mean(values: Sequence[float]) -> str:
     defined = [value for value in values if not math.isnan(value)]
-    return percent(statistics.fmean(defined)) if defined else ""
+    return cell(statistics.fmean(defined)) if defined else ""
 
 
 def _reasons(rows: Sequence[Row]) -> list[str]:

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-UInt8Image = npt.NDArray[np.uint8]
+from ssray.data.decode import UInt8Image
+
 Mask = npt.NDArray[np.bool_]
 
 THRESHOLD_LEVEL = 128

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from ssray.metrics.labels import UNKNOWN
 from ssray.metrics.pixels import PixelCounts
-from ssray.report.gallery import UNKNOWN
 from ssray.scoring.tables import SCORED_PARTS, SCORES
 from ssray.storage.location import Location
 

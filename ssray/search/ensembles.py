@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssray.calibration.calibrate import MOST_REFERENCES, calibrate
 from ssray.calibration.criterion import Criterion
-from ssray.calibration.map_settings import Evidence
+from ssray.calibration.evidence import Evidence
 from ssray.config import Difference
 from ssray.models.artifact import ModelArtifact, new_version
 

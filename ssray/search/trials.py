@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from ssray.calibration.criterion import By
 from ssray.config import MapSettings
 
 LEADERBOARD = pa.schema(
@@ -122,3 +123,21 @@ def _cell(value: Any) -> Any:
     if isinstance(value, bool | str) or value is None:
         return value
     return float(value) if isinstance(value, int | float) else json.dumps(value)
+
+
+class CategorySweep(BaseModel):
+    """What the page says about one category.
+
+    Attributes:
+        category: its name.
+        recipe: name of the one whose settings were varied.
+        by: what chose.
+        trials: how they ended.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    category: str
+    recipe: str
+    by: By
+    trials: list[TrialResult]

@@ -1,0 +1,69 @@
+"""What long work tells whoever started it, and how it comes from the workers."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from ray.util.queue import Empty, Queue
+
+from ssray.training.fit import Epoch
+
+_POLL_SECONDS = 0.2
+
+
+class Progress(Protocol):
+    """Is told how work on several categories goes. Called from several threads."""
+
+    def begin(self, categories: Sequence[str]) -> None:
+        """Names all categories before work on the first one begins."""
+
+    def state(self, category: str, words: str) -> None:
+        """A category has reached a new state, which a few words describe."""
+
+    def update(self, category: str, row: Epoch) -> None:
+        """A category's training has got further."""
+
+
+class Silent:
+    """A ``Progress`` that nobody looks at."""
+
+    def begin(self, categories: Sequence[str]) -> None:
+        """Does nothing."""
+
+    def state(self, category: str, words: str) -> None:
+        """Does nothing."""
+
+    def update(self, category: str, row: Epoch) -> None:
+        """Does nothing."""
+
+
+@contextlib.contextmanager
+def forwarded(reports: Queue, receivers: Mapping[type, Callable[[Any], None]]) -> Iterator[None]:
+    """Hands on what workers report while the block runs, and what is left at its end.
+
+    Args:
+        reports: what they put it into.
+        receivers: who gets what, by its type.
+    """
+    finished = threading.Event()
+
+    def forward() -> None:
+        while True:
+            last_round = finished.is_set()
+            with contextlib.suppress(Empty):
+                while True:
+                    report = reports.get(timeout=_POLL_SECONDS)
+                    receivers[type(report)](report)
+            if last_round:
+                return
+
+    thread = threading.Thread(target=forward, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()

@@ -1,0 +1,89 @@
+"""The measurements of a diagnosis as tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from ssray.diagnosis.findings import Diagnosis
+from ssray.method.projection import mean
+
+MOMENTS = pa.schema(
+    [
+        pa.field("view", pa.string(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("column", pa.int32(), nullable=False),
+        pa.field("mean_red", pa.float32(), nullable=False),
+        pa.field("mean_green", pa.float32(), nullable=False),
+        pa.field("mean_blue", pa.float32(), nullable=False),
+        pa.field("std_red", pa.float32(), nullable=False),
+        pa.field("std_green", pa.float32(), nullable=False),
+        pa.field("std_blue", pa.float32(), nullable=False),
+    ]
+)
+"""A row a position. ``view``: image (every pixel over the training images) or window (every
+pixel of a window half as high and wide, over the images and the window's places). Black is 0,
+white 1."""
+
+
+PROJECTION = pa.schema(
+    [
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("width_px", pa.int32(), nullable=False),
+        pa.field("width_share", pa.float64(), nullable=False),
+        pa.field("area_share", pa.float64(), nullable=False),
+        pa.field("trials", pa.int64(), nullable=False),
+        pa.field("images", pa.int64(), nullable=False),
+        pa.field("input_accuracy", pa.float64(), nullable=False),
+        pa.field("output_accuracy", pa.float64(), nullable=False),
+        pa.field("input_rms_mean", pa.float64(), nullable=False),
+        pa.field("input_rms_std", pa.float64(), nullable=False),
+        pa.field("output_rms_mean", pa.float64(), nullable=False),
+        pa.field("output_rms_std", pa.float64(), nullable=False),
+        pa.field("input_patch_rms_mean", pa.float64(), nullable=False),
+        pa.field("output_patch_rms_mean", pa.float64(), nullable=False),
+    ]
+)
+"""A row a patch width, in pixels of the model's input; ``width_share`` is of the shorter side,
+``area_share`` of the image. ``input`` is the image with the patch, ``output`` the model's.
+Accuracies: how often the clean image is the nearest of ``images`` training images. Distances
+to the clean image: root mean square over all values, or over the patch alone; black is 0,
+white 1. Width 0 is the clean image itself."""
+
+
+def moments_table(diagnosis: Diagnosis) -> pa.Table:
+    """The ``MOMENTS`` table."""
+    tables = []
+    for view, moments in (("image", diagnosis.pixels), ("window", diagnosis.windows)):
+        rows, columns = moments.mean.shape[1:]
+        row, column = np.indices((rows, columns), np.int32).reshape(2, -1)
+        values = [part.float().flatten(1).cpu().numpy() for part in (moments.mean, moments.std)]
+        arrays = [np.full(rows * columns, view), row, column, *values[0], *values[1]]
+        tables.append(pa.table([pa.array(array) for array in arrays], schema=MOMENTS))
+    return pa.concat_tables(tables)
+
+
+def projection_table(diagnosis: Diagnosis) -> pa.Table:
+    """The ``PROJECTION`` table."""
+    rows = [
+        {
+            "category": diagnosis.category,
+            "model_version": diagnosis.model_version,
+            "width_px": at.width,
+            "width_share": at.width / min(diagnosis.shape),
+            "area_share": diagnosis.area_share(at.width),
+            "trials": len(at.input_rms),
+            "images": diagnosis.neighbours,
+            "input_accuracy": mean(at.input_hits),
+            "output_accuracy": mean(at.output_hits),
+            "input_rms_mean": mean(at.input_rms),
+            "input_rms_std": float(at.input_rms.std(correction=0)),
+            "output_rms_mean": mean(at.output_rms),
+            "output_rms_std": float(at.output_rms.std(correction=0)),
+            "input_patch_rms_mean": mean(at.input_patch_rms),
+            "output_patch_rms_mean": mean(at.output_patch_rms),
+        }
+        for at in diagnosis.projections
+    ]
+    return pa.Table.from_pylist(rows, schema=PROJECTION)

@@ -1,0 +1,34 @@
+"""The rows of a night."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+NIGHT = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("category", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("model_version", pa.string()),
+        pa.field("score", pa.float32()),
+        pa.field("p_value", pa.float64()),
+        pa.field("flagged", pa.bool_()),
+        pa.field("defect_share", pa.float32()),
+        pa.field("boxes", pa.list_(pa.list_(pa.int32(), 4))),
+        pa.field("error", pa.string()),
+        pa.field("detail", pa.string()),
+        pa.field("note", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("heatmap", pa.binary()),
+        pa.field("pixel_threshold", pa.float32()),
+    ]
+)
+"""A row an image of a night. ``category`` has the type that pyarrow gives to the ``category=C`` of
+a path, so that whole folders can be read. ``score``, ``p_value``, ``flagged`` and ``error`` are as
+in ``SCORES``; ``detail`` is the error in words; ``note`` names what of an image was not taken into
+account though it was scored (``ssray.data.decode.decode_noted``). ``defect_share``: of the image
+above the pixel threshold; ``boxes``: left, top, width and height, in pixels of the image, around
+each connected region of it, the largest first. ``heatmap``: 8-bit PNG of levels
+(``ssray.scoring.heatmap``) in units of ``pixel_threshold``, at the network's resolution. ``width``,
+``height``: of the image as it is stored."""

@@ -1,0 +1,113 @@
+"""Named recipes, recipe files, and the choice between texture and object.
+
+``compact`` and ``paper`` are families. Which of its recipes a category gets is decided by the
+category's name or by its training images, never by test images or labels. A recipe file is JSON
+with the fields of ``ssray.config.Recipe``; what it leaves out takes the defaults.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ssray.config import Recipe, override, parse
+from ssray.errors import ConfigError
+from ssray.method.projection import is_texture
+from ssray.recipes import compact, paper
+from ssray.storage.location import Location
+
+
+@dataclass(frozen=True)
+class Family:
+    """Recipes of one scale.
+
+    Attributes:
+        texture: for surfaces, where places do not matter.
+        object_: for parts in a fixed place.
+        by_category: for categories known by name.
+    """
+
+    texture: Callable[[], Recipe]
+    object_: Callable[[], Recipe]
+    by_category: Mapping[str, Callable[[], Recipe]]
+
+
+FAMILIES = {
+    "compact": Family(compact.texture, compact.object_, {}),
+    "paper": Family(paper.texture, paper.object_, paper.MVTEC_AD),
+}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "compact-texture": compact.texture,
+    "compact-object": compact.object_,
+    "paper-texture": paper.texture,
+    "paper-object": paper.object_,
+    **{f"paper-{name}": recipe for name, recipe in paper.MVTEC_AD.items()},
+    "demo": compact.demo,
+}
+
+
+@dataclass(frozen=True)
+class RecipeRequest:
+    """What a user asked for: a recipe, a family or a file, and changes to it.
+
+    Attributes:
+        name: of a recipe or a family, or the place of a recipe file.
+        settings: ``key.path=value`` assignments.
+    """
+
+    name: str = "compact"
+    settings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Finds mistakes before any data is read.
+
+        Raises:
+            ConfigError: if there is no such recipe, or a setting is wrong.
+        """
+        if self.name in FAMILIES:
+            override(FAMILIES[self.name].texture(), self.settings)
+            override(FAMILIES[self.name].object_(), self.settings)
+        else:
+            self._named()
+
+    def resolve(self, category: str, images: Callable[[], Tensor]) -> Recipe:
+        """The recipe for a category.
+
+        Args:
+            category: its name.
+            images: gives some of its training images, (N, 3, H, W) float32 in [0, 1]; called
+                only if they decide.
+        """
+        if self.name not in FAMILIES:
+            return self._named()
+        family = FAMILIES[self.name]
+        recipe = family.by_category.get(category)
+        if recipe is None:
+            recipe = family.texture if is_texture(images()) else family.object_
+        return override(recipe(), self.settings)
+
+    def _named(self) -> Recipe:
+        recipe = RECIPES[self.name]() if self.name in RECIPES else read_recipe(self.name)
+        return override(recipe, self.settings)
+
+
+def read_recipe(place: str) -> Recipe:
+    """A recipe from a JSON file.
+
+    Raises:
+        ConfigError: if there is none, or it holds no valid recipe.
+    """
+    file = Location.parse(place)
+    if not file.exists() or file.is_dir():
+        known = ", ".join([*FAMILIES, *RECIPES])
+        raise ConfigError(f"recipe '{place}': neither a file nor a known name. Known: {known}.")
+    try:
+        values = json.loads(file.read())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{place}: not valid JSON ({error}).") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{place}: expected a JSON object with a recipe's fields.")
+    return parse(Recipe, values, place)

@@ -1,0 +1,17 @@
+"""Tables as Parquet files."""
+
+from __future__ import annotations
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ssray.storage.location import Location
+
+
+def write_table(table: pa.Table, place: Location) -> None:
+    """Writes one Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    place.write(buffer.getvalue())
