@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import socket
-import struct
 import subprocess
 import sys
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,19 +23,9 @@ from ssray.config import Recipe, override
 from ssray.data.demo.dataset import write_demo_data
 from ssray.recipes.compact import demo
 from ssray.storage.location import Location
+from tests.helpers import BUCKET, TINY, free_ports
 
 quiet_local_ray()
-
-BUCKET = "factory"
-TINY = (
-    "image_size=64",
-    "network.width=4",
-    "schedule.crops=[0.5,1]",
-    "schedule.batch=2",
-    "schedule.holdout=0.1",
-    "schedule.images=24",
-)
-"""Settings with which the demo recipe trains in a second."""
 
 
 @pytest.fixture(autouse=True)
@@ -133,52 +118,6 @@ def _wait_for_a_write(server: subprocess.Popen[bytes], log: Path) -> None:
             if server.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"SeaweedFS does not answer: {error}\n{log.read_text()[-2000:]}")
             time.sleep(0.2)
-
-
-def breaking_off(
-    begin: Callable[[Location], Iterator[Any]], at: int, failures: list[Exception]
-) -> Callable[[Location], Iterator[Any]]:
-    """Gives what ``begin`` gives; while there are failures it raises one before item ``at``."""
-
-    def broken(place: Location) -> Iterator[Any]:
-        for number, item in enumerate(begin(place)):
-            if number == at and failures:
-                raise failures.pop()
-            yield item
-
-    return broken
-
-
-def large_png(side: int) -> bytes:
-    """A colour PNG of so many pixels a side, a multiple of 80, written without holding them."""
-    compressor = zlib.compressobj(1)
-    row = b"\x00" + bytes(range(240)) * (side * 3 // 240)
-    data = b"".join(compressor.compress(row) for _ in range(side)) + compressor.flush()
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        checked = name + body
-        return struct.pack(">I", len(body)) + checked + struct.pack(">I", zlib.crc32(checked))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-    )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; SeaweedFS takes those 10000 above as well."""
-    found: list[int] = []
-    for port in random.Random(os.getpid()).sample(range(20100, 29000), 400):
-        with socket.socket() as one, socket.socket() as other:
-            try:
-                one.bind(("127.0.0.1", port))
-                other.bind(("127.0.0.1", port + 10000))
-            except OSError:
-                continue
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise RuntimeError("no free ports")
 
 
 @pytest.fixture

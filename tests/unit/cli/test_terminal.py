@@ -1,0 +1,136 @@
+"""What people can look at while a training runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor, nn
+
+from ssray.cli import terminal
+from ssray.cli.terminal import TrainingBoard
+from ssray.cluster.environment import worker_environment
+from ssray.report.reconstructions import IMAGES, reconstruction_sheet
+from ssray.scoring.heatmap import CONTOUR
+from ssray.training.fit import Epoch
+from ssray.training.tensorboard import event_log
+
+
+class Repair(nn.Conv2d):
+    """Gives back upright stripes, whatever was painted on them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.median(dim=2, keepdim=True).values.expand_as(x)
+
+
+def cells(sheet: bytes, side: int) -> np.ndarray:
+    """(rows, 3, side, side, 3) uint8."""
+    picture = np.asarray(Image.open(io.BytesIO(sheet)))
+    rows, columns = ((length + 4) // (side + 4) for length in picture.shape[:2])
+    assert picture.shape == (rows * (side + 4) - 4, columns * (side + 4) - 4, 3)
+    starts = [range(0, length, side + 4) for length in picture.shape[:2]]
+    return np.array([[picture[y : y + side, x : x + side] for x in starts[1]] for y in starts[0]])
+
+
+def test_a_sheet_shows_input_reconstruction_and_heatmap(stripes: Tensor) -> None:
+    network = Repair(1, 1, 1)
+    network.train()
+    sheet = reconstruction_sheet(network, stripes, "squared", torch.float32)
+    assert network.training
+    found = cells(sheet, stripes.shape[1])
+    clean, defective = found[:IMAGES], found[IMAGES:]
+    assert len(defective) > 0
+    np.testing.assert_array_equal(clean[:, 0], stripes[:IMAGES].numpy())
+    np.testing.assert_array_equal(clean[:, 1], clean[:, 0])
+    assert (defective[:, 0] != defective[:, 1]).any(axis=(1, 2, 3)).all()
+    marked = (found[:, 2] == CONTOUR).all(axis=-1).any(axis=(1, 2))
+    assert marked.tolist() == [False] * IMAGES + [True] * len(defective)
+    assert sheet == reconstruction_sheet(network, stripes, "squared", torch.float32)
+
+
+EPOCH = Epoch(
+    objective="reconstruct",
+    epoch=1.5,
+    images_seen=30.0,
+    budget_spent=0.5,
+    crop_rows=32,
+    crop_columns=32,
+    learning_rate=1e-3,
+    train_loss=0.25,
+    validation_loss=0.125,
+    images_per_second=9.0,
+    seconds=3.0,
+    seconds_left=3.0,
+)
+
+
+def test_events_hold_the_log(tmp_path: Path) -> None:
+    with event_log(tmp_path / "grid") as log:
+        log(EPOCH)
+    [file] = (tmp_path / "grid").iterdir()
+    content = file.read_bytes()
+    for name in ("train_loss", "validation_loss", "images_per_second"):
+        assert name.encode() in content
+    assert np.float32(0.125).tobytes() in content
+    with event_log(None) as log:
+        log(EPOCH)
+
+
+def test_the_live_table_has_a_row_a_category(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=160)
+    monkeypatch.setattr(terminal, "console", screen)
+    board = TrainingBoard()
+    board.begin(["grid", "screw", "cable"])
+    board.state("cable", "failed: no images")
+    board.update("grid", EPOCH)
+    with board:
+        pass
+    shown = screen.file.getvalue().splitlines()
+    [head] = [line for line in shown if "category" in line]
+    for column in ("state", "done", "epoch", "loss", "validation", "images/s", "left"):
+        assert column in head
+    [grid] = [line for line in shown if "grid" in line]
+    for value in ("training", "50 %", "1.5", "0.25000", "0.12500", "9.0", "0:03"):
+        assert value in grid
+    assert any("screw" in line and "waiting" in line for line in shown)
+    assert any("cable" in line and "failed: no images" in line for line in shown)
+
+
+def test_without_a_terminal_each_change_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=False, width=300)
+    monkeypatch.setattr(terminal, "console", screen)
+    with TrainingBoard() as board:
+        board.begin(["grid"])
+        board.state("grid", "reading images")
+        board.update("grid", EPOCH)
+    board.show_totals(0)
+    board.begin([f"category-{number}" for number in range(15)])
+    board.show_totals(1)
+    first, second, third = screen.file.getvalue().splitlines()
+    assert first == "grid  reading images"
+    assert second.startswith("grid   50 %  epoch 1.5  loss 0.25000  validation 0.12500")
+    assert third == "14 of 15 categories have a model, 1 failed."
+
+
+def test_workers_get_the_aws_variables_that_the_job_was_not_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_PROFILE", "factory")
+    monkeypatch.setenv("HOME_OF_NOBODY", "x")
+    assert worker_environment() == {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "AWS_PROFILE": "factory",
+    }
+    given = {"runtime_env": {"env_vars": {"AWS_PROFILE": "factory"}}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(given))
+    assert worker_environment() == {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}

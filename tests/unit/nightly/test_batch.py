@@ -1,0 +1,445 @@
+"""A batch of a night: rows, reasons and heatmaps, without Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from ssray.config import Compute, Recipe
+from ssray.data.decode import decode_image, resize
+from ssray.errors import ConfigError, DataError, ImageError, ScoringError
+from ssray.models import artifact
+from ssray.models.artifact import ModelArtifact
+from ssray.nightly import batch
+from ssray.nightly.batch import BatchResult, BatchScorer, Heatmaps
+from ssray.nightly.night_log import (
+    MARKER,
+    Completed,
+    Night,
+    Places,
+    begin,
+    complete,
+    join,
+    keep,
+    kept,
+    read_night,
+    shares,
+)
+from ssray.nightly.plan import write_manifest
+from ssray.nightly.quarantine import MOST_DEATHS, STRIKES, carefully
+from ssray.nightly.sources import CategoryRule, Source
+from ssray.nightly.summary import summarise
+from ssray.scoring.heatmap import png_to_levels, predicted_mask
+from ssray.scoring.scorer import Scorer
+from ssray.storage import archives, fetch
+from ssray.storage.fetch import Fetcher
+from ssray.storage.location import Location
+from ssray.training.build import build_model
+from tests.helpers import breaking_off
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model(demo_root: Path, tiny: Recipe) -> ModelArtifact:
+    uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
+    model = build_model(uris, "weave", "v1", tiny, Compute(precision="float32"), CPU, threads=1)
+    assert model is not None
+    return model
+
+
+@pytest.fixture
+def store(model: ModelArtifact, tmp_path: Path) -> Location:
+    place = Location.parse(tmp_path / "models")
+    artifact.save(model, place)
+    return place
+
+
+@pytest.fixture
+def images(demo_root: Path) -> list[Path]:
+    return sorted((demo_root / "weave/test").rglob("*.png"))
+
+
+def scored(store: Location, sources: list[Source], heatmaps: Heatmaps = "flagged") -> BatchResult:
+    scorer = BatchScorer(
+        store, {"weave": "v1"}, CPU, "float32", "torch", readers=2, heatmaps=heatmaps
+    )
+    return scorer(sources)
+
+
+def sources_of(images: list[Path]) -> list[Source]:
+    return [Source(str(path), "weave", path.stat().st_size) for path in images]
+
+
+def test_rows_are_what_the_scorer_says(
+    store: Location, model: ModelArtifact, images: list[Path]
+) -> None:
+    result = scored(store, sources_of(images), "all")
+    scorer = Scorer(model, CPU, torch.float32)
+    calibration = model.calibration
+    assert result.rows["uri"].to_pylist() == [str(path) for path in images]
+    for path, row in zip(images, result.rows.to_pylist(), strict=True):
+        image = decode_image(path.read_bytes())
+        own = scorer(resize(image, model.input_shape)[np.newaxis])
+        assert row["score"] == pytest.approx(float(own.scores[0]), rel=1e-4)
+        assert row["flagged"] == (row["score"] > calibration.image_threshold)
+        assert (row["height"], row["width"]) == image.shape[:2]
+        mask = predicted_mask(png_to_levels(row["heatmap"]))
+        assert row["defect_share"] == pytest.approx(mask.mean())
+        assert row["pixel_threshold"] == pytest.approx(calibration.pixel_threshold)
+        assert bool(row["boxes"]) == bool(mask.any())
+    assert set(result.spent.seconds) == {"fetch", "decode", "model", "pack", "write"}
+
+
+def test_boxes_are_in_pixels_of_the_image() -> None:
+    from ssray.nightly.batch import _boxes
+
+    mask = np.zeros((10, 20), bool)
+    mask[1, 1] = True
+    mask[4:8, 10:16] = True
+    assert _boxes(mask, (100, 100)) == [[50, 40, 30, 40], [5, 10, 5, 10]]
+    assert _boxes(np.zeros((4, 4), bool), (8, 8)) == []
+
+
+def test_heatmaps_are_kept_of_the_images_asked_for(store: Location, images: list[Path]) -> None:
+    for wanted in ("flagged", "all", "none"):
+        rows = scored(store, sources_of(images), wanted).rows.to_pylist()
+        for row in rows:
+            expected = wanted == "all" or (wanted == "flagged" and row["flagged"])
+            assert (row["heatmap"] is not None) == expected
+
+
+def png(mode: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (64, 64)).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def huge() -> bytes:
+    """A PNG of 40,000 x 40,000 pixels, of which there is only the header."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    check = struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + check + png("L")[33:]
+
+
+def cmyk() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("CMYK", (64, 64)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def animated() -> bytes:
+    buffer = io.BytesIO()
+    frames = [Image.new("L", (64, 64), level) for level in (0, 90, 200)]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+PECULIAR = {
+    "truncated.png": (png("RGB")[:-40], "truncated", None),
+    "empty.png": (b"", "empty", None),
+    "text.png": (b"not an image at all", "unknown_format", None),
+    "huge.png": (huge(), "too_large", None),
+    "inks.jpg": (cmyk(), None, "cmyk"),
+    "deep.png": (png("I;16"), None, "16_bit"),
+    "moving.gif": (animated(), None, "animated"),
+}
+
+
+def test_what_is_peculiar_keeps_its_row_and_names_the_reason(
+    store: Location, images: list[Path], tmp_path: Path
+) -> None:
+    sources = sources_of(images[:1])
+    expected: list[tuple[str | None, str | None]] = [(None, None)]
+    for name, (content, error, note) in PECULIAR.items():
+        (tmp_path / name).write_bytes(content)
+        sources.append(Source(str(tmp_path / name), "weave", len(content)))
+        expected.append((error, note))
+    sources.append(Source(str(tmp_path / "gone.png"), "weave"))
+    sources.append(Source(str(tmp_path / "a.tar"), "weave", error="bad_archive"))
+    expected += [("missing", None), ("bad_archive", None)]
+    sources += sources_of(images[1:2])
+    expected += [(None, None)]
+    rows = scored(store, sources).rows.to_pylist()
+    assert [(row["error"], row["note"]) for row in rows] == expected
+    for row in rows:
+        assert (row["score"] is None) == (row["error"] is not None)
+        assert (row["detail"] is None) == (row["error"] is None)
+        assert row["model_version"] == "v1"
+
+
+def test_a_category_without_a_model_is_not_fetched(store: Location) -> None:
+    rows = scored(store, [Source("/nowhere/0.png", "bolt")]).rows.to_pylist()
+    assert rows[0]["error"] == "unknown_category"
+    assert "no model for 'bolt'" in rows[0]["detail"]
+    assert rows[0]["model_version"] is None
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_members_of_archives(
+    store: Location, images: list[Path], tmp_path: Path, suffix: str
+) -> None:
+    """Compressed ones are read from their beginning, with empty and missing members."""
+    place = tmp_path / f"weave{suffix}"
+    with tarfile.open(place, "w:gz" if suffix == ".tar.gz" else "w") as tar:
+        for path in images:
+            tar.add(path, f"{path.parent.name}/{path.name}")
+        tar.addfile(tarfile.TarInfo("nothing.png"))
+    names = [f"{path.parent.name}/{path.name}" for path in images] + ["nothing.png"]
+    offsets = {}
+    if suffix == ".tar":
+        with tarfile.open(place) as tar:
+            offsets = {info.name: (info.size, info.offset_data) for info in tar}
+    sources = [Source(f"{place}#{name}", "weave", *offsets.get(name, ())) for name in names]
+    sources.append(Source(f"{place}#gone.png", "weave"))
+    rows = {row["uri"]: row for row in scored(store, sources).rows.to_pylist()}
+    plain = scored(store, sources_of(images)).rows.to_pylist()
+    assert len(rows) == len(sources)
+    for path, row in zip(images, plain, strict=True):
+        own = rows[f"{place}#{path.parent.name}/{path.name}"]
+        assert own["score"] == pytest.approx(row["score"], rel=1e-4)
+    assert rows[f"{place}#nothing.png"]["error"] == "empty"
+    assert rows[f"{place}#gone.png"]["error"] == "missing"
+
+
+def test_a_compressed_tar_that_breaks_off_is_read_again(
+    store: Location, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "weave.tgz"
+    with tarfile.open(place, "w:gz") as tar:
+        for number, path in enumerate(images):
+            tar.add(path, f"{number}.png")
+    sources = [Source(f"{place}#{number}.png", "weave") for number in range(len(images))]
+    expected = scored(store, sources).rows
+    failures: list[Exception] = [OSError("reset")]
+    breaking = breaking_off(archives.streamed, 2, failures)
+    monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(batch, "streamed", breaking)
+    monkeypatch.setattr(batch, "MOST_HELD_BYTES", 1)
+    result = scored(store, sources)
+    assert result.rows == expected
+    assert result.retries == 1
+    failures[:] = [OSError("reset")] * fetch.ATTEMPTS
+    errors = scored(store, sources).rows["error"].to_pylist()
+    assert errors == [None] * 2 + ["unreadable"] * (len(images) - 2)
+
+
+def test_whatever_a_decoder_raises_is_a_row(
+    store: Location, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = batch.decode_resized
+
+    def raising(content: bytes, shape: tuple[int, int]) -> Any:
+        if content == images[1].read_bytes():
+            raise ZeroDivisionError("in a decoder")
+        return decode(content, shape)
+
+    monkeypatch.setattr(batch, "decode_resized", raising)
+    rows = scored(store, sources_of(images)).rows.to_pylist()
+    assert [row["error"] for row in rows] == [None, "unreadable", *[None] * (len(images) - 2)]
+    assert rows[1]["detail"] == "ZeroDivisionError: in a decoder"
+
+
+def test_an_image_that_kills_its_process_is_a_row_at_last(
+    store: Location, images: list[Path], tmp_path: Path
+) -> None:
+    """Two of them; in place of the processes, exceptions that nothing catches on the way."""
+    sources, killers = sources_of(images), {str(images[1]), str(images[4])}
+    notes, scorer = (
+        Location.parse(tmp_path / "notes"),
+        BatchScorer(store, {"weave": "v1"}, CPU, "float32", "torch", readers=1),
+    )
+
+    class Killed(BaseException):
+        pass
+
+    def score(batch: Sequence[Source]) -> BatchResult:
+        if any(source.uri in killers and not source.error for source in batch):
+            raise Killed
+        return scorer(batch)
+
+    deaths = 0
+    while True:
+        try:
+            result = carefully(score, sources, notes)
+            break
+        except Killed:
+            deaths += 1
+    assert deaths == MOST_DEATHS + STRIKES * len(killers)
+    rows = result.rows.to_pylist()
+    assert [row["uri"] for row in rows] == [source.uri for source in sources]
+    errors = {row["uri"] for row in rows if row["error"] == "crashed"}
+    assert errors == killers
+    assert all(row["score"] is not None for row in rows if row["uri"] not in killers)
+
+
+def test_a_locked_zip_and_a_strange_scheme_are_rows(store: Location, tmp_path: Path) -> None:
+    place = tmp_path / "weave.zip"
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr("0.png", png("RGB"))
+    content = bytearray(place.read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(header) + flags] |= 1  # encrypted
+    place.write_bytes(content)
+    sources = [Source(f"{place}#0.png", "weave"), Source("ftp://factory/0.png", "weave")]
+    rows = scored(store, sources).rows.to_pylist()
+    assert [row["error"] for row in rows] == ["bad_archive", "unreadable"]
+    assert "password required" in rows[0]["detail"]
+    assert "expected a path, or file:// or s3://" in rows[1]["detail"]
+
+
+def test_a_tar_is_opened_once_for_all_members_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = tmp_path / "weave.tar"
+    with tarfile.open(place, "w") as tar:
+        for name in ("0.png", "1.png"):
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(name[:1].encode()))
+    with tarfile.open(place) as tar:
+        places = {info.name: (info.size, info.offset_data) for info in tar}
+    opened = []
+    open_file = Location.open_file
+    monkeypatch.setattr(Location, "open_file", lambda self: opened.append(1) or open_file(self))
+    fetcher = Fetcher()
+    assert [fetcher(f"{place}#{name}", *places[name]) for name in places] == [b"0", b"1"]
+    assert len(opened) == 1
+
+
+def test_what_fails_on_the_way_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The faults are made here; a network that makes them stands in between in test_nightly."""
+    monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
+    answers = [OSError("SLOW_DOWN (HTTP status 503)"), b"cut sh", OSError("reset"), b"complete"]
+
+    def read(self: Location) -> bytes:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Location, "read", read)
+    fetcher = Fetcher()
+    assert fetcher(str(tmp_path / "0.png"), len(b"complete")) == b"complete"
+    assert fetcher.retries == 3
+    answers[:] = [OSError("reset")] * 3
+    with pytest.raises(ImageError, match="not read in 3 attempts") as error:
+        Fetcher(attempts=3)(str(tmp_path / "0.png"))
+    assert error.value.code == "unreadable"
+    answers[:] = [OSError("AWS Error ACCESS_DENIED")]
+    with pytest.raises(ImageError) as error:
+        Fetcher()(str(tmp_path / "0.png"))
+    assert error.value.code == "forbidden"
+
+
+NIGHT = Night(
+    images=("/images",),
+    category_pattern="(?P<category>x)",
+    category=None,
+    models="/models",
+    heatmaps="flagged",
+    versions={"weave": "v1"},
+    batch=2,
+    precision="auto",
+    backend="auto",
+    run="first",
+)
+
+
+def test_a_night_goes_on_as_it_was_begun(tmp_path: Path) -> None:
+    places = Places(Location.parse(tmp_path), "2026-11-21")
+    assert begin(places, NIGHT, Location.write) == NIGHT
+    later = NIGHT.model_copy(update={"versions": {"weave": "v2"}, "run": "second"})
+    again = NIGHT.model_copy(update={"run": "second"})
+    assert begin(places, later, Location.write) == again, "pinned versions, listed anew"
+    (tmp_path / "images").mkdir()
+    write_manifest(
+        dataclasses.replace(places, run="second").manifest,
+        [Location.parse(tmp_path / "images")],
+        CategoryRule(),
+        2,
+    )
+    third = later.model_copy(update={"run": "third"})
+    assert begin(places, third, Location.write) == again, "listed already"
+    with pytest.raises(ConfigError, match=r"begun with heatmaps flagged, now it is all"):
+        begin(places, NIGHT.model_copy(update={"heatmaps": "all"}), Location.write)
+    with pytest.raises(ConfigError, match="expected a day"):
+        Places(Location.parse(tmp_path), "21.11.2026")
+
+
+def test_batches_become_a_night_that_is_seen_when_it_is_whole(
+    store: Location, images: list[Path], tmp_path: Path
+) -> None:
+    places = Places(Location.parse(tmp_path / "out"), "2026-11-21")
+    halves = [images[:3], images[3:]]
+    for number, half in enumerate(halves):
+        keep(places, number, scored(store, sources_of(half)))
+    keep(places, 1, scored(store, sources_of(halves[1])))  # as if its actor had been killed
+    keep(places, 2, scored(store, [Source("/nowhere", "b/olt")]))
+    batches = kept(places)
+    assert [(batch.number, batch.category) for batch in batches] == [
+        (0, "weave"),
+        (1, "weave"),
+        (2, "b/olt"),
+    ]
+    joined = [join(places, share, "me") for share in shares(batches)]
+    assert [part.path for part, _ in joined] == [
+        "category=b%2Folt/part-000002-me.parquet",
+        "category=weave/part-000000-me.parquet",
+    ]
+    with pytest.raises(ScoringError, match="not complete"):
+        read_night(places.out, places.date)
+    facts = [each for _, found in joined for each in found]
+    at_work = [each.model_copy(update={"worker_seconds": 3.6}) for each in facts]
+    summary = summarise(at_work, 1.0, 2.0, len(images), {}, price_per_hour=2.0)
+    assert summary.images == len(images) + 1
+    assert summary.errors == {"unknown_category": 1}
+    assert summary.categories["weave"]["images"] == len(images)
+    assert summary.images_per_second == len(images) / 2
+    assert summary.worker_hours_per_million == pytest.approx(3 * 1000 / (len(images) + 1))
+    assert summary.cost_per_million == pytest.approx(2 * summary.worker_hours_per_million)
+    completed = Completed(
+        date=places.date,
+        night=NIGHT,
+        parts=[part for part, _ in joined],
+        summary=summary,
+        ssray_version="0",
+    )
+    complete(places, completed, Location.write)
+    rows = read_night(places.out, places.date)
+    assert sorted(rows["uri"].to_pylist()) == sorted([*map(str, images), "/nowhere"])
+    folder = pq.read_table(tmp_path / "out")  # as a user would; with the paths' columns
+    assert folder.drop(["date"]).sort_by("uri").to_pylist() == rows.sort_by("uri").to_pylist()
+    assert set(folder["date"].to_pylist()) == {places.date}
+    assert pa.compute.sum(rows["flagged"]).as_py() == summary.flagged
+    part = tmp_path / "out/date=2026-11-21/category=weave/part-000000-me.parquet"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(ScoringError, match="checksum differs"):
+        read_night(places.out, places.date)
+    (places.results / MARKER).write(b'{"date": "2026-11-21"}')
+    with pytest.raises(DataError, match=r"_COMPLETE.json: damaged, or of another version.*--again"):
+        places.completed()
+
+
+def test_a_version_that_is_gone_is_an_error_and_no_row(store: Location, images: list[Path]) -> None:
+    from ssray.errors import ArtifactError
+
+    scorer = BatchScorer(store, {"weave": "v9"}, CPU, "float32", "torch", readers=1)
+    with pytest.raises(ArtifactError, match="no complete model"):
+        scorer([dataclasses.replace(source) for source in sources_of(images[:1])])

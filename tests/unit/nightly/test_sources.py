@@ -1,0 +1,225 @@
+"""What a night has to score: found in folders, archives and lists, and kept in batches."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import tarfile
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from ssray.errors import ConfigError, DataError
+from ssray.nightly import sources as nightly_sources
+from ssray.nightly.plan import (
+    BATCHES_A_PART,
+    batch_sizes,
+    read_batch,
+    read_manifest,
+    write_manifest,
+)
+from ssray.nightly.sources import UNMATCHED, CategoryRule, Source, find
+from ssray.storage import archives, fetch
+from ssray.storage.location import Location
+from tests.helpers import breaking_off
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+
+
+def write_tar(place: Path, names: list[str], mode: str = "w") -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(place, mode) as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            tar.addfile(info, io.BytesIO(name.encode()))
+
+
+def found(place: Path, rule: CategoryRule | None = None) -> tuple[list[Source], Counter[str]]:
+    passed_over = Counter[str]()
+    sources = list(find(Location.parse(place), rule or CategoryRule(), passed_over))
+    return sources, passed_over
+
+
+def test_folders_name_the_category_and_masks_are_passed_over(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        *("grid/test/good/0.png", "grid/test/bent/1.PNG", "grid/ground_truth/bent/1_mask.png"),
+        *("bolt/0.jpg", "bolt/notes.txt", "bolt/README", ".hidden/0.png", "loose.png"),
+    )
+    sources, passed_over = found(tmp_path)
+    names = {source.uri.removeprefix(f"{tmp_path}/"): source.category for source in sources}
+    assert names == {
+        "bolt/0.jpg": "bolt",
+        "grid/test/bent/1.PNG": "grid",
+        "grid/test/good/0.png": "grid",
+        "loose.png": UNMATCHED,
+    }
+    assert passed_over == {"ground_truth/": 1, ".txt": 1, "README": 1}
+    assert [s.size for s in sources if s.uri.endswith("bolt/0.jpg")] == [len("bolt/0.jpg")]
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+def test_archives_count_as_folders(tmp_path: Path, suffix: str) -> None:
+    place = tmp_path / f"night/grid{suffix}"
+    if suffix == ".zip":
+        place.parent.mkdir()
+        with zipfile.ZipFile(place, "w") as archive:
+            for name in ("a/0.png", "list.txt"):
+                archive.writestr(name, name)
+    else:
+        write_tar(place, ["a/0.png", "list.txt"], "w:gz" if suffix == ".tar.gz" else "w")
+    for start in (tmp_path / "night", place):
+        sources, passed_over = found(start)
+        [source] = sources
+        assert (source.uri, source.category) == (f"{place}#a/0.png", "grid")
+        assert source.size == len("a/0.png")
+        assert passed_over == {".txt": 1}
+        if suffix == ".tar":
+            assert place.read_bytes()[source.offset :].startswith(b"a/0.png")
+        else:
+            assert source.offset is None
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+def test_a_damaged_archive_is_a_row_of_its_own(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"grid{suffix}").write_bytes(b"no archive" * 100)
+    write(tmp_path, "bolt/0.png")
+    sources, _ = found(tmp_path)
+    assert [(source.category, source.error) for source in sources] == [
+        ("bolt", None),
+        ("grid", "bad_archive"),
+    ]
+
+
+def test_an_archive_that_ends_early_gives_what_it_has(tmp_path: Path) -> None:
+    names = [f"{number:03}.png" for number in range(200)]
+    random.seed(0)
+    with tarfile.open(tmp_path / "grid.tar.gz", "w:gz") as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 1000
+            tar.addfile(info, io.BytesIO(random.randbytes(1000)))
+    content = (tmp_path / "grid.tar.gz").read_bytes()
+    (tmp_path / "grid.tar.gz").write_bytes(content[: len(content) // 2])
+    sources, _ = found(tmp_path)
+    assert 50 < len(sources) < 150
+    assert [source.error for source in sources] == [None] * (len(sources) - 1) + ["bad_archive"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_lists_name_images_and_perhaps_categories(tmp_path: Path, suffix: str) -> None:
+    place = tmp_path / f"list{suffix}"
+    table = pa.table({"uri": ["s3://b/x/0.png", "/y/1.png"], "category": ["grid", None]})
+    if suffix == ".csv":
+        pyarrow.csv.write_csv(table, place)
+    else:
+        pq.write_table(table, place)
+    sources, _ = found(place, CategoryRule(r"/(?P<category>\w)/"))
+    assert sources == [Source("s3://b/x/0.png", "grid"), Source("/y/1.png", "y")]
+    (tmp_path / "other.csv").write_text("path,category\n/0.png,grid\n")
+    with pytest.raises(DataError, match="no column 'uri'; found path, category"):
+        found(tmp_path / "other.csv")
+    (tmp_path / "other.parquet").write_text("no table")
+    with pytest.raises(DataError, match="not a table that can be read"):
+        found(tmp_path / "other.parquet")
+
+
+def test_a_category_of_digits_is_no_number(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("uri,category\n/a/0.png,007\n/a/1.png,\n")
+    sources, _ = found(tmp_path / "list.csv", CategoryRule("/(?P<category>[^/]+)/"))
+    assert [source.category for source in sources] == ["007", "a"]
+
+
+def test_a_name_that_no_table_can_hold_is_a_row(tmp_path: Path) -> None:
+    write(tmp_path, "bolt/0.png")
+    bad = os.fsencode(tmp_path) + b"/bolt/Ger\xe4t.png"
+    with open(bad, "wb") as file:
+        file.write(b"x")
+    with tarfile.open(
+        tmp_path / "nut.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT
+    ) as t:
+        t.addfile(tarfile.TarInfo("M\xe4rz.png"))
+    sources, _ = found(tmp_path)
+    assert [(source.uri.removeprefix(f"{tmp_path}/"), source.error) for source in sources] == [
+        ("bolt/0.png", None),
+        (r"bolt/Ger\xe4t.png", "bad_name"),
+        (r"nut.tar#M\xe4rz.png", "bad_name"),
+    ]
+    folder = Location.parse(tmp_path / "manifest")
+    assert write_manifest(folder, [Location.parse(tmp_path)], CategoryRule(), 2).images == 3
+
+
+@pytest.mark.parametrize("size", range(0, 30, 3))
+def test_an_archive_of_a_few_bytes_is_a_row(tmp_path: Path, size: int) -> None:
+    write_tar(tmp_path / "grid.tar.gz", ["0.png"], "w:gz")
+    content = (tmp_path / "grid.tar.gz").read_bytes()
+    (tmp_path / "grid.tar.gz").write_bytes(content[:size])
+    assert [source.error for source in found(tmp_path)[0]] == ["bad_archive"]
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+def test_a_store_that_stumbles_over_an_archive_is_asked_again(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its members are not written off, unless it says that they may not be read."""
+    names = [f"{number}.png" for number in range(5)]
+    if suffix == ".zip":
+        with zipfile.ZipFile(tmp_path / "grid.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, name)
+    else:
+        write_tar(tmp_path / f"grid{suffix}", names, "w:gz" if suffix == ".tar.gz" else "w")
+    expected = [(source.uri, source.error) for source in found(tmp_path)[0]]
+    assert len(expected) == len(names)
+    failures: list[Exception] = [OSError("SLOW_DOWN"), OSError("reset")]
+    stumbling = breaking_off(archives.listed, 3, failures)
+    monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(nightly_sources, "listed", stumbling)
+    assert [(source.uri, source.error) for source in found(tmp_path)[0]] == expected
+    failures[:] = [OSError("ACCESS_DENIED")]
+    assert [source.error for source in found(tmp_path)[0]] == [None, None, None, "forbidden"]
+    failures[:] = [OSError("SLOW_DOWN")] * fetch.ATTEMPTS
+    with pytest.raises(DataError, match=r"not read in 8 attempts .*Start again"):
+        found(tmp_path)
+
+
+def test_the_pattern_is_checked_before_anything_is_read() -> None:
+    with pytest.raises(ConfigError, match=r"expected a group \(\?P<category>"):
+        CategoryRule("line/.*")
+    with pytest.raises(ConfigError, match="not a regular expression"):
+        CategoryRule("(?P<category>")
+    assert CategoryRule(fixed="bolt").of("anything/else") == "bolt"
+
+
+def test_every_image_is_in_one_batch_of_one_category(tmp_path: Path) -> None:
+    write(tmp_path / "images", *(f"bolt/{n:04}.png" for n in range(7)))
+    write(tmp_path / "images", *(f"{c}/{n}.png" for c in ("grid", "nut") for n in range(70)))
+    write_tar(tmp_path / "images/z.tgz", [f"{n}.png" for n in range(5)], "w:gz")
+    folder = Location.parse(tmp_path / "manifest")
+    assert read_manifest(folder) is None
+    listed = []
+    manifest = write_manifest(
+        folder, [Location.parse(tmp_path / "images")], CategoryRule(), 2, listed.append
+    )
+    assert read_manifest(folder) == manifest
+    assert manifest.categories == {"bolt": 7, "grid": 70, "nut": 70, "z": 5}
+    assert manifest.images == 152
+    assert manifest.batches == 4 + 35 + 35 + 1 > BATCHES_A_PART, "the compressed archive is one"
+    batches = [read_batch(folder, number) for number in range(manifest.batches)]
+    assert batch_sizes(folder, manifest) == [len(batch) for batch in batches]
+    assert all(len({source.category for source in batch}) == 1 for batch in batches)
+    uris = [source.uri for batch in batches for source in batch]
+    assert len(set(uris)) == len(uris) == manifest.images
+    assert listed == sorted(listed)
+    assert listed[-1] == manifest.images

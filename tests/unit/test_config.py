@@ -1,0 +1,152 @@
+"""Configuration refuses what it does not know and says what it does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from ssray.cli.options import settings_help
+from ssray.config import Compute, Recipe, override, parse
+from ssray.errors import ConfigError
+from ssray.method.projection import is_texture
+from ssray.recipes import paper
+from ssray.recipes.request import RECIPES, RecipeRequest
+
+
+def test_recipes_survive_json() -> None:
+    for make in RECIPES.values():
+        assert Recipe.model_validate_json(make().model_dump_json()) == make()
+
+
+def settled(name: str, category: str = "thing", *, texture: bool = True) -> Recipe:
+    noise = torch.rand(12, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    disk = torch.zeros(1, 3, 24, 24)
+    disk[..., 6:18, 6:18] = 1
+    images = noise if texture else 0.5 * disk + 0.1 * noise
+    return RecipeRequest(name).resolve(category, lambda: images)
+
+
+def test_families_look_at_the_training_images() -> None:
+    assert settled("compact").name == "compact-texture"
+    assert settled("compact", texture=False).name == "compact-object"
+    assert settled("paper").name == "paper-texture"
+    assert settled("paper", texture=False).name == "paper-object"
+    assert settled("paper-wood", texture=False).name == "paper-wood"
+    assert not is_texture(torch.rand(1, 3, 8, 8))
+
+
+def test_the_paper_has_a_recipe_for_each_category_of_mvtec_ad() -> None:
+    textures = {"carpet", "grid", "leather", "tile", "wood"}
+    ssim = {
+        "carpet", "tile", "bottle", "cable", "capsule", "metal_nut", "transistor", "zipper"
+    }  # fmt: skip
+    assert len(paper.MVTEC_AD) == 15
+    for category in paper.MVTEC_AD:
+        recipe = settled("paper", category)
+        assert recipe.name == f"paper-{category}"
+        assert (recipe.network.width, recipe.schedule.learning_rate) == (64, 1e-4)
+        assert recipe.schedule.holdout == 0.05
+        assert (recipe.anomaly_map.difference == "ssim") == (category in ssim)
+        occluded = recipe.corruption.mix.occlusion > 0
+        assert occluded == (category in {"cable", "screw", "transistor"})
+        assert (recipe.corruption.rotated > 0) == (category == "transistor")
+        if category in textures:
+            assert (recipe.image_size, recipe.network.kernel) == (512, 3)
+        else:
+            assert recipe.image_size in (256, 384, 512)
+
+
+def test_no_category_is_augmented_into_its_own_defect() -> None:
+    """Swapped wires, prints and mirrored threads are defects."""
+    allowed = {name: make().schedule.augmentation for name, make in paper.MVTEC_AD.items()}
+    assert {allowed[c] for c in ("cable", "capsule", "pill", "transistor")} == {"none"}
+    assert {allowed[c] for c in ("screw", "metal_nut")} == {"turn"}
+    assert {allowed[c] for c in ("carpet", "grid", "wood")} == {"flip"}
+
+
+def test_override_reaches_nested_settings() -> None:
+    recipe = override(
+        Recipe(),
+        ["network.kernel=5", "schedule.crops=[0.25, 1]", "name=mine", "anomaly_map.kernel=9"],
+    )
+    assert recipe.network.kernel == 5
+    assert recipe.schedule.crops == (0.25, 1.0)
+    assert recipe.name == "mine"
+    assert recipe.anomaly_map.kernel == 9
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("network.wdth=3", r"unknown key 'network\.wdth'.*Known keys here: width, kernel, blend"),
+        ("nets.width=3", r"'nets' is no group of settings here.*network"),
+        ("network.width=0", r"network\.width.*greater than or equal to 1.*found 0"),
+        ("network.kernel=4", r"network\.kernel.*3 or 5"),
+        ("network.width", r"expected key=value"),
+        ("schedule.crops=[0.5,64]", r"shares above 0 up to 1, found \[0\.5, 64\.0\]"),
+        ("schedule.crops=[1,0.5]", r"crops must grow"),
+        ("corruption.patches.radius=[9,3]", r"0 < low <= high, found 9\.0, 3\.0"),
+        ("anomaly_map.kernel=4", r"kernel must be odd, found 4"),
+        ("corruption.displacement=[1,Infinity]", r"displacement.*finite number"),
+        ("objective.lam=2", r"objective\.lam.*less than or equal to 1"),
+    ],
+)
+def test_mistakes_are_named(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        override(Recipe(), [assignment])
+
+
+def test_recipe_files(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"image_size": 128, "network": {"width": 4}}')
+    assert settled(str(path)).network.width == 4
+    path.write_text('{"image_sise": 128}')
+    with pytest.raises(ConfigError, match="unknown key 'image_sise'"):
+        RecipeRequest(str(path))
+    path.write_text("width = 4")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        RecipeRequest(str(path))
+    path.write_text("[1]")
+    with pytest.raises(ConfigError, match="expected a JSON object"):
+        RecipeRequest(str(path))
+    with pytest.raises(ConfigError, match=r"neither a file nor a known name.*compact, paper"):
+        RecipeRequest("nope")
+
+
+def test_settings_apply_to_whichever_recipe_is_chosen_and_are_checked_at_once() -> None:
+    request = RecipeRequest("compact", ("network.width=3",))
+    assert request.resolve("thing", lambda: torch.rand(9, 3, 8, 8)).network.width == 3
+    for name in ("compact", "demo"):
+        with pytest.raises(ConfigError, match=r"unknown key 'network\.wdth'"):
+            RecipeRequest(name, ("network.wdth=3",))
+
+
+def test_compute_is_validated() -> None:
+    with pytest.raises(ConfigError, match="workers"):
+        parse(Compute, {"workers": 0}, "options")
+
+
+def test_every_setting_has_a_description() -> None:
+    lines = settings_help(Recipe)
+    assert len(lines) > 20
+    assert not [line for line in lines if line.endswith("None")]
+
+
+def test_the_readme_and_docs_are_finished_and_their_links_exist() -> None:
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", root / "CONTRIBUTING.md", *(root / "docs").rglob("*.md")]
+    assert len(pages) > 10
+    for page in pages:
+        text = page.read_text()
+        assert not re.findall(r"@[A-Z]+@", text), page
+        for link in re.findall(r"\]\(([^)#]+)", text):
+            assert "://" in link or (page.parent / link).exists(), (page, link)
+
+
+def test_recipes_that_left_the_image_score_open_can_still_be_read() -> None:
+    stored = {"anomaly_map": {"image_score": None, "difference": "both", "repeats": 2}}
+    recipe = parse(Recipe, stored, "recipe.json")
+    assert recipe.anomaly_map.image_score == "max"
