@@ -30,7 +30,7 @@ from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
 from ssray.training import images as feeding
 from ssray.training.build import Progress, build_model
-from ssray.training.fit import Epoch
+from ssray.training.fit import ProgressRow
 
 CPU = torch.device("cpu")
 MINUTES = (1, 2, 4, 7, 10, 15, 20, 30, 40, 50, 60)
@@ -55,7 +55,7 @@ def main() -> None:
     before = model_store.in_use(Location.parse(options.models), options.category)
     place = Path(options.models) / options.category / version
     place.mkdir(parents=True)
-    epochs: list[Epoch] = []
+    epochs: list[ProgressRow] = []
 
     def keep(progress: Progress) -> None:
         epoch, network = progress.history[-1], progress.network
@@ -68,7 +68,7 @@ def main() -> None:
             epochs.append(epoch)
 
     model = build_model(
-        uris, options.category, version, recipe, compute, CPU, threads=threads, on_epoch=keep
+        uris, options.category, version, recipe, compute, CPU, threads=threads, on_row=keep
     )
     assert model is not None  # this is rank 0
     store = Location.parse(options.models)

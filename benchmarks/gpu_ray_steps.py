@@ -47,8 +47,8 @@ from ssray.recipes import compact, paper  # noqa: E402
 from ssray.recipes.request import RecipeRequest  # noqa: E402
 from ssray.scoring.evaluation import PAPER  # noqa: E402
 from ssray.storage.location import Location  # noqa: E402
-from ssray.training.distributed import BACKENDS, Team  # noqa: E402
-from ssray.training.fit import Epoch  # noqa: E402
+from ssray.training.distributed import BACKENDS, ProcessGroup  # noqa: E402
+from ssray.training.fit import ProgressRow  # noqa: E402
 
 EARLIER_NIGHT = 280.0
 """Images a second of a night on one H100 with 16 cores, at commit 6638c20."""
@@ -106,7 +106,9 @@ def process_group(setup: Setup) -> None:
         optimizer.step()
 
     row("a step with DDP", setup.seconds(step, rounds=5), "s")
-    pair = Team(rank=0, size=2)  # says that there is somebody to ask; the group has one process
+    pair = ProcessGroup(
+        rank=0, size=2
+    )  # says that there is somebody to ask; the group has one process
 
     def agree() -> None:
         pair.first(0.5, 1.0, 0.0)
@@ -118,7 +120,7 @@ def process_group(setup: Setup) -> None:
     statistics = [torch.ones(3, device=setup.device), torch.ones(4, device=setup.device)]
     pair.add(statistics)
     total = float(sum(each.sum() for each in statistics))
-    row("statistics added where they are", total, least=7)
+    row("statistics added where they are", total, min_actors=7)
     dist.destroy_process_group()
 
 
@@ -153,7 +155,7 @@ def night(setup: Setup) -> None:
         with watch.watching():
             summary = score_night(request, on_card(setup), on_scored=scored).completed.summary
         seconds = time.perf_counter() - began
-    row("images without a row", count - summary.images + sum(summary.errors.values()), most=0)
+    row("images without a row", count - summary.images + sum(summary.errors.values()), max_actors=0)
     if not first:
         return
     row("seconds until the first batch", first[0], "s")
@@ -161,7 +163,7 @@ def night(setup: Setup) -> None:
     batch = request.batch
     after = (count - batch) / max(seconds - first[0], 1e-9)
     least = 0 if setup.small else EARLIER_NIGHT
-    row("images a second, after the first batch", after, "images/s", least=least)
+    row("images a second, after the first batch", after, "images/s", min_actors=least)
     for stage, spent in summary.seconds.items():
         row(f"seconds on {stage}, of all threads", spent, "s")
     watch.rows("night")
@@ -217,10 +219,10 @@ def trainings_on_one_card(setup: Setup) -> None:
         if setup.small:
             settings += ["image_size=64", "network.width=4"]
         request = RecipeRequest("compact-object", tuple(settings))
-        rows: list[Epoch] = []
+        rows: list[ProgressRow] = []
         began, first = time.perf_counter(), list[float]()
 
-        def seen(epoch: Epoch) -> None:
+        def seen(epoch: ProgressRow) -> None:
             rows.append(epoch)
             if len(rows) == 1:
                 first.append(time.perf_counter() - began - epoch.seconds)
@@ -230,7 +232,7 @@ def trainings_on_one_card(setup: Setup) -> None:
         watch = Watch()
         with watch.watching():
             train_category(
-                uris, "weave", recipe, on_card(setup, **limit), place / "one", on_epoch=seen
+                uris, "weave", recipe, on_card(setup, **limit), place / "one", on_row=seen
             )
         row("one training: seconds until its first step", first[0], "s")
         row("one training", rows[-1].images_seen / rows[-1].seconds, "images/s")
@@ -244,7 +246,7 @@ def trainings_on_one_card(setup: Setup) -> None:
                 on_card(setup, gpus_per_worker=0.33, **limit),
                 place / "three",
             )
-        row("three trainings at once that failed", len(failed), most=0)
+        row("three trainings at once that failed", len(failed), max_actors=0)
         versions = model_store.published(place / "three")
         facts = [artifact.load_facts(place / "three", *named) for named in versions.items()]
         together = sum(each.images_seen / each.seconds for each in facts)
@@ -268,7 +270,7 @@ def evaluation(setup: Setup) -> None:
         seconds = time.perf_counter() - began
         found = metrics.to_pylist()[0]
         expected = found["n_good"] + found["n_defect"]
-        row("images without a score", expected - len(scores), most=0)
+        row("images without a score", expected - len(scores), max_actors=0)
         row("images a second, all in", len(scores) / seconds, "images/s")
 
 
@@ -286,10 +288,10 @@ def two_cards(setup: Setup) -> None:
         failed = train_categories(
             place / "data", [name], request, on_card(setup, workers=2, **half), place / "models"
         )
-        row("trainings with two workers that failed", len(failed), most=0)
+        row("trainings with two workers that failed", len(failed), max_actors=0)
         version = model_store.published_version(place / "models", name)
         facts = artifact.load_facts(place / "models", name, version)
-        row("workers", facts.workers, least=2)
+        row("workers", facts.workers, min_actors=2)
         row("two workers", facts.images_seen / facts.seconds, "images/s")
 
 
@@ -309,17 +311,17 @@ def cpu_cores(setup: Setup) -> None:
             ("two cores", Compute(device="cpu", workers=1, cpus_per_worker=min(2, cores))),
             ("all cores", Compute(device="cpu")),
         ):
-            rows: list[Epoch] = []
+            rows: list[ProgressRow] = []
             store = place / label.replace(" ", "-")
             limited = compute.model_copy(update={"max_minutes": minutes, "precision": "float32"})
-            train_category(uris, name, recipe, limited, store, on_epoch=rows.append)
+            train_category(uris, name, recipe, limited, store, on_row=rows.append)
             rates[label] = rows[-1].images_seen / rows[-1].seconds
             version = model_store.published_version(store, name)
             facts = artifact.load_facts(store, name, version)
             row(f"{label}: {facts.workers} workers of {facts.threads}", rates[label], "images/s")
         ratio = rates["all cores"] / rates["two cores"]
         least = 6 * cores / 16 if cores >= 16 else 0
-        row(f"{cores} cores over two", ratio, least=least)
+        row(f"{cores} cores over two", ratio, min_actors=least)
 
 
 def accuracy(setup: Setup) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import LabelledDefects, gather_evidence
-from ssray.calibration.map_settings import GRIDS, Judged, judge, open_differences
+from ssray.calibration.map_settings import GRIDS, Candidate, judge, open_differences
 from ssray.config import MapSettings, Recipe
 
 RESULTS = Path(__file__).with_name("ablation.jsonl")
@@ -64,7 +64,7 @@ def study(
     return found
 
 
-def _row(error: float | None, measured: Judged) -> dict[str, Any]:
+def _row(error: float | None, measured: Candidate) -> dict[str, Any]:
     return {
         "error": error,
         "image_auroc": measured.image_auroc,
@@ -79,7 +79,7 @@ def _on_test_set(
     recipe: Recipe,
     test_set: TestSet,
     precision: torch.dtype,
-) -> dict[MapSettings, Judged]:
+) -> dict[MapSettings, Candidate]:
     """Every setting of both grids, measured on the test images at the network's resolution."""
     defective = torch.from_numpy(test_set.labels == 1)
     shape = test_set.images.shape[1:3]

@@ -35,6 +35,9 @@ Backend = Literal["auto", "torch", "openvino"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
+RENAMED_SETTINGS = {"objective.lam": "objective.corrupted_weight"}
+"""Keys of earlier versions, in files and ``--set``, and what they are called now."""
+
 STRIDE = 8
 """The network halves its input three times; other sides are padded to multiples of this."""
 
@@ -172,8 +175,11 @@ class Objective(_Frozen):
         description="reconstruct is objective (1), amplify is (4), ensemble trains one of each for "
         "half the budget and joins their maps",
     )
-    lam: float = Field(
-        0.5, ge=0, le=1, description="weight of the corrupted region; 1 - lam of the rest"
+    corrupted_weight: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="lambda of the paper: weight of the corrupted region; the rest has 1 - lambda",
     )
     patience: float = Field(
         0.3,
@@ -185,6 +191,15 @@ class Objective(_Frozen):
     early_stopping: bool | None = Field(
         None, description="by default for amplify, which overfits, and not for reconstruct"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lambda_had_another_name(cls, values: Any) -> Any:
+        """Recipes of earlier versions, in artifacts and files, and ``--set objective.lam``."""
+        if isinstance(values, dict) and "lam" in values:
+            values = {**values, "corrupted_weight": values["lam"]}
+            del values["lam"]
+        return values
 
 
 class Schedule(_Frozen):
@@ -469,3 +484,6 @@ def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
         assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
         model = annotation
     return list(model.model_fields)
+
+
+Basis = Literal["synthetic", "labelled", "reconstruction"]

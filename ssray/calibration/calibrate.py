@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ssray.calibration import conformal
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import gather_evidence
-from ssray.calibration.map_settings import Selection, is_open, open_differences, select
+from ssray.calibration.map_settings import Choice, is_open, open_differences, select
 from ssray.config import MapSettings, Recipe
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import differences, image_batches
@@ -58,7 +58,7 @@ class Calibration(BaseModel):
     held_out_references: int
     image_scores: tuple[float, ...] = ()
     false_alarm_rate: float = 0.05
-    selection: Selection
+    selection: Choice
 
     @property
     def image_threshold(self) -> float:

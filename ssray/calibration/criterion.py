@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -25,22 +24,21 @@ from ssray.calibration.evidence import (
 )
 from ssray.calibration.map_settings import (
     NARROW,
+    Candidate,
+    Choice,
     Grid,
-    Judged,
-    Selection,
     choose,
     judge,
     open_differences,
 )
-from ssray.config import AnomalyMap, Difference, MapSettings, Recipe
+from ssray.config import AnomalyMap, Basis, Difference, MapSettings, Recipe
 from ssray.method.inference import evaluating, image_batches, reconstruct
 
-By = Literal["synthetic", "labelled", "reconstruction"]
 _BATCH = 8
 
 
 @dataclass(frozen=True)
-class Examined:
+class Result:
     """What an examination found.
 
     Attributes:
@@ -51,16 +49,16 @@ class Examined:
     """
 
     settings: MapSettings
-    selection: Selection
+    selection: Choice
     evidence: dict[Difference, Evidence]
-    judged: Sequence[Judged]
+    judged: Sequence[Candidate]
 
 
 class Criterion(BaseModel):
     """What the models of one category are compared by.
 
     Attributes:
-        by: synthetic or labelled defects, by ``Judged.error``; or the mean squared error of
+        by: synthetic or labelled defects, by ``Candidate.error``; or the mean squared error of
             reconstructing defect-free images, while the settings of the map are chosen on synthetic
             defects.
         radius: of the synthetic defects, shares of the image's shorter side: one and the same for
@@ -73,7 +71,7 @@ class Criterion(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    by: By = "synthetic"
+    by: Basis = "synthetic"
     radius: tuple[float, float]
     seed: int
     labelled: tuple[LabelledImage, ...] = ()
@@ -92,7 +90,7 @@ class Criterion(BaseModel):
         wanted: AnomalyMap,
         precision: torch.dtype,
         threads: int = 1,
-    ) -> Examined:
+    ) -> Result:
         """Judges networks, and chooses what ``wanted`` leaves open.
 
         Args:
@@ -138,10 +136,10 @@ class Criterion(BaseModel):
 
     def judge(
         self, evidence: dict[Difference, Evidence], wanted: AnomalyMap, threads: int = 1
-    ) -> Examined:
+    ) -> Result:
         """Judges settings on what was gathered, by images with a defect and without."""
         judged = judge(evidence, self.grid.candidates(evidence, wanted), threads)
-        return Examined(*choose(judged, evidence, wanted), evidence, judged)
+        return Result(*choose(judged, evidence, wanted), evidence, judged)
 
 
 def _squared_error(networks: Sequence[nn.Module], images: Tensor, precision: torch.dtype) -> float:

@@ -29,7 +29,7 @@ SYNTHETIC_DEFECTS = 96
 _BATCH = 8
 
 
-Basis = Literal["synthetic defects", "labelled images", "recipe"]
+JudgedOn = Literal["synthetic defects", "labelled images", "recipe"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Evidence:
     clean: Tensor
     defects: Tensor
     truth: Tensor
-    basis: Basis = "synthetic defects"
+    basis: JudgedOn = "synthetic defects"
     fitted_on: Tensor | None = None
 
     def joined_with(self, other: Evidence) -> Evidence:
@@ -74,7 +74,7 @@ class DefectSource(Protocol):
     """Images with a defect, to judge settings on."""
 
     @property
-    def basis(self) -> Basis:
+    def basis(self) -> JudgedOn:
         """What they are."""
 
     def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -98,7 +98,7 @@ class SyntheticDefects:
 
     radius: tuple[float, float]
     seed: int
-    basis: Basis = "synthetic defects"
+    basis: JudgedOn = "synthetic defects"
 
     def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """As ``DefectSource``; what is not perceptible is left out."""
@@ -171,7 +171,7 @@ class LabelledDefects:
 
     images: Tensor
     truth: Tensor
-    basis: Basis = "labelled images"
+    basis: JudgedOn = "labelled images"
 
     def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         images = image_batches(self.images, _BATCH, device)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from ssray.calibration.evidence import Basis, Evidence
+from ssray.calibration.evidence import Evidence, JudgedOn
 from ssray.config import AnomalyMap, Difference, ImageScore, MapSettings
 from ssray.method.anomaly_map import MapMaker, image_scores, smooth
 from ssray.metrics.images import image_auroc
@@ -39,7 +39,7 @@ LEAST = 1e-4
 """Of what an AUROC lacks of 1; less is beyond what so few images can tell."""
 
 
-class Selection(BaseModel):
+class Choice(BaseModel):
     """How the anomaly map's settings were chosen, for the artifact and the report.
 
     Attributes:
@@ -52,7 +52,7 @@ class Selection(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    basis: Basis
+    basis: JudgedOn
     defects: int
     image_auroc: float | None
     pixel_auroc: float | None
@@ -60,7 +60,7 @@ class Selection(BaseModel):
 
 
 @dataclass(frozen=True)
-class Judged:
+class Candidate:
     """What settings are worth on the evidence; NaN where it has no defects.
 
     Attributes:
@@ -143,11 +143,11 @@ def is_open(settings: AnomalyMap) -> bool:
 
 def select(
     evidence: Mapping[Difference, Evidence], settings: AnomalyMap, grid: Grid = NARROW
-) -> tuple[MapSettings, Selection]:
+) -> tuple[MapSettings, Choice]:
     """Fills in the difference and the kernel where ``settings`` leave them open.
 
     The difference is the one with which some settings best tell images with a defect from
-    defect-free ones, and the pixels of the defects from all others (``Judged.error``). Of settings
+    defect-free ones, and the pixels of the defects from all others (``Candidate.error``). Of settings
     with this difference that do about as well, those are taken that depart least from the recipe's
     repetitions, average map and image score, and of these the widest filter: people outline real
     defects more generously than synthetic ones are made, and a wider filter leaves less noise.
@@ -161,14 +161,14 @@ def select(
 
 
 def choose(
-    judged: Sequence[Judged], evidence: Mapping[Difference, Evidence], settings: AnomalyMap
-) -> tuple[MapSettings, Selection]:
+    judged: Sequence[Candidate], evidence: Mapping[Difference, Evidence], settings: AnomalyMap
+) -> tuple[MapSettings, Choice]:
     """``select`` from candidates that were judged."""
     some = evidence[open_differences(settings)[0]]
     if not len(some.defects):
         [kernel] = kernels_of((FALLBACK_KERNEL_SHARE,), some)
         chosen = _filled_in(settings, open_differences(settings)[0], settings.kernel or kernel)
-        return chosen, Selection(basis="recipe", defects=0, image_auroc=None, pixel_auroc=None)
+        return chosen, Choice(basis="recipe", defects=0, image_auroc=None, pixel_auroc=None)
     least = min(judged, key=lambda each: each.error)
     best = min(
         (
@@ -179,7 +179,7 @@ def choose(
         ),
         key=lambda each: (_departures(each.settings, settings), -each.settings.kernel, each.error),
     )
-    return best.settings, Selection(
+    return best.settings, Choice(
         basis=some.basis if len(judged) > 1 else "recipe",
         defects=len(some.defects),
         image_auroc=best.image_auroc,
@@ -203,7 +203,7 @@ def _filled_in(settings: AnomalyMap, difference: Difference, kernel: int) -> Map
 
 def judge(
     evidence: Mapping[Difference, Evidence], candidates: Sequence[MapSettings], threads: int = 1
-) -> list[Judged]:
+) -> list[Candidate]:
     """Judges settings of the anomaly map, each as if it were alone.
 
     Args:
@@ -218,7 +218,7 @@ def judge(
     for number, settings in enumerate(candidates):
         groups[settings.difference, settings.kernel].append(number)
 
-    def judge_group(key: tuple[Difference, int]) -> list[tuple[int, Judged]]:
+    def judge_group(key: tuple[Difference, int]) -> list[tuple[int, Candidate]]:
         members = {number: candidates[number] for number in groups[key]}
         return list(_judge_one_kernel(evidence[key[0]], members))
 
@@ -229,7 +229,7 @@ def judge(
 
 def _judge_one_kernel(
     evidence: Evidence, candidates: Mapping[int, MapSettings]
-) -> Iterator[tuple[int, Judged]]:
+) -> Iterator[tuple[int, Candidate]]:
     """Judges settings that share their kernel; yields each with its number."""
     clean = len(evidence.clean)
     stride = max(1, min(evidence.clean.shape[2:]) // SIDE)
@@ -255,7 +255,7 @@ def _judge_one_kernel(
         for number in numbers:
             settings = candidates[number]
             scores = image_scores(maps, settings.image_score, settings.top_fraction)
-            yield number, Judged(settings, image_auroc(labels, scores.cpu().numpy()), pixel)
+            yield number, Candidate(settings, image_auroc(labels, scores.cpu().numpy()), pixel)
 
 
 def kernels_of(shares: Sequence[float], evidence: Evidence) -> list[int]:

@@ -9,7 +9,6 @@ from typing import Any, get_args
 import click
 
 import ssray
-from ssray.calibration.criterion import By
 from ssray.calibration.map_settings import GRIDS
 from ssray.cli.models import models
 from ssray.cli.nightly import heatmap, nightly
@@ -29,7 +28,7 @@ from ssray.cli.options import (
     settings_help,
 )
 from ssray.cli.terminal import TrainingBoard, console, counting, show_evaluation, show_unscored
-from ssray.config import Recipe
+from ssray.config import Basis, Recipe
 from ssray.data.dataset import index_images
 from ssray.data.demo.dataset import write_demo_data
 from ssray.diagnosis import measure
@@ -139,7 +138,7 @@ def train(
     show_default=True,
     metavar="small|default|FILE",
     help="What to vary: small has the objective's weight, the corruption mix and the learning "
-    'rate; a file is JSON, {"network.kernel": [3, 5], "objective.lam": {"low": 0.3, "high": 0.9}}.',
+    'rate; a file is JSON, {"network.kernel": [3, 5], "objective.corrupted_weight": {"low": 0.3, "high": 0.9}}.',
 )
 @click.option(
     "--trials",
@@ -152,7 +151,7 @@ def train(
 @click.option(
     "--select-by",
     "by",
-    type=click.Choice(get_args(By)),
+    type=click.Choice(get_args(Basis)),
     default="synthetic",
     show_default=True,
     help="What chooses the best one: synthetic defects in held-out images, labelled images, or the "
@@ -188,7 +187,7 @@ def sweep(
     recipe: RecipeRequest,
     space: str,
     trials: int,
-    by: By,
+    by: Basis,
     validation: str | None,
     grid: str,
     ensemble: bool,

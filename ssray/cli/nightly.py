@@ -54,7 +54,7 @@ from ssray.storage.location import Location
 )
 @click.option(
     "--workers",
-    "most",
+    "max_actors",
     type=click.IntRange(min=1),
     metavar="N",
     help="Scoring actors at most.  [default: one a GPU, or one a CPU core; on a cluster, which may "
@@ -62,7 +62,7 @@ from ssray.storage.location import Location
 )
 @click.option(
     "--min-workers",
-    "least",
+    "min_actors",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
@@ -103,8 +103,8 @@ def nightly(
     pattern: str,
     category: str | None,
     heatmaps: Heatmaps,
-    most: int | None,
-    least: int,
+    max_actors: int | None,
+    min_actors: int,
     batch: int,
     limit: float,
     price: float | None,
@@ -126,8 +126,8 @@ def nightly(
         date=date,
         heatmaps=heatmaps,
         batch=batch,
-        most=most,
-        least=least,
+        max_actors=max_actors,
+        min_actors=min_actors,
         price_per_hour=price,
         again=again,
     )

@@ -21,7 +21,7 @@ from rich.table import Table
 from ssray.models.store import StoredVersion
 from ssray.nightly.night_log import Completed
 from ssray.storage.location import Location
-from ssray.training.fit import Epoch
+from ssray.training.fit import ProgressRow
 
 LINE_SECONDS = 10.0
 """Where there is no terminal, long loops print a line this often."""
@@ -38,7 +38,7 @@ class _Row:
     """A category on the board."""
 
     state: str = "waiting"
-    epoch: Epoch | None = None
+    epoch: ProgressRow | None = None
 
 
 class TrainingBoard:
@@ -83,7 +83,7 @@ class TrainingBoard:
         if not console.is_terminal:
             console.print(f"{category}  {words}")
 
-    def update(self, category: str, row: Epoch) -> None:
+    def update(self, category: str, row: ProgressRow) -> None:
         """A category's training has got further."""
         with self._lock:
             self._rows[category] = _Row("training", row)

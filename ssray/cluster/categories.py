@@ -26,7 +26,7 @@ from ssray.method.inference import to_network
 from ssray.models.store import published
 from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
-from ssray.training.fit import Epoch
+from ssray.training.fit import ProgressRow
 from ssray.training.tensorboard import event_log
 
 SAMPLE = 32
@@ -151,7 +151,7 @@ def _train_category_from(
     )
     with event_log(events and events / category) as log:
 
-        def on_epoch(epoch: Epoch) -> None:
+        def on_row(epoch: ProgressRow) -> None:
             progress.update(category, epoch)
             log(epoch)
 
@@ -162,7 +162,7 @@ def _train_category_from(
             compute,
             store,
             cores=cores,
-            on_epoch=on_epoch,
+            on_row=on_row,
             on_state=functools.partial(progress.state, category),
         )
     if trained.new:

@@ -14,7 +14,7 @@ from ssray.cluster.resources import WorkerResources, check_capacity
 from ssray.cluster.tune import Search
 from ssray.models.artifact import ModelArtifact, load, save
 from ssray.models.device import resolve_device, use_cores
-from ssray.search.ensembles import best_pair
+from ssray.search.ensembles import best_ensemble
 from ssray.search.trials import TrialResult, ranked
 from ssray.storage.json_file import read_json
 from ssray.training import images as feeding
@@ -86,7 +86,7 @@ def _find(
     use_cores(threads)
     models = [_model(search, trial) for trial in candidates]
     device = resolve_device(worker.device)
-    found = best_pair(models, _held_out(search, models[0], threads), search.criterion, device)
+    found = best_ensemble(models, _held_out(search, models[0], threads), search.criterion, device)
     if found is None:
         return None
     save(found.model, search.store)

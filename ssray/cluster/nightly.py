@@ -44,11 +44,11 @@ from ssray.nightly.night_log import (
     Places,
     begin,
     check_same,
-    complete,
     join,
-    keep,
-    kept,
+    list_batches,
+    publish,
     shares,
+    write_batch,
 )
 from ssray.nightly.plan import (
     BATCH,
@@ -58,7 +58,7 @@ from ssray.nightly.plan import (
     read_manifest,
     write_manifest,
 )
-from ssray.nightly.quarantine import carefully
+from ssray.nightly.quarantine import quarantined
 from ssray.nightly.sources import CategoryRule
 from ssray.nightly.summary import BatchFacts, summarise
 from ssray.storage.fetch import persistently
@@ -85,8 +85,8 @@ class NightRequest:
         date: of the night, YYYY-MM-DD.
         heatmaps: of which images they are kept.
         batch: images that are kept together.
-        most: scoring actors at most; None takes one a GPU, or as the CPUs allow.
-        least: scoring actors at least.
+        max_actors: scoring actors at most; None takes one a GPU, or as the CPUs allow.
+        min_actors: scoring actors at least.
         price_per_hour: of one actor's CPUs or GPU, in any currency.
         again: throws away what is there of this night.
     """
@@ -98,8 +98,8 @@ class NightRequest:
     date: str
     heatmaps: Heatmaps = "flagged"
     batch: int = BATCH
-    most: int | None = None
-    least: int = 1
+    max_actors: int | None = None
+    min_actors: int = 1
     price_per_hour: float | None = None
     again: bool = False
 
@@ -121,8 +121,10 @@ class NightRequest:
                 f"--out {self.out} lies inside --images, so that another night would score what "
                 "this one writes. Choose a place outside."
             )
-        if self.most is not None and self.most < self.least:
-            raise ConfigError(f"--min-workers {self.least} is more than --workers {self.most}.")
+        if self.max_actors is not None and self.max_actors < self.min_actors:
+            raise ConfigError(
+                f"--min-workers {self.min_actors} is more than --workers {self.max_actors}."
+            )
 
     @property
     def places(self) -> Places:
@@ -239,7 +241,7 @@ def _scored(
     on_scored: Callable[[int, int], None],
 ) -> Completed:
     """Scores what is left, joins the batches, and makes the night visible."""
-    there = {batch.number for batch in kept(places)}
+    there = {batch.number for batch in list_batches(places)}
     pending = [number for number in range(manifest.batches) if number not in there]
     pool = _Pool.of(request, compute, len(pending))
     sizes = batch_sizes(places.manifest, manifest)
@@ -255,7 +257,7 @@ def _scored(
     if completed:  # by a holder that was slow, not dead
         places.work.delete()
         return completed
-    batches = kept(places)
+    batches = list_batches(places)
     missing = set(range(manifest.batches)) - {batch.number for batch in batches}
     if missing:
         raise ScoringError(
@@ -288,7 +290,7 @@ def _scored(
         ),
         ssray_version=ssray.__version__,
     )
-    complete(places, completed, lease.write)
+    publish(places, completed, lease.write)
     with contextlib.suppress(ConflictError):  # then it is the other holder's to clean up
         lease.confirm()
         places.work.delete()
@@ -311,8 +313,8 @@ def _errors_of_workers(lease: Lease) -> Iterator[None]:
 class _Pool:
     """How many actors there are, and what each one has."""
 
-    least: int
-    most: int
+    min_actors: int
+    max_actors: int
     each: WorkerResources
 
     @classmethod
@@ -326,10 +328,10 @@ class _Pool:
         if not each.gpus and not each.stated:
             each = dataclasses.replace(each, cpus=1)
         fit = sum(map(each.fitting, node_resources()))
-        most = request.most or (batches if may_grow() else fit)
+        most = request.max_actors or (batches if may_grow() else fit)
         most = max(1, min(most, batches))
-        check_capacity(min(request.least, most), each.cpus, each.gpus)
-        return cls(min(request.least, most), most, each)
+        check_capacity(min(request.min_actors, most), each.cpus, each.gpus)
+        return cls(min(request.min_actors, most), most, each)
 
 
 def _score_batches(
@@ -353,8 +355,8 @@ def _score_batches(
         num_cpus=pool.each.cpus,
         num_gpus=pool.each.gpus or None,
         compute=ray.data.ActorPoolStrategy(
-            min_size=pool.least,
-            max_size=pool.most,
+            min_size=pool.min_actors,
+            max_size=pool.max_actors,
             max_tasks_in_flight_per_actor=_TASKS_AHEAD,
         ),
         fn_constructor_kwargs={
@@ -401,11 +403,11 @@ class _NightActor:
     def _done(self, number: int) -> BatchFacts:
         begun = time.perf_counter()
         sources = persistently(lambda: read_batch(self._places.manifest, number))
-        result = carefully(self._score, sources, self._places.notes / f"{number:06}")
+        result = quarantined(self._score, sources, self._places.notes / f"{number:06}")
         scored = time.perf_counter()
         result.spent.seconds["write"] += self._wrote  # a file can't tell how long it took to write
         result.spent.worker_seconds = scored - begun + self._wrote
-        facts = persistently(lambda: keep(self._places, number, result))
+        facts = persistently(lambda: write_batch(self._places, number, result))
         self._wrote = time.perf_counter() - scored
         return facts
 

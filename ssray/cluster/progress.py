@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ray.util.queue import Empty, Queue
 
-from ssray.training.fit import Epoch
+from ssray.training.fit import ProgressRow
 
 _POLL_SECONDS = 0.2
 
@@ -23,7 +23,7 @@ class Progress(Protocol):
     def state(self, category: str, words: str) -> None:
         """A category has reached a new state, which a few words describe."""
 
-    def update(self, category: str, row: Epoch) -> None:
+    def update(self, category: str, row: ProgressRow) -> None:
         """A category's training has got further."""
 
 
@@ -36,7 +36,7 @@ class Silent:
     def state(self, category: str, words: str) -> None:
         """Does nothing."""
 
-    def update(self, category: str, row: Epoch) -> None:
+    def update(self, category: str, row: ProgressRow) -> None:
         """Does nothing."""
 
 

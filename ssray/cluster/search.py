@@ -15,7 +15,7 @@ from ray.util.queue import Empty, Queue
 from torch import Tensor
 
 import ssray
-from ssray.calibration.criterion import By, Criterion
+from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import LabelledImage
 from ssray.calibration.map_settings import NARROW, WIDE, Grid
 from ssray.cluster.categories import (
@@ -30,7 +30,7 @@ from ssray.cluster.resources import side_by_side
 from ssray.cluster.session import one_line, ray_session
 from ssray.cluster.train import TRAININGS
 from ssray.cluster.tune import Search, search_category
-from ssray.config import Compute
+from ssray.config import Basis, Compute
 from ssray.data.dataset import categories, index_dataset
 from ssray.data.loading import load_images
 from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
@@ -77,7 +77,7 @@ class SweepRequest:
     recipe: RecipeRequest
     space: str = "default"
     trials: int = 12
-    by: By = "synthetic"
+    by: Basis = "synthetic"
     validation: Location | None = None
     grid: Grid | None = None
     ensemble: bool = False
@@ -167,7 +167,7 @@ class _Sweep:
         search = self._begun(category)
         lease = Lease(search.folder / f"{search.key}.lease", f"{category}: the same search")
         try:
-            with lease, _Told(self.progress, search):
+            with lease, _Reported(self.progress, search):
                 trials: list[TrialResult] = ray.get(search_category.remote(search))
                 if self.request.ensemble:
                     self.progress.state(category, "trying pairs of the best models")
@@ -178,7 +178,7 @@ class _Sweep:
                 raise error.cause from error
             raise TrainingError(f"{category}: {one_line(error)}") from error
         finally:
-            search.news.shutdown()
+            search.updates.shutdown()
         swept = CategorySweep(
             category=category, recipe=search.recipe.name, by=search.criterion.by, trials=trials
         )
@@ -217,7 +217,7 @@ class _Sweep:
             store=self.out / MODELS,
             folder=self.out / STATE / category,
             data_fingerprint=fingerprint([*uris, *texture_uris(recipe)]),
-            news=Queue(actor_options={"num_cpus": 0}),
+            updates=Queue(actor_options={"num_cpus": 0}),
         )
 
     def _published(self, search: Search, trials: Sequence[TrialResult], before: str | None) -> str:
@@ -272,7 +272,7 @@ def _write_results(out: Location) -> None:
     (out / "sweep.html").write(render_sweep(sweeps, generated, ssray.__version__).encode())
 
 
-class _Told:
+class _Reported:
     """Hands on what the trials of a search report, while the block runs."""
 
     def __init__(self, progress: Progress, search: Search) -> None:
@@ -291,7 +291,7 @@ class _Told:
         begun = finished = 0
         while not self._left.is_set():
             try:
-                more_begun, more_finished = self._search.news.get(timeout=_POLL_SECONDS)
+                more_begun, more_finished = self._search.updates.get(timeout=_POLL_SECONDS)
             except Empty:
                 continue
             except ray.exceptions.RayError:

@@ -33,7 +33,7 @@ from ssray.training import images as feeding
 from ssray.training.build import Progress, build_model, training_key
 from ssray.training.checkpoint import CheckpointFile
 from ssray.training.distributed import BACKENDS
-from ssray.training.fit import Epoch
+from ssray.training.fit import ProgressRow
 
 TRAININGS = ".training"
 """Folder of a store for what trainings under way need."""
@@ -122,7 +122,7 @@ def train_category(
     store: Location,
     *,
     cores: int | None = None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_row: Callable[[ProgressRow], None] = lambda epoch: None,
     on_state: Callable[[str], None] = lambda state: None,
     trial: Trial | None = None,
     on_rung: Callable[[Rung], None] = lambda rung: None,
@@ -139,7 +139,7 @@ def train_category(
         compute: workers, device, precision, time budget, seed.
         store: where the model goes; with several nodes a place they share.
         cores: of the training, where ``compute`` does not state them; default: those of a node.
-        on_epoch: called on the driver with each row of the epoch log.
+        on_row: called on the driver with each row of the epoch log.
         on_state: called with a few words on what goes on before the training begins, and when it
             goes on after workers were lost.
         trial: set for a training of a search.
@@ -187,7 +187,7 @@ def train_category(
             progress=Queue(actor_options={"num_cpus": 0}),
         )
         try:
-            with forwarded(job.progress, {Epoch: on_epoch, str: on_state, Rung: on_rung}):
+            with forwarded(job.progress, {ProgressRow: on_row, str: on_state, Rung: on_rung}):
                 _run(job, on_state)
         except SystemExit:  # Ray Train's answer to Ctrl-C, after it has ended the workers
             raise KeyboardInterrupt from None
@@ -282,7 +282,7 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
             told = time.monotonic()
             job.progress.put(f"reading images: {done} of {count}")
 
-    def on_epoch(progress: Progress) -> None:
+    def on_row(progress: Progress) -> None:
         if rank == 0:
             if job.trial:
                 if job.trial.stop.exists():
@@ -318,7 +318,7 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
             checkpoints=CheckpointFile(job.folder),
             decode=decode_on_cluster if job.streamed else None,
             on_decoded=on_decoded,
-            on_epoch=on_epoch,
+            on_row=on_row,
             criterion=job.trial.criterion if job.trial else None,
         )
         if model:
@@ -337,7 +337,7 @@ def _rungs_reached(trial: Trial, progress: Progress, wanted: AnomalyMap) -> Iter
         yield Rung(reached[-1], found.selection.error)
 
 
-def _sheet_due(history: Sequence[Epoch]) -> bool:
+def _sheet_due(history: Sequence[ProgressRow]) -> bool:
     """Whether the last row begins another of the ``SHEETS`` parts of the budget, or ends it."""
     parts = [int(SHEETS * epoch.budget_spent) for epoch in history[-2:]]
     return len(parts) == 1 or parts[0] < parts[1]

@@ -68,7 +68,7 @@ class Search:
         at_once: how many of them.
         store: of the trials' models.
         folder: where Tune keeps its state.
-        news: gets how many more trials have begun, and how many have been trained to their end.
+        updates: gets how many more trials have begun, and how many have been trained to their end.
     """
 
     uris: Sequence[str]
@@ -82,7 +82,7 @@ class Search:
     store: Location
     folder: Location
     data_fingerprint: str
-    news: Queue
+    updates: Queue
 
     @property
     def key(self) -> str:
@@ -127,7 +127,7 @@ def run_search(search: Search) -> list[TrialResult]:
             storage_filesystem=place.filesystem,
         )
         before = [result for result in tuner.get_results() if _is_over(result)]
-        search.news.put((len(before), sum(map(_is_finished, before))))
+        search.updates.put((len(before), sum(map(_is_finished, before))))
     else:
         place.delete()
         tuner = _new_tuner(search, trainable)
@@ -299,7 +299,7 @@ class _TrialRun(tune.Trainable):  # type: ignore[misc]
 
     def _train(self) -> None:
         search = self._search
-        search.news.put((1, 0))
+        search.updates.put((1, 0))
         try:
             trained = train_category(
                 search.uris,
@@ -314,7 +314,7 @@ class _TrialRun(tune.Trainable):  # type: ignore[misc]
         except BaseException as error:
             self._reports.put(error)
             return
-        search.news.put((0, 1))
+        search.updates.put((0, 1))
         self._report(
             100, model.calibration.selection.error, version=trained.version, **{DONE: True}
         )

@@ -35,16 +35,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ssray.calibration.calibrate import Calibration
-from ssray.calibration.criterion import By
-from ssray.config import Precision, Recipe
+from ssray.config import Basis, Precision, Recipe
 from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
 from ssray.models.device import kept_precision, resolve_precision
 from ssray.storage.location import Location
 
-FORMAT_VERSION = 5
-READABLE = (2, 3, 4, FORMAT_VERSION)
+FORMAT_VERSION = 6
+READABLE = (2, 3, 4, 5, FORMAT_VERSION)
 MANIFEST = "manifest.json"
 EPOCH_LOG = "epochs.parquet"
 AVERAGE_MAP = "average_map.safetensors"
@@ -71,7 +70,7 @@ class SweepFacts(BaseModel):
 
     key: str
     trial: str
-    criterion: By
+    criterion: Basis
     error: float
     default_error: float | None
     trials: int

@@ -199,7 +199,7 @@ def check_same(begun: Night, night: Night, told: str) -> None:
             )
 
 
-def keep(places: Places, number: int, result: BatchResult) -> BatchFacts:
+def write_batch(places: Places, number: int, result: BatchResult) -> BatchFacts:
     """Writes a batch's rows, and returns what was counted in them."""
     facts = BatchFacts.of(result)
     table = result.rows.replace_schema_metadata({_FACTS: facts.model_dump_json().encode()})
@@ -211,7 +211,7 @@ def keep(places: Places, number: int, result: BatchResult) -> BatchFacts:
 
 
 @dataclass(frozen=True)
-class KeptBatch:
+class StoredBatch:
     """A batch whose rows are there."""
 
     number: int
@@ -220,20 +220,20 @@ class KeptBatch:
     size: int
 
 
-def kept(places: Places) -> list[KeptBatch]:
+def list_batches(places: Places) -> list[StoredBatch]:
     """The batches that are done, by number."""
     found = []
     for info in places.batches.children():
         number, _, category = info.base_name.removesuffix(".parquet").partition("=")
         if number.isdecimal() and info.base_name.endswith(".parquet"):
             place = places.batches.at(info)
-            found.append(KeptBatch(int(number), unquote(category), place, info.size))
+            found.append(StoredBatch(int(number), unquote(category), place, info.size))
     return found
 
 
-def shares(batches: Sequence[KeptBatch]) -> list[list[KeptBatch]]:
+def shares(batches: Sequence[StoredBatch]) -> list[list[StoredBatch]]:
     """Which batches are joined into which file: of one category each, and not too large."""
-    found: list[list[KeptBatch]] = []
+    found: list[list[StoredBatch]] = []
     size = 0
     for batch in sorted(batches, key=lambda each: (each.category, each.number)):
         if not found or found[-1][0].category != batch.category or size >= PART_BYTES:
@@ -245,7 +245,7 @@ def shares(batches: Sequence[KeptBatch]) -> list[list[KeptBatch]]:
 
 
 def join(
-    places: Places, batches: Sequence[KeptBatch], holder: str
+    places: Places, batches: Sequence[StoredBatch], holder: str
 ) -> tuple[Part, list[BatchFacts]]:
     """Joins batches of one category into a file of the results, named by the first of them and by
     who holds the lease.
@@ -265,7 +265,7 @@ def join(
     return Part(path=path, rows=rows, bytes=len(content), sha256=sha256), facts
 
 
-def complete(places: Places, completed: Completed, write: Write) -> None:
+def publish(places: Places, completed: Completed, write: Write) -> None:
     """Makes the night visible."""
     write(places.results / MARKER, completed.model_dump_json(indent=2).encode())
 

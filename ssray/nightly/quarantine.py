@@ -24,7 +24,7 @@ STRIKES = 2
 """Times that an image was under way at the end of a process, before it counts as the reason."""
 
 
-def carefully(
+def quarantined(
     score: Callable[[Sequence[Source]], BatchResult], sources: Sequence[Source], notes: Location
 ) -> BatchResult:
     """Scores a batch that may kill this process.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ssray.calibration.criterion import By
+from ssray.config import Basis
 from ssray.report.charts import Axis, Tick
 from ssray.report.page import template
 from ssray.search.importance import LEAST_TRIALS, importances
@@ -20,7 +20,7 @@ _TOP, _BOTTOM = 40.0, 300.0
 _BETWEEN = 150.0
 _MARGIN = 70.0
 
-CRITERIA: dict[By, str] = {
+CRITERIA: dict[Basis, str] = {
     "synthetic": "synthetic defects in held-out defect-free images",
     "labelled": "labelled images of the validation set given",
     "reconstruction": "the mean squared reconstruction error of held-out defect-free images",

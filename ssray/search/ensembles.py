@@ -24,7 +24,7 @@ LEAST_GAIN = 0.1
 
 
 @dataclass(frozen=True)
-class Pair:
+class Ensemble:
     """Two of several models, by their numbers, and the ensemble of both."""
 
     first: int
@@ -32,12 +32,12 @@ class Pair:
     model: ModelArtifact
 
 
-def best_pair(
+def best_ensemble(
     models: Sequence[ModelArtifact],
     held_out: Tensor,
     criterion: Criterion,
     device: torch.device,
-) -> Pair | None:
+) -> Ensemble | None:
     """The ensemble of two of the models with the least error, calibrated.
 
     Args:
@@ -69,7 +69,7 @@ def best_pair(
     if found is None or errors[found] > (1 - LEAST_GAIN) * least:
         return None
     one, other = (models[number] for number in found)
-    return Pair(*found, _ensemble(one, other, held_out, criterion, device, precision))
+    return Ensemble(*found, _ensemble(one, other, held_out, criterion, device, precision))
 
 
 def _ensemble(

@@ -1,6 +1,6 @@
 """What a sweep varies: settings of the recipe by their ``--set`` keys, each a list or a range.
 
-A space is JSON, ``{"objective.lam": {"low": 0.3, "high": 0.9}, "network.kernel": [3, 5]}``. What
+A space is JSON, ``{"objective.corrupted_weight": {"low": 0.3, "high": 0.9}, "network.kernel": [3, 5]}``. What
 is not in it stays as the recipe has it. Settings of the anomaly map do not belong into it: they
 need no training, so every trained model is judged with all of them.
 """
@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from ssray.config import Recipe, override
+from ssray.config import RENAMED_SETTINGS, Recipe, override
 from ssray.errors import ConfigError
 from ssray.storage.location import Location
 
@@ -71,13 +71,13 @@ _MIXES = (
 
 SPACES: dict[str, dict[str, Range | Choices]] = {
     "small": {
-        "objective.lam": Range(low=0.3, high=0.9),
+        "objective.corrupted_weight": Range(low=0.3, high=0.9),
         "corruption.mix": _MIXES[:3],
         "schedule.learning_rate": Range(low=3e-4, high=3e-3, log=True),
     },
     "default": {
         "objective.kind": ("reconstruct", "amplify"),
-        "objective.lam": Range(low=0.3, high=0.9),
+        "objective.corrupted_weight": Range(low=0.3, high=0.9),
         "network.kernel": (3, 5),
         "network.blend": ("none", "pixel", "both"),
         "corruption.mix": _MIXES,
@@ -112,6 +112,9 @@ def read_space(name: str) -> dict[str, Range | Choices]:
             f'{name}: {key}: expected a list of values, or {{"low": ..., "high": ...}} '
             f"({first['msg']})."
         ) from None
+    for old, key in RENAMED_SETTINGS.items():
+        if old in space:
+            space[key] = space.pop(old)
     if not space:
         raise ConfigError(f"{name}: expected at least one setting to vary.")
     return space

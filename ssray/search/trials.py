@@ -10,8 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from ssray.calibration.criterion import By
-from ssray.config import MapSettings
+from ssray.config import Basis, MapSettings
 
 LEADERBOARD = pa.schema(
     [
@@ -139,5 +138,5 @@ class CategorySweep(BaseModel):
 
     category: str
     recipe: str
-    by: By
+    by: Basis
     trials: list[TrialResult]

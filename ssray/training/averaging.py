@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ssray.training.distributed import Team
+from ssray.training.distributed import ProcessGroup
 
 
 class WeightAverage:
@@ -64,7 +64,7 @@ class PartStatistics:
         if self._buffers:
             torch._foreach_add_(self._sums, self._statistics)
 
-    def join(self, team: Team) -> None:
+    def join(self, team: ProcessGroup) -> None:
         """Ends the step: the mean over all parts, which the processes of a team ran."""
         if self._buffers:
             torch._foreach_copy_(self._statistics, self._sums)

@@ -38,12 +38,12 @@ from ssray.models.device import (
 )
 from ssray.training import images as feeding
 from ssray.training.checkpoint import Checkpoint, CheckpointFile
-from ssray.training.distributed import Team
-from ssray.training.fit import Epoch, fit
+from ssray.training.distributed import ProcessGroup
+from ssray.training.fit import ProgressRow, fit
 from ssray.training.growth import filling_growth, grown, most_growth
 from ssray.training.images import Feed, Fold
 
-InWhole = Callable[[Epoch], Epoch]
+InWhole = Callable[[ProgressRow], ProgressRow]
 
 _ROUNDING = 1e-9
 _DTYPES = [torch.float32, torch.bfloat16]
@@ -65,7 +65,7 @@ class Progress:
         precision: of its forward pass.
     """
 
-    history: Sequence[Epoch]
+    history: Sequence[ProgressRow]
     network: nn.Module
     held_out: Tensor
     precision: torch.dtype
@@ -84,7 +84,7 @@ def build_model(
     checkpoints: CheckpointFile | None = None,
     decode: Decode | None = None,
     on_decoded: Callable[[int, int], None] = lambda done, count: None,
-    on_epoch: Callable[[Progress], None] = lambda progress: None,
+    on_row: Callable[[Progress], None] = lambda progress: None,
     criterion: Criterion | None = None,
 ) -> ModelArtifact | None:
     """Trains one category's model.
@@ -103,7 +103,7 @@ def build_model(
             all before the training begins.
         on_decoded: called while images are decoded before the training begins, with how many are
             done, and how many there are.
-        on_epoch: called with each new row of the epoch log.
+        on_row: called with each new row of the epoch log.
         criterion: what the map's settings are chosen by; default: synthetic defects.
 
     Returns:
@@ -115,7 +115,7 @@ def build_model(
         DataError: if no image can be decoded.
         TrainingError: if fewer than 4 can, or too few for the folds.
     """
-    team = Team.current()
+    team = ProcessGroup.current()
     if decode:
         feed = feeding.stream(
             uris, recipe, threads, compute.seed, compute.memory_gib, decode, on_decoded
@@ -147,13 +147,16 @@ def build_model(
             _in_whole, before=history[-1] if history else None, number=number, parts=len(fits)
         )
         if stored:
-            history.extend(in_whole(Epoch(**row)) for row in stored.facts["history"])
+            history.extend(in_whole(ProgressRow(**row)) for row in stored.facts["history"])
 
         def add_row(
-            epoch: Epoch, network: nn.Module, whole: InWhole = in_whole, unseen: Tensor = unseen
+            epoch: ProgressRow,
+            network: nn.Module,
+            whole: InWhole = in_whole,
+            unseen: Tensor = unseen,
         ) -> None:
             history.append(whole(epoch))
-            on_epoch(Progress(history, network, unseen, precision))
+            on_row(Progress(history, network, unseen, precision))
 
         def keep(checkpoint: Checkpoint, finished: _Before = finished) -> None:
             if checkpoints and team.rank == 0:
@@ -173,7 +176,7 @@ def build_model(
                 compiled=compute.compile,
                 resume=stored,
                 checkpoint_minutes=compute.checkpoint_minutes if checkpoints else math.inf,
-                on_epoch=add_row,
+                on_row=add_row,
                 on_checkpoint=keep,
             )
         except torch.cuda.OutOfMemoryError as error:
@@ -269,7 +272,7 @@ class _Before:
     precision: str = ""
     growth: float = 0.0
     networks: Sequence[nn.Module] = ()
-    history: Sequence[Epoch] = ()
+    history: Sequence[ProgressRow] = ()
     resumed: int = 0
 
     def added_to(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -296,12 +299,12 @@ class _Before:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             networks.append(network.eval())
         facts = checkpoint.facts
-        history = [Epoch(**row) for row in facts["finished_history"]]
+        history = [ProgressRow(**row) for row in facts["finished_history"]]
         growth = facts.get("growth", 1.0)  # checkpoints of earlier versions know no other
         return cls(facts["precision"], growth, networks, history, facts["resumed"] + 1)
 
 
-def _validation_loss(history: Sequence[Epoch], networks: int) -> float:
+def _validation_loss(history: Sequence[ProgressRow], networks: int) -> float:
     """At the end of the first network's training: objective (1)'s, where there is one."""
     first = [row for row in history if row.budget_spent <= (1 + _ROUNDING) / networks]
     return first[-1].validation_loss
@@ -334,7 +337,9 @@ def ensemble_parts(recipe: Recipe) -> list[Recipe]:
     ]
 
 
-def _in_whole(epoch: Epoch, before: Epoch | None, number: int, parts: int) -> Epoch:
+def _in_whole(
+    epoch: ProgressRow, before: ProgressRow | None, number: int, parts: int
+) -> ProgressRow:
     """A network's epoch as a row of the log of all ``parts`` networks."""
     passes, images, seconds = (
         (before.epoch, before.images_seen, before.seconds) if before else (0.0, 0.0, 0.0)
@@ -361,7 +366,7 @@ def _growth(
     device: torch.device,
     precision: torch.dtype,
     parts: int,
-    team: Team,
+    team: ProcessGroup,
 ) -> float:
     """How many times the recipe's images a step takes; the same for all processes.
 
@@ -388,7 +393,7 @@ def _growth(
     return team.least(growth)
 
 
-def _agreed(precision: torch.dtype, team: Team) -> torch.dtype:
+def _agreed(precision: torch.dtype, team: ProcessGroup) -> torch.dtype:
     """Rank 0's choice for all: two workers that time themselves may disagree."""
     [chosen] = team.first(_DTYPES.index(precision))
     return _DTYPES[int(chosen)]

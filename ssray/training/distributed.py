@@ -18,14 +18,14 @@ BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes that train together; alone where torch.distributed is not initialised."""
 
     rank: int
     size: int
 
     @classmethod
-    def current(cls) -> Team:
+    def current(cls) -> ProcessGroup:
         if not dist.is_initialized():
             return cls(rank=0, size=1)
         return cls(rank=dist.get_rank(), size=dist.get_world_size())
@@ -69,7 +69,7 @@ class Team:
     def share(self, parts: int) -> range:
         """The parts of some work that are this process's.
 
-        >>> list(Team(rank=1, size=2).share(5))
+        >>> list(ProcessGroup(rank=1, size=2).share(5))
         [1, 3]
         """
         return range(self.rank, parts, self.size)

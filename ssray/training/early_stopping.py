@@ -12,7 +12,7 @@ from ssray.method.anomaly_map import smooth
 from ssray.method.inference import differences, evaluating, image_batches
 from ssray.method.synthetic_defects import add_defects
 from ssray.metrics.pixels import pixel_auroc
-from ssray.training.distributed import Team
+from ssray.training.distributed import ProcessGroup
 
 CHECKS = 50
 """How often, over the whole budget, early stopping looks."""
@@ -58,7 +58,7 @@ class EarlyStopping:
     """
 
     def __init__(
-        self, settings: Objective, held_out: Tensor, precision: torch.dtype, team: Team
+        self, settings: Objective, held_out: Tensor, precision: torch.dtype, team: ProcessGroup
     ) -> None:
         self._team = team
         wanted = settings.early_stopping

@@ -35,7 +35,7 @@ from ssray.method.inference import autocast, evaluating, image_batches, reconstr
 from ssray.method.objective import amplification_objective, reconstruction_objective
 from ssray.training.averaging import PartStatistics, WeightAverage
 from ssray.training.checkpoint import Checkpoint
-from ssray.training.distributed import Team
+from ssray.training.distributed import ProcessGroup
 from ssray.training.early_stopping import EarlyStopping
 from ssray.training.schedule import batch_size, crop_shape, images_to_see, learning_rate
 
@@ -46,7 +46,7 @@ ROW_COST = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epoch:
+class ProgressRow:
     """One row of the epoch log, written every ten seconds or more, and at the end.
 
     ``objective`` is the one the network is trained with, ``epoch`` counts how often the training
@@ -77,7 +77,7 @@ class Fitted:
     """What ``fit`` returns: the averaged network in eval mode, and its epoch log."""
 
     model: nn.Module
-    history: list[Epoch]
+    history: list[ProgressRow]
 
 
 def fit(
@@ -94,7 +94,7 @@ def fit(
     compiled: bool = False,
     resume: Checkpoint | None = None,
     checkpoint_minutes: float = math.inf,
-    on_epoch: Callable[[Epoch, nn.Module], None] = lambda epoch, network: None,
+    on_row: Callable[[ProgressRow, nn.Module], None] = lambda epoch, network: None,
     on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
 ) -> Fitted:
     """Trains one autoencoder.
@@ -117,7 +117,7 @@ def fit(
             same number of processes, the weights end as they would have without the stop; to
             rounding, with any number that shares the same parts.
         checkpoint_minutes: how often ``on_checkpoint`` is called.
-        on_epoch: called on every process with each row of the epoch log and the averaged
+        on_row: called on every process with each row of the epoch log and the averaged
             network as it is then.
         on_checkpoint: called on every process with the state to resume from.
 
@@ -139,7 +139,7 @@ def fit(
         due = time.monotonic() - checkpointed >= 60 * checkpoint_minutes
         row_due, due = run.step(due)
         if row_due:
-            on_epoch(run.add_row(), run.average.model)
+            on_row(run.add_row(), run.average.model)
         if due:
             checkpointed = time.monotonic()
             on_checkpoint(run.checkpoint())
@@ -168,11 +168,11 @@ class _Run:
         textures: Tensor | None,
         parts: int | None,
     ) -> None:
-        self.history: list[Epoch] = []
+        self.history: list[ProgressRow] = []
         self.finished = False
         self._recipe, self._device, self._precision = recipe, device, precision
         self._seed, self._max_minutes = seed, max_minutes
-        self._team = Team.current()
+        self._team = ProcessGroup.current()
         self._parts = self._team.size if parts is None else parts
         if self._parts < self._team.size:
             raise ValueError(f"{parts} parts for {self._team.size} processes; at least one each")
@@ -279,7 +279,7 @@ class _Run:
         waiting: AbstractContextManager[None] = self._network.no_sync()
         return waiting
 
-    def add_row(self) -> Epoch:
+    def add_row(self) -> ProgressRow:
         """The row of the epoch log that is due."""
         [loss_sum] = self._team.total(float(self._loss_sum))
         train_loss = loss_sum / (self._steps_in_row * self._parts)
@@ -294,7 +294,7 @@ class _Run:
                 "schedule.learning_rate or --precision float32."
             )
         now, seconds = time.monotonic(), self._seconds()
-        epoch = Epoch(
+        epoch = ProgressRow(
             objective=self._recipe.objective.kind,
             epoch=self._seen / self._images_in_all,
             images_seen=self._seen,
@@ -360,7 +360,7 @@ class _Run:
             else:  # other parts than before: new draws, not those of the start once more
                 generator.manual_seed(_seed_of(self._seed, part, round(facts["images_seen"])))
         self._stopping.resume(facts["stopping"], checkpoint.below("best"))
-        self.history = [Epoch(**row) for row in facts["history"]]
+        self.history = [ProgressRow(**row) for row in facts["history"]]
         self._seen = self._seen_before_row = facts["images_seen"]
         self._spent = facts["budget_spent"]
         self._seconds_before = facts["seconds"]
@@ -385,7 +385,7 @@ def _seed_of(seed: int, part: int, images_seen: int = 0) -> int:
 
 def objective(reconstruction: Tensor, corrupted: Corrupted, settings: Objective) -> Tensor:
     """Objective (1) or (4), a scalar."""
-    target, mask, lam = corrupted.target, corrupted.mask, settings.lam
+    target, mask, lam = corrupted.target, corrupted.mask, settings.corrupted_weight
     if settings.kind == "amplify":
         return amplification_objective(reconstruction, target, corrupted.images, mask, lam)
     return reconstruction_objective(reconstruction, target, mask, lam)
@@ -409,7 +409,7 @@ def validation_loss(
         held_out: (M, H, W, 3) uint8, the same in every process; the first 8 are used.
         textures: as for ``fit``, on the model's device.
     """
-    team = Team.current()
+    team = ProcessGroup.current()
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     side = min(held_out.shape[1:3])

@@ -20,7 +20,7 @@ from ssray.data.loading import common_shape, load_images, spread
 from ssray.data.window import Decode, ImageWindow
 from ssray.errors import ConfigError, TrainingError
 from ssray.storage.location import Location
-from ssray.training.distributed import Team
+from ssray.training.distributed import ProcessGroup
 
 MIN_IMAGES = 4
 MIN_HELD_OUT = 2
@@ -77,7 +77,7 @@ class Feed:
         if isinstance(self.training, Tensor):
             return len(self.training), self.skipped
         damaged = len(self.training.damaged)
-        seen, lost = Team.current().total(self.training.met - damaged, damaged)
+        seen, lost = ProcessGroup.current().total(self.training.met - damaged, damaged)
         return int(seen), self.skipped + int(lost)
 
 
@@ -148,7 +148,7 @@ def stream(
             f"pixels need at least {least:.2g} GiB. Use a larger --memory-gib."
         )
     loaded = load_images(first, recipe.image_size, threads, shape=shape, on_decoded=on_decoded)
-    team = Team.current()
+    team = ProcessGroup.current()
     window = ImageWindow(
         rest[team.rank :: team.size],
         shape,

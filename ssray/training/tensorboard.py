@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from ssray.training.fit import Epoch
+from ssray.training.fit import ProgressRow
 
 
 @contextlib.contextmanager
-def event_log(folder: Path | None) -> Iterator[Callable[[Epoch], None]]:
+def event_log(folder: Path | None) -> Iterator[Callable[[ProgressRow], None]]:
     """Yields what to call with each row; without a folder it does nothing.
 
     The step of every number is the count of images seen.
@@ -23,7 +23,7 @@ def event_log(folder: Path | None) -> Iterator[Callable[[Epoch], None]]:
         return
     with SummaryWriter(str(folder)) as writer:
 
-        def log(epoch: Epoch) -> None:
+        def log(epoch: ProgressRow) -> None:
             for name, value in dataclasses.asdict(epoch).items():
                 if isinstance(value, int | float):
                     writer.add_scalar(name, value, global_step=round(epoch.images_seen))

@@ -33,7 +33,7 @@ from ssray.recipes import paper
 from ssray.recipes.compact import demo, object_, texture
 from ssray.storage.location import Location
 from ssray.training import fit as training
-from ssray.training.fit import Epoch
+from ssray.training.fit import ProgressRow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -260,9 +260,9 @@ def test_streaming_costs_little(ray_local: None, tmp_path: Path) -> None:
             checkpoint_minutes=60,
             memory_gib=images * 3 * recipe.image_size**2 / 1024**3,
         )
-        rows: list[Epoch] = []
+        rows: list[ProgressRow] = []
         train_category(
-            uris, "weave", recipe, compute, Location.parse(tmp_path / name), on_epoch=rows.append
+            uris, "weave", recipe, compute, Location.parse(tmp_path / name), on_row=rows.append
         )
         rates[name] = rows[-1].images_seen / rows[-1].seconds
         print(f"\n{name}: {rates[name]:.1f} images/s", end="")
@@ -317,7 +317,7 @@ def test_two_workers_train_what_one_trains(ray_local: None, tmp_path: Path) -> N
         "one, two threads": Compute(workers=1, cpus_per_worker=2, accumulate=2, **shared),
         "one, one thread": Compute(workers=1, cpus_per_worker=1, accumulate=2, **shared),
     }
-    found: dict[str, list[Epoch]] = {}
+    found: dict[str, list[ProgressRow]] = {}
     for name, compute in runs.items():
         train_category(
             uris,
@@ -325,7 +325,7 @@ def test_two_workers_train_what_one_trains(ray_local: None, tmp_path: Path) -> N
             override(recipe, [f"name={json.dumps(name)}"]),
             compute,
             store / name.replace(" ", "-"),
-            on_epoch=found.setdefault(name, []).append,
+            on_row=found.setdefault(name, []).append,
         )
         last = found[name][-1]
         print(

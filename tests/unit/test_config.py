@@ -91,7 +91,7 @@ def test_override_reaches_nested_settings() -> None:
         ("corruption.patches.radius=[9,3]", r"0 < low <= high, found 9\.0, 3\.0"),
         ("anomaly_map.kernel=4", r"kernel must be odd, found 4"),
         ("corruption.displacement=[1,Infinity]", r"displacement.*finite number"),
-        ("objective.lam=2", r"objective\.lam.*less than or equal to 1"),
+        ("objective.corrupted_weight=2", r"objective\.corrupted_weight.*less than or equal to 1"),
     ],
 )
 def test_mistakes_are_named(assignment: str, message: str) -> None:
@@ -150,3 +150,9 @@ def test_recipes_that_left_the_image_score_open_can_still_be_read() -> None:
     stored = {"anomaly_map": {"image_score": None, "difference": "both", "repeats": 2}}
     recipe = parse(Recipe, stored, "recipe.json")
     assert recipe.anomaly_map.image_score == "max"
+
+
+def test_lambda_is_known_by_its_former_name() -> None:
+    assert override(Recipe(), ["objective.lam=0.7"]).objective.corrupted_weight == 0.7
+    stored = Recipe().model_dump_json().replace('"corrupted_weight":0.5', '"lam":0.25')
+    assert Recipe.model_validate_json(stored).objective.corrupted_weight == 0.25

@@ -110,7 +110,7 @@ def faulty_proxy(host: str, port: int, share: float) -> Iterator[Traffic]:
         daemon_threads = True
 
         def handle_error(self, *arguments: object) -> None:
-            """Clients that gave up are no news."""
+            """Clients that gave up are no updates."""
 
     proxy = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from ssray.cluster.train import train_category  # noqa: E402
 from ssray.config import Compute, Recipe  # noqa: E402
 from ssray.storage.location import Location  # noqa: E402
-from ssray.training.fit import Epoch  # noqa: E402
+from ssray.training.fit import ProgressRow  # noqa: E402
 
 
 def main(data: str, store: str, recipe: str, workers: str) -> None:
@@ -28,7 +28,7 @@ def main(data: str, store: str, recipe: str, workers: str) -> None:
     killed: list[float] = []
     reasons: list[str] = []
 
-    def on_epoch(epoch: Epoch) -> None:
+    def on_row(epoch: ProgressRow) -> None:
         if not killed and epoch.budget_spent > 0.3 and list(Path(store).rglob("*.safetensors")):
             killed.append(epoch.images_seen)
             raylet = raylet_of_a_worker()
@@ -47,7 +47,7 @@ def main(data: str, store: str, recipe: str, workers: str) -> None:
             checkpoint_minutes=1 / 60,
         ),
         Location.parse(store),
-        on_epoch=on_epoch,
+        on_row=on_row,
         on_state=reasons.append,
     )
     print(f"nodes alive: {sum(node['Alive'] for node in ray.nodes())}")

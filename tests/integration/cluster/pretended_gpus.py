@@ -125,7 +125,7 @@ def main(data: str, out: str) -> None:
             out=place / "nights",
             date="2026-11-21",
             batch=4,
-            least=2,
+            min_actors=2,
         )
         summary = score_night(request, compute()).completed.summary
         return {"images": summary.images, "errors": summary.errors}

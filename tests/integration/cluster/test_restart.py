@@ -23,7 +23,7 @@ from ssray.models.store import published_version
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 from ssray.training.checkpoint import Checkpoint
-from ssray.training.fit import Epoch
+from ssray.training.fit import ProgressRow
 
 CATEGORY = "weave"
 IMAGES = 2500
@@ -91,7 +91,7 @@ class KillsOnce:
         self.reasons: list[str] = []
         self.killed_at: float | None = None
 
-    def on_epoch(self, epoch: Epoch) -> None:
+    def on_row(self, epoch: ProgressRow) -> None:
         if self.killed_at is not None:
             return
         place = checkpoint_of(self._store)
@@ -144,7 +144,7 @@ def test_a_killed_worker_costs_no_more_than_a_checkpoint(
         recipe,
         compute,
         tmp_path,
-        on_epoch=killer.on_epoch,
+        on_row=killer.on_row,
         on_state=killer.reasons.append,
     )
     assert len(killer.reasons) == 1
@@ -159,7 +159,7 @@ def test_workers_that_keep_dying_end_the_training(
 ) -> None:
     from ssray.errors import TrainingError
 
-    def kill(epoch: Epoch) -> None:
+    def kill(epoch: ProgressRow) -> None:
         for pid in train_workers():
             os.kill(pid, signal.SIGKILL)
 
@@ -169,7 +169,7 @@ def test_workers_that_keep_dying_end_the_training(
             recipe,
             compute.model_copy(update={"restarts": 1}),
             tmp_path,
-            on_epoch=kill,
+            on_row=kill,
         )
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SPACE = {
     "schedule.learning_rate": [1e20],
-    "objective.lam": {"low": 0.2, "high": 0.9},
+    "objective.corrupted_weight": {"low": 0.2, "high": 0.9},
 }
 """With this learning rate every training ends with a loss that is no number."""
 TRIALS = 3
@@ -113,7 +113,7 @@ def test_each_trial_is_on_the_leaderboard(swept: tuple[Path, dict[str, Exception
     assert [row["category"] for row in defaults] == list(CATEGORIES)
     for default in defaults:
         assert default["state"] == "finished"
-        assert default["objective.lam"] == 0.5
+        assert default["objective.corrupted_weight"] == 0.5
 
 
 def test_each_category_is_searched_on_its_own_images(
@@ -149,7 +149,7 @@ def test_the_best_trial_is_in_use_and_says_where_it_comes_from(
         assert sweep is not None
         assert (sweep.trial, sweep.trials) == (chosen["trial"], TRIALS)
         assert sweep.finished == len(finished)
-        assert model.recipe.objective.lam == chosen["objective.lam"]
+        assert model.recipe.objective.corrupted_weight == chosen["objective.corrupted_weight"]
         assert sweep.error <= (sweep.default_error or 0)
         assert model.calibration.selection.error == sweep.error
 
@@ -185,7 +185,7 @@ def search_of(demo_root: Path, recipe: Recipe, folder: Path) -> Search:
         uris=uris,
         category="weave",
         recipe=recipe,
-        space={"objective.lam": (0.5, 0.8)},
+        space={"objective.corrupted_weight": (0.5, 0.8)},
         criterion=Criterion.of(recipe, 0),
         compute=Compute(precision="float32", cpus_per_worker=1),
         trials=2,
@@ -193,7 +193,7 @@ def search_of(demo_root: Path, recipe: Recipe, folder: Path) -> Search:
         store=Location.parse(folder / "trials"),
         folder=Location.parse(folder / "state"),
         data_fingerprint="",
-        news=Queue(actor_options={"num_cpus": 0}),
+        updates=Queue(actor_options={"num_cpus": 0}),
     )
 
 
@@ -214,7 +214,7 @@ def test_a_stopped_trial_gives_back_what_it_held(
     )
     search = search_of(demo_root, endless, tmp_path)
     before = len(held())
-    trial = ray.remote(num_cpus=0)(trainable_of(search)).remote({"objective.lam": 0.5})
+    trial = ray.remote(num_cpus=0)(trainable_of(search)).remote({"objective.corrupted_weight": 0.5})
     first = ray.get(trial.train.remote())
     assert (first["percent"], first["error"]) == (0, 1.0)
     deadline = time.monotonic() + 240
@@ -242,7 +242,13 @@ def test_results_and_models_may_lie_on_s3(
     again = command(folder, place, TRIALS)
     subprocess.run([*again, "--category", "weave"], check=True, capture_output=True)
     rows, models = seen()
-    wanted = ("state", "selection_score", "objective.lam", "schedule.learning_rate", "reason")
+    wanted = (
+        "state",
+        "selection_score",
+        "objective.corrupted_weight",
+        "schedule.learning_rate",
+        "reason",
+    )
     on_disk = [row for row in leaderboard(folder / "out") if row["category"] == "weave"]
     assert [[row[name] for name in wanted] for row in rows] == [
         [row[name] for name in wanted] for row in on_disk
@@ -290,18 +296,18 @@ def test_pairs_of_the_best_models_are_tried_once(
     assert ensemble.version is not None
     model = artifact.load(search.store, "weave", ensemble.version)
     assert len(model.weights) == 2
-    assert model.recipe.objective.lam == 0.5
+    assert model.recipe.objective.corrupted_weight == 0.5
     assert model.partner is not None
-    assert model.partner.objective.lam == 0.8
+    assert model.partner.objective.corrupted_weight == 0.8
     assert model.calibration.selection.error == ensemble.error
     shutil.rmtree(tmp_path / "trials")
     assert ensemble_of(search, trials) == ensemble, "nothing is read again"
-    search.news.shutdown()
+    search.updates.shutdown()
 
 
 def finished_trial(search: Search, name: str, lam: float) -> TrialResult:
     """A trial whose model is in the store and said to be as bad as can be."""
-    settings = {"objective.lam": lam}
+    settings = {"objective.corrupted_weight": lam}
     model = build_model(
         search.uris,
         search.category,
@@ -339,7 +345,9 @@ def test_an_ensemble_needs_a_criterion_that_can_judge_it() -> None:
 def test_fifteen_categories_killed_twice(tmp_path: Path) -> None:
     """SIGKILL of the driver, twice: in the end every category is published, nothing done twice."""
     names = write_demo_data(tmp_path / "data", categories=15, images=12, size=64)
-    (tmp_path / "space.json").write_text(json.dumps({"objective.lam": [0.3, 0.5, 0.8]}))
+    (tmp_path / "space.json").write_text(
+        json.dumps({"objective.corrupted_weight": [0.3, 0.5, 0.8]})
+    )
     finished_before: dict[str, list[str]] = {}
     log = tmp_path / "log.txt"
     for kill_after in (4, 12, None):

@@ -28,7 +28,7 @@ from ssray.scoring.heatmap import png_to_levels
 from ssray.scoring.scorer import Scorer, resize_map
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
-from ssray.training.fit import Epoch
+from ssray.training.fit import ProgressRow
 from tests.helpers import TINY
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -84,14 +84,14 @@ def test_a_run_can_be_repeated_from_its_artifact(store: Location, demo_root: Pat
 def test_two_workers_agree_on_one_model(demo_root: Path, tiny: Recipe, tmp_path: Path) -> None:
     from ssray.cluster.train import train_category
 
-    place, epochs = Location.parse(tmp_path), list[Epoch]()
+    place, epochs = Location.parse(tmp_path), list[ProgressRow]()
     trained = train_category(
         training_uris(demo_root),
         "weave",
         tiny,
         Compute(precision="float32", workers=2),
         place,
-        on_epoch=epochs.append,
+        on_row=epochs.append,
     )
     model = artifact.load(place, "weave", trained.version)
     assert model.facts.workers == 2

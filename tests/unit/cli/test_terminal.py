@@ -19,7 +19,7 @@ from ssray.cli.terminal import TrainingBoard
 from ssray.cluster.environment import worker_environment
 from ssray.report.reconstructions import IMAGES, reconstruction_sheet
 from ssray.scoring.heatmap import CONTOUR
-from ssray.training.fit import Epoch
+from ssray.training.fit import ProgressRow
 from ssray.training.tensorboard import event_log
 
 
@@ -55,7 +55,7 @@ def test_a_sheet_shows_input_reconstruction_and_heatmap(stripes: Tensor) -> None
     assert sheet == reconstruction_sheet(network, stripes, "squared", torch.float32)
 
 
-EPOCH = Epoch(
+EPOCH = ProgressRow(
     objective="reconstruct",
     epoch=1.5,
     images_seen=30.0,

@@ -155,8 +155,8 @@ def test_the_commands(on_disk: Path, model: ModelArtifact) -> None:
         ("training.json", None, "listed in manifest.json but missing"),
         (
             "manifest.json",
-            lambda old: old.replace(b'"format_version": 5', b'"format_version": 6'),
-            "format version 6, this ssray reads 2, 3, 4, 5",
+            lambda old: old.replace(b'"format_version": 6', b'"format_version": 7'),
+            "format version 7, this ssray reads 2, 3, 4, 5, 6",
         ),
         ("manifest.json", lambda old: old[:-10], "cannot be read as JSON"),
     ],

@@ -32,15 +32,15 @@ from ssray.nightly.night_log import (
     Night,
     Places,
     begin,
-    complete,
     join,
-    keep,
-    kept,
+    list_batches,
+    publish,
     read_night,
     shares,
+    write_batch,
 )
 from ssray.nightly.plan import write_manifest
-from ssray.nightly.quarantine import MOST_DEATHS, STRIKES, carefully
+from ssray.nightly.quarantine import MOST_DEATHS, STRIKES, quarantined
 from ssray.nightly.sources import CategoryRule, Source
 from ssray.nightly.summary import summarise
 from ssray.scoring.heatmap import png_to_levels, predicted_mask
@@ -275,7 +275,7 @@ def test_an_image_that_kills_its_process_is_a_row_at_last(
     deaths = 0
     while True:
         try:
-            result = carefully(score, sources, notes)
+            result = quarantined(score, sources, notes)
             break
         except Killed:
             deaths += 1
@@ -389,10 +389,10 @@ def test_batches_become_a_night_that_is_seen_when_it_is_whole(
     places = Places(Location.parse(tmp_path / "out"), "2026-11-21")
     halves = [images[:3], images[3:]]
     for number, half in enumerate(halves):
-        keep(places, number, scored(store, sources_of(half)))
-    keep(places, 1, scored(store, sources_of(halves[1])))  # as if its actor had been killed
-    keep(places, 2, scored(store, [Source("/nowhere", "b/olt")]))
-    batches = kept(places)
+        write_batch(places, number, scored(store, sources_of(half)))
+    write_batch(places, 1, scored(store, sources_of(halves[1])))  # as if its actor had been killed
+    write_batch(places, 2, scored(store, [Source("/nowhere", "b/olt")]))
+    batches = list_batches(places)
     assert [(batch.number, batch.category) for batch in batches] == [
         (0, "weave"),
         (1, "weave"),
@@ -421,7 +421,7 @@ def test_batches_become_a_night_that_is_seen_when_it_is_whole(
         summary=summary,
         ssray_version="0",
     )
-    complete(places, completed, Location.write)
+    publish(places, completed, Location.write)
     rows = read_night(places.out, places.date)
     assert sorted(rows["uri"].to_pylist()) == sorted([*map(str, images), "/nowhere"])
     folder = pq.read_table(tmp_path / "out")  # as a user would; with the paths' columns

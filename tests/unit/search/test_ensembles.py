@@ -15,7 +15,7 @@ from ssray.config import Network, Recipe, override
 from ssray.method.autoencoder import Autoencoder
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact, TrainingFacts
-from ssray.search.ensembles import best_pair
+from ssray.search.ensembles import best_ensemble
 from ssray.storage.location import Location
 
 SIDE = 64
@@ -94,7 +94,7 @@ def test_models_that_see_different_defects_become_an_ensemble(held_out: Tensor) 
     left = model(held_out, slice(0, SIDE // 2), "left")
     right = model(held_out, slice(SIDE // 2, SIDE), "right")
     narrower = model(held_out, slice(SIDE // 2, SIDE * 3 // 4), "narrower")
-    found = best_pair([left, narrower, right], held_out, CRITERION, CPU)
+    found = best_ensemble([left, narrower, right], held_out, CRITERION, CPU)
     assert found is not None
     assert (found.first, found.second) == (0, 2)
     ensemble = found.model
@@ -116,8 +116,8 @@ def test_models_that_see_different_defects_become_an_ensemble(held_out: Tensor) 
 def test_a_model_that_adds_nothing_is_no_partner(held_out: Tensor) -> None:
     left = model(held_out, slice(0, SIDE // 2), "left")
     twin = model(held_out, slice(0, SIDE // 2), "twin")
-    assert best_pair([left, twin], held_out, CRITERION, CPU) is None
-    assert best_pair([left], held_out, CRITERION, CPU) is None
+    assert best_ensemble([left, twin], held_out, CRITERION, CPU) is None
+    assert best_ensemble([left], held_out, CRITERION, CPU) is None
 
 
 def test_networks_of_different_recipes_share_a_version(held_out: Tensor, tmp_path: Path) -> None:

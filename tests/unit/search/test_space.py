@@ -45,9 +45,15 @@ def test_each_named_space_fits_the_default_recipes(name: str, recipe: Any) -> No
 
 def test_a_file_names_lists_and_ranges(tmp_path: Path) -> None:
     space = read_space(
-        written(tmp_path, {"network.kernel": [3, 5], "objective.lam": {"low": 0.2, "high": 0.8}})
+        written(
+            tmp_path,
+            {"network.kernel": [3, 5], "objective.corrupted_weight": {"low": 0.2, "high": 0.8}},
+        )
     )
-    assert space == {"network.kernel": (3, 5), "objective.lam": Range(low=0.2, high=0.8)}
+    assert space == {
+        "network.kernel": (3, 5),
+        "objective.corrupted_weight": Range(low=0.2, high=0.8),
+    }
     assert size_of({"network.kernel": (3, 5), "image_size": (128, 192, 256)}) == 6
     assert size_of(space) == sys.maxsize
 
@@ -57,9 +63,12 @@ def test_a_file_names_lists_and_ranges(tmp_path: Path) -> None:
     [
         ("{", ["not valid JSON"]),
         ({}, ["at least one setting"]),
-        ({"objective.lam": 3}, ["objective.lam", "expected a list"]),
-        ({"objective.lam": {"low": 0.8, "high": 0.2}}, ["objective.lam", "below"]),
-        ({"objective.lam": {"low": 0, "high": 1, "log": True}}, ["above 0"]),
+        ({"objective.corrupted_weight": 3}, ["objective.corrupted_weight", "expected a list"]),
+        (
+            {"objective.corrupted_weight": {"low": 0.8, "high": 0.2}},
+            ["objective.corrupted_weight", "below"],
+        ),
+        ({"objective.corrupted_weight": {"low": 0, "high": 1, "log": True}}, ["above 0"]),
     ],
 )
 def test_a_file_that_is_no_space_is_refused(tmp_path: Path, content: Any, words: list[str]) -> None:
@@ -80,7 +89,10 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ({"network.kernel": (3, 4)}, ["network.kernel", "found 4"]),
         ({"network.kernel": ()}, ["at least one value"]),
         ({"schedule.learning_rate": Range(low=0.1, high=0.2)}, ["0.001", "Widen"]),
-        ({"objective.lam": Range(low=0.2, high=3)}, ["objective.lam", "found 3"]),
+        (
+            {"objective.corrupted_weight": Range(low=0.2, high=3)},
+            ["objective.corrupted_weight", "found 3"],
+        ),
         ({"image_size": Range(low=128, high=256)}, ["image_size", "integer"]),
         ({"schedule.images": (10, 20)}, ["schedule.images", "--set"]),
         ({"anomaly_map.kernel": (3, 5)}, ["anomaly_map.kernel", "not a setting of the training"]),
@@ -105,3 +117,8 @@ def test_settings_change_the_recipe_and_nothing_else() -> None:
     assert (changed.corruption.mix.elastic, changed.corruption.mix.cut_out) == (0, 2)
     assert changed.schedule.learning_rate == 2e-3
     assert with_settings(changed, own_values(SPACES["default"], texture())) == texture()
+
+
+def test_a_space_may_name_lambda_as_it_was(tmp_path: Path) -> None:
+    space = read_space(written(tmp_path, {"objective.lam": [0.3, 0.5]}))
+    assert space == {"objective.corrupted_weight": (0.3, 0.5)}

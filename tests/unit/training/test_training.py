@@ -27,7 +27,7 @@ from ssray.training import images as feeding
 from ssray.training.build import build_model, ensemble_parts
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.early_stopping import separation
-from ssray.training.fit import Epoch, fit
+from ssray.training.fit import ProgressRow, fit
 from ssray.training.schedule import batch_size, crop_shape, learning_rate
 
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ def test_relighting_is_the_formula_and_keeps_within_what_was_asked() -> None:
     assert float(torch.corrcoef(torch.stack([gain, contrast]))[0, 1]) == pytest.approx(0, abs=0.2)
 
 
-def run(stripes: torch.Tensor, recipe: Recipe, **options) -> list[Epoch]:
+def run(stripes: torch.Tensor, recipe: Recipe, **options) -> list[ProgressRow]:
     fitted = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32, **options)
     assert not fitted.model.training
     return fitted.history
@@ -249,7 +249,7 @@ def test_every_objective_builds_a_model(
         Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
     uris = sorted(str(path) for path in tmp_path.glob("*.png"))
     recipe = override(small, ["image_size=32", f"objective.kind={kind}"])
-    epochs: list[Epoch] = []
+    epochs: list[ProgressRow] = []
     built = build_model(
         uris,
         "s",
@@ -258,7 +258,7 @@ def test_every_objective_builds_a_model(
         Compute(),
         CPU,
         threads=1,
-        on_epoch=lambda progress: epochs.append(progress.history[-1]),
+        on_row=lambda progress: epochs.append(progress.history[-1]),
     )
     assert len(built.weights) == (2 if kind == "ensemble" else 1)
     assert epochs[-1].budget_spent == 1.0
@@ -459,7 +459,7 @@ def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path
         artifact.load(store, "stripes", "v1")
     manifest = (place / "manifest.json").read_text()
     (place / "manifest.json").write_text(
-        manifest.replace('"format_version": 5', '"format_version": 6')
+        manifest.replace('"format_version": 6', '"format_version": 7')
     )
     with pytest.raises(ArtifactError, match="format version 6"):
         artifact.load(store, "stripes", "v1")
