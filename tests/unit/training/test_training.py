@@ -461,7 +461,7 @@ def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path
     (place / "manifest.json").write_text(
         manifest.replace('"format_version": 6', '"format_version": 7')
     )
-    with pytest.raises(ArtifactError, match="format version 6"):
+    with pytest.raises(ArtifactError, match="format version 7"):
         artifact.load(store, "stripes", "v1")
     (place / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no complete model"):
