@@ -32,6 +32,10 @@ Augmentation = Literal["none", "flip_horizontal", "flip", "turn", "dihedral"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Backend = Literal["auto", "torch", "openvino"]
+ExportFormat = Literal["torch", "onnx", "openvino"]
+Basis = Literal["synthetic", "labelled", "reconstruction"]
+MapGrid = Literal["narrow", "wide"]
+Heatmaps = Literal["flagged", "all", "none"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -484,6 +488,3 @@ def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
         assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
         model = annotation
     return list(model.model_fields)
-
-
-Basis = Literal["synthetic", "labelled", "reconstruction"]

@@ -1,4 +1,7 @@
-"""``ssray``: the command line. Each command parses, calls one function and reports."""
+"""``ssray``: the command line. Each command parses, calls one function and reports.
+
+What a command needs is imported when it runs: help comes at once, without torch or Ray.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from typing import Any, get_args
 import click
 
 import ssray
-from ssray.calibration.map_settings import GRIDS
 from ssray.cli.models import models
 from ssray.cli.nightly import heatmap, nightly
 from ssray.cli.options import (
@@ -27,17 +29,11 @@ from ssray.cli.options import (
     run,
     settings_help,
 )
-from ssray.cli.terminal import TrainingBoard, console, counting, show_evaluation, show_unscored
-from ssray.config import Basis, Recipe
-from ssray.data.dataset import index_images
-from ssray.data.demo.dataset import write_demo_data
-from ssray.diagnosis import measure
-from ssray.diagnosis.findings import paragraph
+from ssray.config import Basis, MapGrid
+from ssray.diagnosis import MIN_IMAGES
 from ssray.errors import ConfigError, TrainingError
-from ssray.models import store as model_store
+from ssray.recipes.compact import texture
 from ssray.recipes.request import RecipeRequest
-from ssray.report.diagnosis import write_diagnosis
-from ssray.storage.location import Location
 
 DEMO_MINUTES = 1.0
 DEMO_IMAGES = 80
@@ -57,8 +53,11 @@ def demo(out: str, seed: int) -> None:
 
     Takes about four minutes on two cores; needs no download, no server and no GPU.
     """
+    from ssray.cli.terminal import TrainingBoard, show_evaluation
     from ssray.cluster.categories import evaluate_categories, train_categories
     from ssray.cluster.session import ray_session
+    from ssray.data.demo.dataset import write_demo_data
+    from ssray.storage.location import Location
 
     names = write_demo_data(Path(out) / "data", images=DEMO_IMAGES, seed=seed)
     place = Location.parse(out)
@@ -87,43 +86,93 @@ def demo_data(out: str, count: int, images: int, seed: int) -> None:
     A generated data set that is there with other arguments is replaced; anything else is
     left alone and named.
     """
+    from ssray.cli.terminal import console
+    from ssray.data.demo.dataset import write_demo_data
+
     names = write_demo_data(Path(out), categories=count, images=images, seed=seed)
     console.print(f"{len(names)} categories in {out}: {', '.join(names)}")
 
 
 @cli.command(
     epilog="Settings for --set, with the defaults of 'compact-texture':\n\n\b\n"
-    + "\n".join(settings_help(Recipe))
+    + "\n".join(settings_help(texture()))
 )
-@data_option
-@click.option("--category", required=True, metavar="C", help="Category to train.")
+@click.option(
+    "--data", "root", metavar="ROOT", help="Folder or URI above categories in MVTec AD's layout."
+)
+@click.option(
+    "--category",
+    "only",
+    multiple=True,
+    metavar="C",
+    help="Of --data: a category to train; repeatable; default: all.",
+)
+@click.option(
+    "--good",
+    metavar="FOLDER",
+    help="In place of --data: a folder or URI of good photographs, at any depth.",
+)
+@click.option("--name", metavar="C", help="Of --good: what to call the category.")
 @recipe_options
 @models_option
+@click.option(
+    "--at-once",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Categories to train at once; default: as many as the resources hold now.",
+)
 @events_option
 @compute_options(*TRAINING)
 def train(
-    root: str,
-    category: str,
+    root: str | None,
+    only: tuple[str, ...],
+    good: str | None,
+    name: str | None,
     recipe: RecipeRequest,
     store: str,
+    at_once: int | None,
     events: Path | None,
     **compute: Any,
 ) -> None:
-    """Train one category on its defect-free images and publish the model."""
-    from ssray.cluster.categories import train_categories
+    """Train on good photographs, and put the models into use.
 
+    Either every image of a folder (--good FOLDER --name C), or one, several or all categories of a
+    data set (--data ROOT). The same command skips what is complete and goes on with what was
+    interrupted.
+    """
+    from ssray.cli.terminal import TrainingBoard, console
+    from ssray.cluster.categories import train_categories, train_on_folder
+    from ssray.storage.location import Location
+
+    models = Location.parse(store)
+    if good is not None and name is not None and root is None and not only:
+        with TrainingBoard() as board:
+            train_on_folder(
+                Location.parse(good), name, recipe, compute_from(compute), models, events, board
+            )
+        return
+    if root is None or good is not None or name is not None:
+        raise click.UsageError(
+            "expected either --good FOLDER with --name C, or --data ROOT, perhaps with --category."
+        )
     with TrainingBoard() as board:
         failed = train_categories(
             Location.parse(root),
-            [category],
+            only,
             recipe,
             compute_from(compute),
-            Location.parse(store),
-            events=events,
-            progress=board,
+            models,
+            at_once,
+            events,
+            board,
         )
-    for error in failed.values():
-        raise error
+    board.show_totals(len(failed))
+    if len(only) == 1:
+        for error in failed.values():
+            raise error
+    for category, error in failed.items():
+        console.print(f"Failed {category}: {error}")
+    sys.exit(1 if failed else 0)
 
 
 @cli.command()
@@ -138,7 +187,8 @@ def train(
     show_default=True,
     metavar="small|default|FILE",
     help="What to vary: small has the objective's weight, the corruption mix and the learning "
-    'rate; a file is JSON, {"network.kernel": [3, 5], "objective.corrupted_weight": {"low": 0.3, "high": 0.9}}.',
+    'rate; a file is JSON, {"network.kernel": [3, 5], "objective.corrupted_weight": '
+    '{"low": 0.3, "high": 0.9}}.',
 )
 @click.option(
     "--trials",
@@ -166,7 +216,7 @@ def train(
 @click.option(
     "--map-settings",
     "grid",
-    type=click.Choice(["auto", *GRIDS]),
+    type=click.Choice(["auto", *get_args(MapGrid)]),
     default="auto",
     show_default=True,
     help="What to choose of the anomaly map for every model: narrow, difference and kernel; wide, "
@@ -198,7 +248,10 @@ def sweep(
     Each trial is a training with the budget of --max-minutes, which the worse two of three do not
     get to spend. Test images take no part. The same command goes on after an interruption.
     """
+    from ssray.calibration.map_settings import GRIDS
+    from ssray.cli.terminal import TrainingBoard, console
     from ssray.cluster.search import SweepRequest, sweep_categories
+    from ssray.storage.location import Location
 
     request = SweepRequest(
         recipe=recipe,
@@ -239,17 +292,21 @@ def evaluate(
     root: str, store: str, only: tuple[str, ...], out: str, maps: str | None, **compute: Any
 ) -> None:
     """Score the labelled test images; write metrics, scores and a report."""
+    from ssray.cli.terminal import scoring_progress, show_evaluation
     from ssray.cluster.categories import evaluate_categories
+    from ssray.storage.location import Location
 
     place = Location.parse(out)
-    metrics, scores = evaluate_categories(
-        Location.parse(root),
-        list(only),
-        Location.parse(store),
-        compute_from(compute),
-        place,
-        Location.parse(maps) if maps else None,
-    )
+    with scoring_progress() as (_, scored):
+        metrics, scores = evaluate_categories(
+            Location.parse(root),
+            list(only),
+            Location.parse(store),
+            compute_from(compute),
+            place,
+            Location.parse(maps) if maps else None,
+            scored,
+        )
     show_evaluation(metrics, scores, place)
 
 
@@ -261,8 +318,12 @@ def evaluate(
 @compute_options(*SCORING)
 def score(images: str, store: str, category: str, out: str, **compute: Any) -> None:
     """Score images without labels; write scores and a report of the most anomalous."""
+    from ssray.cli.terminal import console, scoring_progress, show_unscored
     from ssray.cluster.evaluate import score as score_images
     from ssray.cluster.session import ray_session
+    from ssray.data.dataset import index_images
+    from ssray.models.store import published_version
+    from ssray.storage.location import Location
 
     models, place = Location.parse(store), Location.parse(out)
     if f"{place}/".startswith(f"{Location.parse(images)}/"):
@@ -270,10 +331,10 @@ def score(images: str, store: str, category: str, out: str, **compute: Any) -> N
             f"--out {out} lies inside --images {images}, so that the next run would score its "
             "own pictures. Choose a folder outside."
         )
-    versions = {category: model_store.published_version(models, category)}
-    manifest = index_images(Location.parse(images), category)
-    with ray_session():
-        scores = score_images(manifest, models, versions, compute_from(compute), place)
+    versions = {category: published_version(models, category)}
+    table = index_images(Location.parse(images), category)
+    with ray_session(), scoring_progress() as (_, scored):
+        scores = score_images(table, models, versions, compute_from(compute), place, scored)
     show_unscored(scores)
     console.print(f"{len(scores)} images: {place / 'scores.parquet'}")
     console.print(f"Report: {place / 'report.html'}")
@@ -286,7 +347,7 @@ def score(images: str, store: str, category: str, out: str, **compute: Any) -> N
 @out_option
 @click.option(
     "--images",
-    type=click.IntRange(min=measure.MIN_IMAGES),
+    type=click.IntRange(min=MIN_IMAGES),
     default=64,
     show_default=True,
     metavar="N",
@@ -298,6 +359,12 @@ def diagnose(root: str, category: str, store: str, out: str, images: int, **comp
 
     Takes the defect-free training images alone; needs no labels and no Ray.
     """
+    from ssray.cli.terminal import console, counting
+    from ssray.diagnosis import measure
+    from ssray.diagnosis.findings import paragraph
+    from ssray.report.diagnosis import write_diagnosis
+    from ssray.storage.location import Location
+
     place = Location.parse(out)
     found = measure.diagnose(
         Location.parse(root),

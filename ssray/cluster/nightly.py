@@ -30,12 +30,13 @@ from ssray.cluster.resources import (
     node_resources,
 )
 from ssray.cluster.session import one_line, ray_session
-from ssray.config import Compute
+from ssray.config import Compute, Heatmaps
 from ssray.errors import ArtifactError, ConfigError, ConflictError, DataError, ScoringError
 from ssray.models.artifact import load_facts
 from ssray.models.device import resolve_device, use_cores
 from ssray.models.store import published
-from ssray.nightly.batch import BatchScorer, Heatmaps
+from ssray.nightly import BATCH
+from ssray.nightly.batch import BatchScorer
 from ssray.nightly.night_log import (
     MARKER,
     Completed,
@@ -51,7 +52,6 @@ from ssray.nightly.night_log import (
     write_batch,
 )
 from ssray.nightly.plan import (
-    BATCH,
     Manifest,
     batch_sizes,
     read_batch,

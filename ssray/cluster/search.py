@@ -18,12 +18,7 @@ import ssray
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import LabelledImage
 from ssray.calibration.map_settings import NARROW, WIDE, Grid
-from ssray.cluster.categories import (
-    SAMPLE_SIDE,
-    each_category,
-    sample_images,
-    training_uris,
-)
+from ssray.cluster.categories import SAMPLE_SIDE, each_category, sample_images
 from ssray.cluster.ensembles import ensemble_of
 from ssray.cluster.progress import Progress, Silent
 from ssray.cluster.resources import side_by_side
@@ -31,7 +26,7 @@ from ssray.cluster.session import one_line, ray_session
 from ssray.cluster.train import TRAININGS
 from ssray.cluster.tune import Search, search_category
 from ssray.config import Basis, Compute
-from ssray.data.dataset import categories, index_dataset
+from ssray.data.dataset import categories, index_dataset, training_uris
 from ssray.data.loading import load_images
 from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
 from ssray.method.projection import is_texture

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 from pyarrow import fs
 
@@ -220,3 +221,17 @@ def _row(uri: str, size: int, *, category: str, **labels: object) -> dict[str, o
 
 def _is_image(info: fs.FileInfo) -> bool:
     return PurePosixPath(info.path).suffix.lower() in image_extensions()
+
+
+def training_uris(root: Location, category: str) -> list[str]:
+    """The defect-free training images of a category.
+
+    Raises:
+        DataError: as ``index_dataset``, or if there is none.
+    """
+    manifest = index_dataset(root, [category])
+    training = manifest.filter(pc.equal(manifest["split"], "train"))
+    if not len(training):
+        raise DataError(f"{root / category}: no images in train/good.")
+    uris: list[str] = training["uri"].to_pylist()
+    return uris

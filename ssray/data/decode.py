@@ -53,7 +53,7 @@ def decode_noted(content: bytes) -> tuple[UInt8Image, str | None]:
         image = _opened(content)
         note = _left_out(image)
         image.load()
-        return _to_rgb(image), note
+        return to_rgb(image), note
 
 
 def _left_out(image: Image.Image) -> str | None:
@@ -164,7 +164,12 @@ def _fetch(uri: str) -> bytes:
         raise ImageError("unreadable", f"{uri}: cannot be read. ({error})") from None
 
 
-def _to_rgb(image: Image.Image) -> UInt8Image:
+def to_rgb(image: Image.Image) -> UInt8Image:
+    """The pixels of a Pillow image in colour, (H, W, 3) uint8, as ``decode_image`` makes them.
+
+    Raises:
+        ImageError: with code ``unsupported_mode``.
+    """
     if image.mode in _DEEP_MODES:
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
