@@ -113,7 +113,8 @@ def nightly(
     when it is whole _COMPLETE.json.
     """
     from ssray.cli.terminal import console, scoring_progress, show_night
-    from ssray.cluster.nightly import NightRequest, score_night
+    from ssray.cluster.nightly import score_night
+    from ssray.nightly.protocol import NightRequest
     from ssray.nightly.sources import CategoryRule
     from ssray.storage.location import Location
 
