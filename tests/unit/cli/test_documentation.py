@@ -1,4 +1,5 @@
-"""Every ``ssray`` command and every job that the documentation tells is one that can be typed.
+"""Every ``ssray`` command and every job that the documentation tells is one that can be typed, and
+every file that it names is there.
 
 Commands are taken from the Markdown pages, from ``cluster.yaml`` and from the docstrings of the
 package and the jobs, and parsed by click as if they were typed; nothing is run. In running text a
@@ -23,6 +24,12 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = [path for folder in ("ssray", "jobs") for path in sorted((ROOT / folder).rglob("*.py"))]
+SETTINGS = [ROOT / name for name in ("cluster.yaml", "constraints.txt", "mkdocs.yml")]
+PLACE = re.compile(
+    r"(?<![\w./-])(?P<file>(?:ssray|jobs|benchmarks|tests|docs)(?:/[\w-]+)+\.(?:py|md|jsonl?|png))"
+    r"(?::(?P<name>[A-Za-z_][\w.]*\w))?"
+)
+"""A file below the root and perhaps what is in it, as ``ssray/config.py:Recipe``."""
 ELLIPSIS = "..."
 _ANY = re.compile("")
 _IN_DOCSTRINGS = re.compile(r"ray job submit |python (jobs/|-m ssray)|    +(\$ )?ssray [a-z-]+ --")
@@ -120,7 +127,7 @@ def complaint(told: Told) -> str | None:
     arguments = arguments[
         : next((n for n, word in enumerate(arguments) if word in _ENDS_A_COMMAND), None)
     ]
-    root = _ssray()
+    root: click.Command = _ssray()
     if program != "ssray":
         job, *arguments = arguments
         if not (ROOT / job).exists():
@@ -196,6 +203,50 @@ def _all_commands() -> list[Told]:
 def test_what_is_told_can_be_typed(told: Told) -> None:
     problem = complaint(told)
     assert problem is None, f"{told.place}: {told.text}\n{problem}"
+
+
+def _missing(text: str) -> list[str]:
+    """The places that a text names and that are not there."""
+    return [found[0] for found in PLACE.finditer(text) if not _is_there(found)]
+
+
+def _is_there(place: re.Match[str]) -> bool:
+    file = ROOT / place["file"]
+    if not file.exists() or place["name"] is None:
+        return file.exists()
+    names = place["name"].split(".")
+    body: list[ast.stmt] = ast.parse(file.read_text()).body
+    for name in names:
+        found = [
+            node
+            for node in body
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name
+        ]
+        if not found:
+            return False
+        body = found[0].body
+    return True
+
+
+@pytest.mark.parametrize(
+    "path", [*PAGES, *SETTINGS, *MODULES], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_what_is_named_is_there(path: Path) -> None:
+    missing = _missing(path.read_text())
+    assert not missing, f"{path.relative_to(ROOT)} names what is not there: {', '.join(missing)}"
+
+
+def test_a_name_that_moved_is_found() -> None:
+    assert (
+        _missing("`ssray/config.py:Recipe`, ssray/scoring/scorer.py:Scorer.judge, jobs/*.py") == []
+    )
+    assert _missing("See ssray/recipes.py and `ssray/config.py:Recipt`.") == [
+        "ssray/recipes.py",
+        "ssray/config.py:Recipt",
+    ]
+    assert _missing("ssray/scoring/scorer.py:Scorer.jugde") == [
+        "ssray/scoring/scorer.py:Scorer.jugde"
+    ]
 
 
 def test_commands_are_found_wherever_they_stand() -> None:
