@@ -237,9 +237,7 @@ def test_what_is_named_is_there(path: Path) -> None:
 
 
 def test_a_name_that_moved_is_found() -> None:
-    assert (
-        _missing("`ssray/config.py:Recipe`, ssray/scoring/scorer.py:Scorer.judge, jobs/*.py") == []
-    )
+    assert _missing("`ssray/config.py:Recipe`, ssray/scoring/scorer.py:Scorer, jobs/*.py") == []
     assert _missing("See ssray/recipes.py and `ssray/config.py:Recipt`.") == [
         "ssray/recipes.py",
         "ssray/config.py:Recipt",
