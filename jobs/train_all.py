@@ -3,8 +3,8 @@
 ray job submit --working-dir . -- python jobs/train_all.py --data ROOT --models STORE
 """
 
-from ssray.cli.main import train
 from ssray.cli.options import run
+from ssray.cli.training import train
 
 if __name__ == "__main__":
     run(train)

@@ -85,41 +85,7 @@ def score_images(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    ordered = images.sort_by([("category", "ascending"), ("uri", "ascending")])
-    blocks = [ordered.slice(i, DECODE_BATCH) for i in range(0, len(ordered), DECODE_BATCH)]
-    actors, each = scoring_workers(compute, len(blocks))
-    shapes = {
-        category: load_facts(store, category, version).input_shape
-        for category, version in versions.items()
-    }
-    check_capacity(actors, 0, each.gpus)
     reports = Queue(actor_options={"num_cpus": 0})
-    dataset = (
-        ray.data.from_arrow(blocks)
-        .map_batches(
-            _prepare,
-            batch_format="pyarrow",
-            batch_size=None,
-            num_cpus=_DECODE_CPUS,
-            fn_kwargs={"shapes": shapes},
-        )
-        .map_batches(
-            _JudgingActor,
-            batch_format="pyarrow",
-            batch_size=SCORE_BATCH,
-            num_cpus=_ALL_SCORING_CPUS / actors,
-            num_gpus=each.gpus or None,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            fn_constructor_kwargs={
-                "store": store,
-                "versions": dict(versions),
-                "compute": compute,
-                "worker": each,
-                "maps": maps,
-                "reports": reports,
-            },
-        )
-    )
     done = 0
 
     def add(scored: int) -> None:
@@ -128,8 +94,9 @@ def score_images(
         on_scored(min(done, len(images)), len(images))  # a batch that is repeated counts twice
 
     try:
+        scored = _scored(images, store, versions, compute, maps, reports)
         with forwarded(reports, {int: add}):
-            dataset.write_parquet(
+            scored.write_parquet(
                 out.path,
                 filesystem=out.filesystem,
                 ray_remote_args={"num_cpus": _WRITE_CPUS},
@@ -139,6 +106,48 @@ def score_images(
         raise ScoringError(f"scoring failed: {one_line(error)}") from error
     finally:
         reports.shutdown()
+
+
+def _scored(
+    images: pa.Table,
+    store: Location,
+    versions: Mapping[str, str],
+    compute: Compute,
+    maps: Location | None,
+    reports: Queue,
+) -> ray.data.Dataset:
+    """The ``SCORED_PARTS`` rows of a table of images, not computed yet."""
+    ordered = images.sort_by([("category", "ascending"), ("uri", "ascending")])
+    blocks = [ordered.slice(i, DECODE_BATCH) for i in range(0, len(ordered), DECODE_BATCH)]
+    actors, each = scoring_workers(compute, len(blocks))
+    check_capacity(actors, 0, each.gpus)
+    shapes = {
+        category: load_facts(store, category, version).input_shape
+        for category, version in versions.items()
+    }
+    prepared = ray.data.from_arrow(blocks).map_batches(
+        _prepare,
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=_DECODE_CPUS,
+        fn_kwargs={"shapes": shapes},
+    )
+    return prepared.map_batches(
+        _JudgingActor,
+        batch_format="pyarrow",
+        batch_size=SCORE_BATCH,
+        num_cpus=_ALL_SCORING_CPUS / actors,
+        num_gpus=each.gpus or None,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        fn_constructor_kwargs={
+            "store": store,
+            "versions": dict(versions),
+            "compute": compute,
+            "worker": each,
+            "maps": maps,
+            "reports": reports,
+        },
+    )
 
 
 def _prepare(images: pa.Table, shapes: Mapping[str, tuple[int, int]]) -> pa.Table:
