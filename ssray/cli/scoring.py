@@ -16,8 +16,8 @@ from ssray.cli.options import (
     models_option,
     out_option,
 )
+from ssray.diagnosis import MIN_IMAGES
 from ssray.errors import ConfigError
-from ssray.training.images import MIN_IMAGES
 
 
 @click.command()
