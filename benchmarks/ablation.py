@@ -41,6 +41,7 @@ from ssray.config import ImageScore, MapSettings, Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.errors import SsrayError
 from ssray.method.anomaly_map import MapMaker
+from ssray.method.inference import Reconstructor
 from ssray.recipes import compact
 from ssray.storage.location import Location
 from ssray.training import images as feeding
@@ -220,7 +221,8 @@ def perform(run: Run) -> dict[str, Any]:
             fitted.history[-1].validation_loss,
             seconds + fitted.history[-1].seconds,
         )
-    calibration, average = calibrate(networks, held_out, training, run.recipe, PRECISION, run.seed)
+    reconstructor = Reconstructor(networks, PRECISION)
+    calibration, average = calibrate(reconstructor, held_out, training, run.recipe, run.seed)
     test_set = TestSet.read(manifest, run.recipe.image_size)
     references = torch.cat([held_out, training])[:REFERENCES]
     image, pixel = judge(networks, calibration, average, test_set, PRECISION)

@@ -23,6 +23,7 @@ from ssray.cluster.categories import sample_images
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.method.autoencoder import Autoencoder
+from ssray.method.inference import Reconstructor
 from ssray.models import artifact
 from ssray.models import store as model_store
 from ssray.models.artifact import new_version
@@ -83,7 +84,7 @@ def main() -> None:
         network.load_state_dict(safetensors.torch.load(file.read_bytes()))
         network.eval()
         calibration, average = calibrate(
-            [network], feed.held_out, feed.sample, recipe, precision, options.seed
+            Reconstructor([network], precision), feed.held_out, feed.sample, recipe, options.seed
         )
         chosen = calibration.anomaly_map
         image, pixel = judge([network], calibration, average, test_set, precision)

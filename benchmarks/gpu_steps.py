@@ -31,7 +31,7 @@ from ssray.data.dataset import index_dataset
 from ssray.data.demo.dataset import write_demo_data
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import KINDS, corrupt
-from ssray.method.inference import autocast, to_network
+from ssray.method.inference import Reconstructor, autocast, to_network
 from ssray.method.objective import reconstruction_objective
 from ssray.models.artifact import ModelArtifact
 from ssray.recipes import compact, paper
@@ -398,7 +398,7 @@ def trained_quality_equals_the_cpus(setup: Setup) -> None:
                 precision=precision,
             )
             calibration, average = calibrate(
-                [fitted.model], feed.held_out, feed.sample, recipe, precision, 0
+                Reconstructor([fitted.model], precision), feed.held_out, feed.sample, recipe, 0
             )
             loss = fitted.history[-1].validation_loss
             network = fitted.model.cpu()

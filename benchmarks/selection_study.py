@@ -28,6 +28,7 @@ from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import LabelledDefects, gather_evidence
 from ssray.calibration.map_settings import GRIDS, Candidate, judge, open_differences
 from ssray.config import MapSettings, Recipe
+from ssray.method.inference import Reconstructor
 
 RESULTS = Path(__file__).with_name("ablation.jsonl")
 RADIUS = (0.024, 0.2)
@@ -54,12 +55,13 @@ def study(
             "pixel_auroc": max(each.pixel_auroc for each in measured.values()),
         }
     }
+    reconstructor = Reconstructor(networks, precision)
     for name, grid in GRIDS.items():
         criterion = Criterion(radius=RADIUS, seed=0, grid=grid)
-        examined = criterion.examine(networks, references, recipe.anomaly_map, precision)
+        examined = criterion.examine(reconstructor, references, recipe.anomaly_map)
         found[name] = _row(examined.selection.error, measured[examined.settings])
     by_error = Criterion(by="reconstruction", radius=RADIUS, seed=0)
-    examined = by_error.examine(networks, references, recipe.anomaly_map, precision)
+    examined = by_error.examine(reconstructor, references, recipe.anomaly_map)
     found["reconstruction"] = _row(examined.selection.error, measured[examined.settings])
     return found
 
@@ -88,10 +90,11 @@ def _on_test_set(
     good, bad = test_set.images[~defective], test_set.images[defective]
     wanted = recipe.anomaly_map
     kinds, source = open_differences(wanted), LabelledDefects(bad, masks[defective])
-    fitted_on = gather_evidence(networks, references, kinds, precision, None)
+    reconstructor = Reconstructor(networks, precision)
+    fitted_on = gather_evidence(reconstructor, references, kinds, None)
     evidence = {
         kind: dataclasses.replace(seen, fitted_on=fitted_on[kind].clean)
-        for kind, seen in gather_evidence(networks, good, kinds, precision, source).items()
+        for kind, seen in gather_evidence(reconstructor, good, kinds, source).items()
     }
     candidates = dict.fromkeys(
         setting for grid in GRIDS.values() for setting in grid.candidates(evidence, wanted)

@@ -1,1 +1,1 @@
-"""From a trained network to decisions: map settings, scales, thresholds, p-values."""
+"""Completes a trained network: settings of its anomaly maps, thresholds and p-values."""

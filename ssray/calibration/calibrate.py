@@ -1,12 +1,12 @@
-"""What a trained network needs before it can judge, from defect-free images alone.
+"""Calibrates a trained network from defect-free images: map settings, scales and thresholds.
 
-The smoothing of the map and the reduction to an image score need no retraining, so they
-are chosen here, on synthetic defects. Scale, average map, pixel threshold and the scores that tell
-how unusual a score is come from the held-out images alone.
+The settings of the anomaly map need no retraining, so they are chosen after it, on synthetic
+defects. Scale, average map, pixel threshold and the image scores that new scores are compared with
+come from held-out images alone, which the network was not trained on.
 
-The reference images, on which settings are chosen, are the held-out ones. Where these are few,
-training images join them: the choice suffers less from images the network has seen than from two
-images that happen to be alike.
+The reference images, on which the settings are chosen, are the held-out images. If these are few,
+training images join them: a choice on a handful of images that happen to be alike would be worse
+than one on images that the network has seen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssray.calibration import conformal
 from ssray.calibration.criterion import Criterion
@@ -26,27 +26,30 @@ from ssray.calibration.evidence import gather_evidence
 from ssray.calibration.map_settings import Choice, is_open, open_differences, select
 from ssray.config import MapSettings, Recipe
 from ssray.method.anomaly_map import MapMaker
-from ssray.method.inference import differences, image_batches
+from ssray.method.inference import Reconstructor
 
-LEAST_REFERENCES = 16
-MOST_REFERENCES = 32
-_BATCH = 8
+MIN_REFERENCES = 16
+"""With fewer held-out images than this, training images fill up the references."""
+MAX_REFERENCES = 32
+"""How many held-out images serve as references at most."""
 
 
 class Calibration(BaseModel):
-    """Settings and thresholds that complete a model.
+    """The settings and thresholds that turn a trained network into a model.
 
     Attributes:
-        anomaly_map: how maps and image scores are made.
-        scale: the level each channel of the difference maps reaches on the held-out references.
-        pixel_threshold: the largest map value on any of these; a pixel above it belongs to the
-            predicted mask. On the common scale, where 1 is what such an image typically reaches at
-            its worst place.
-        reference_images: on how many the settings were chosen.
-        held_out_references: how many of them the network was not trained on.
-        image_scores: of all images the network was not trained on, rising.
-        false_alarm_rate: that the recipe asked for.
-        selection: where ``anomaly_map`` came from.
+        anomaly_map: the settings of anomaly maps and image scores.
+        scale: for each network, the level that its difference maps typically reach on the held-out
+            references; maps are divided by it, so that 1 is the worst place of a typical good
+            image.
+        pixel_threshold: the largest anomaly map value of any held-out reference; a pixel above it
+            belongs to the predicted mask.
+        reference_images: how many images the settings were chosen on.
+        held_out_references: how many of these the network was not trained on.
+        image_scores: the scores of all defect-free images that the network was not trained on,
+            rising.
+        false_alarm_rate: the share of false alarms that the recipe asked for.
+        selection: how ``anomaly_map`` was chosen.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,61 +65,68 @@ class Calibration(BaseModel):
 
     @property
     def image_threshold(self) -> float:
-        """An image with a score above this is flagged; NaN for models that have no scores."""
+        """The score above which an image is flagged; NaN for a model without ``image_scores``."""
         if not self.image_scores:
             return math.nan
         return conformal.threshold(np.array(self.image_scores), self.false_alarm_rate)
 
     @property
     def supported_rate(self) -> float:
-        """The false-alarm rate that holds: the one asked for, unless images are too few for it."""
-        return max(self.false_alarm_rate, conformal.least_rate(len(self.image_scores)))
+        """The false-alarm rate that holds: the one asked for, or higher if there are few images."""
+        return max(self.false_alarm_rate, conformal.lowest_rate(len(self.image_scores)))
 
     def p_values(self, scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """As ``ssray.calibration.conformal``; NaN for models that have no scores."""
+        """Computes the p-value of each score; NaN for a model without ``image_scores``.
+
+        Args:
+            scores: (B,) image scores.
+
+        Returns:
+            (B,) float64, as ``ssray.calibration.conformal.p_values`` defines them.
+        """
         if not self.image_scores:
             return np.full(len(scores), np.nan)
         return conformal.p_values(scores, np.array(self.image_scores))
 
 
 def calibrate(
-    networks: Sequence[nn.Module],
+    reconstructor: Reconstructor,
     held_out: Tensor,
     training: Tensor,
     recipe: Recipe,
-    precision: torch.dtype,
     seed: int,
     criterion: Criterion | None = None,
 ) -> tuple[Calibration, Tensor | None]:
-    """Chooses what the recipe leaves open of the anomaly map, and the pixel threshold.
+    """Chooses the map settings that the recipe leaves open, and computes scale and thresholds.
 
     Args:
-        networks: in eval mode, on the device to use; several for an ensemble.
-        held_out: (M, H, W, 3) uint8 defect-free images the model was not trained on.
-        training: (N, H, W, 3) uint8 images it was trained on; the first ones fill up the
-            references to 16, unless models are compared: those it knows best would win.
-        recipe: what the model was trained with.
-        precision: of the forward pass.
-        seed: fixes the synthetic defects.
-        criterion: what the settings, and models, are chosen by, on held-out images alone; default:
-            synthetic defects, for the settings alone.
+        reconstructor: the trained networks, in eval mode; several for an ensemble.
+        held_out: (M, H, W, 3) uint8 defect-free images that the networks were not trained on.
+        training: (N, H, W, 3) uint8 images that they were trained on. Without a criterion the first
+            of them fill up the references to ``MIN_REFERENCES``.
+        recipe: the recipe that the networks were trained with.
+        seed: the seed of the synthetic defects, if no criterion is given.
+        criterion: what several models are compared by; the settings are chosen by it, too, on
+            held-out images alone, since training images would favour the model that knows them
+            best. Default: the settings are chosen by ``Criterion.of`` the recipe.
 
     Returns:
-        The calibration, and the average map, (K, H, W) float32, where its power is above 0.
+        The calibration, and the average map, (K, H, W) float32 for K networks; None instead of the
+        average map if its power is 0.
     """
-    references = held_out[:MOST_REFERENCES]
+    references = held_out[:MAX_REFERENCES]
     if criterion is None:
-        missing = max(0, LEAST_REFERENCES - len(held_out))
+        missing = max(0, MIN_REFERENCES - len(held_out))
         references = torch.cat([references, training[:missing]])
     wanted = recipe.anomaly_map
     if criterion is None and not is_open(wanted):
-        evidence = gather_evidence(networks, references, open_differences(wanted), precision, None)
+        evidence = gather_evidence(reconstructor, references, open_differences(wanted), None)
         settings, selection = select(evidence, wanted)
     else:
         criterion = criterion or Criterion.of(recipe, seed)
-        found = criterion.examine(networks, references, wanted, precision)
+        found = criterion.examine(reconstructor, references, wanted)
         settings, selection, evidence = found.settings, found.selection, found.evidence
-    unseen = evidence[settings.difference].clean[: min(len(held_out), MOST_REFERENCES)]
+    unseen = evidence[settings.difference].clean[: min(len(held_out), MAX_REFERENCES)]
     maker = MapMaker.fitted(settings, unseen)
     calibration = Calibration(
         anomaly_map=settings,
@@ -124,7 +134,7 @@ def calibrate(
         pixel_threshold=float(maker(unseen).max().clamp_min(torch.finfo(torch.float32).tiny)),
         reference_images=len(references),
         held_out_references=len(unseen),
-        image_scores=tuple(sorted(_held_out_scores(networks, maker, unseen, held_out, precision))),
+        image_scores=tuple(sorted(_held_out_scores(reconstructor, maker, unseen, held_out))),
         false_alarm_rate=recipe.decision.false_alarm_rate,
         selection=selection,
     )
@@ -132,62 +142,59 @@ def calibrate(
 
 
 def cross_fitted(
-    calibration: Calibration,
-    folds: Sequence[tuple[Sequence[nn.Module], Tensor]],
-    precision: torch.dtype,
+    calibration: Calibration, folds: Sequence[tuple[Reconstructor, Tensor]]
 ) -> Calibration:
-    """Takes the image scores from models that were each trained without the images they score.
+    """Replaces the image scores by those of models that were each trained without one fold.
 
-    The maps of each fold's networks are brought to the common scale by its images, each by those of
-    the others. Scores of several models are no longer exchangeable with those of the one in use in
-    the strict sense, so the false-alarm rate holds approximately.
+    Every image is scored by the model that has not seen it, with the scale and average map of the
+    other images of its fold. Scores of several models are not strictly exchangeable with those of
+    the model in use, so the false-alarm rate holds approximately.
 
     Args:
-        calibration: of the model in use.
-        folds: networks, and the (M, H, W, 3) uint8 images they were not trained on.
-        precision: of the forward pass.
+        calibration: the calibration of the model in use.
+        folds: for each fold its networks, and the (M, H, W, 3) uint8 images that they were not
+            trained on.
     """
     settings, found = calibration.anomaly_map, list[float]()
-    for networks, images in folds:
-        device = next(networks[0].parameters()).device
+    for reconstructor, images in folds:
         clean = [
-            differences(networks, batch, settings.difference, precision)
-            for batch in image_batches(images, _BATCH, device)
+            reconstructor.differences(batch, settings.difference)
+            for batch in reconstructor.batches(images)
         ]
         found += MapMaker.left_out_scores(settings, torch.cat(clean)).tolist()
     return calibration.model_copy(update={"image_scores": tuple(sorted(found))})
 
 
 def _held_out_scores(
-    networks: Sequence[nn.Module],
-    maker: MapMaker,
-    unseen: Tensor,
-    held_out: Tensor,
-    precision: torch.dtype,
+    reconstructor: Reconstructor, maker: MapMaker, unseen: Tensor, held_out: Tensor
 ) -> list[float]:
-    """Image scores of the (M, H, W, 3) uint8 held-out images, such as new images would get.
+    """Scores the held-out images as if they were new.
 
-    One scale for one network changes no rank, so images may be scored by the scale they made
-    themselves. An average map, and the scales that several networks are compared on, may not:
-    there each of ``unseen``, their first difference maps, is scored by those of the others.
+    The scale comes from the held-out images themselves. With one network and no average map it
+    changes no rank, so they may be scored with it. Otherwise each image of ``unseen`` is scored
+    with the scale and average map of the others.
+
+    Args:
+        reconstructor: the trained networks.
+        maker: the map maker that was fitted to ``unseen``.
+        unseen: the difference maps of the first held-out images.
+        held_out: (M, H, W, 3) uint8, all held-out images.
     """
-    if len(networks) == 1 and not maker.settings.average_power:
-        return _scores(networks, maker, held_out, precision)
+    if len(reconstructor.networks) == 1 and not maker.settings.average_power:
+        return _scores(reconstructor, maker, held_out)
     scores: list[float] = MapMaker.left_out_scores(maker.settings, unseen).tolist()
     further = held_out[len(unseen) :]
     if len(further):
-        scores += _scores(networks, maker, further, precision)
+        scores += _scores(reconstructor, maker, further)
     return scores
 
 
-def _scores(
-    networks: Sequence[nn.Module], maker: MapMaker, images: Tensor, precision: torch.dtype
-) -> list[float]:
-    """Image scores of (N, H, W, 3) uint8 images."""
-    device = next(networks[0].parameters()).device
+def _scores(reconstructor: Reconstructor, maker: MapMaker, images: Tensor) -> list[float]:
+    """Scores (N, H, W, 3) uint8 images."""
+    kind = maker.settings.difference
     scores = [
-        maker.scores(maker(differences(networks, batch, maker.settings.difference, precision)))
-        for batch in image_batches(images, _BATCH, device)
+        maker.scores(maker(reconstructor.differences(batch, kind)))
+        for batch in reconstructor.batches(images)
     ]
     found: list[float] = torch.cat(scores).tolist()
     return found

@@ -1,7 +1,7 @@
-"""How good a trained model is, decided without the test set: what a search minimises.
+"""Judges how good a trained model is, without the test set: the error that a search minimises.
 
-Synthetic defects are the default. Whoever has labelled images apart from the test set may use
-these; the plain reconstruction error is there to compare with.
+By default models are judged on synthetic defects. Users who have labelled images besides the test
+set may use these instead; the plain reconstruction error is offered for comparison.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssray.calibration.evidence import (
     DefectSource,
@@ -32,20 +32,18 @@ from ssray.calibration.map_settings import (
     open_differences,
 )
 from ssray.config import AnomalyMap, Basis, Difference, MapSettings, Recipe
-from ssray.method.inference import evaluating, image_batches, reconstruct
-
-_BATCH = 8
+from ssray.method.inference import Reconstructor, evaluating
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an examination found.
+    """What ``Criterion.examine`` found out about a model.
 
     Attributes:
-        settings: of the anomaly map, all chosen.
-        selection: how.
-        evidence: that they were judged on.
-        judged: every candidate.
+        settings: the chosen settings of the anomaly map.
+        selection: how they were chosen, with the model's error.
+        evidence: the difference maps that they were judged on, by kind of difference.
+        judged: all settings that were tried, each with what it is worth.
     """
 
     settings: MapSettings
@@ -58,15 +56,16 @@ class Criterion(BaseModel):
     """What the models of one category are compared by.
 
     Attributes:
-        by: synthetic or labelled defects, by ``Candidate.error``; or the mean squared error of
-            reconstructing defect-free images, while the settings of the map are chosen on synthetic
-            defects.
-        radius: of the synthetic defects, shares of the image's shorter side: one and the same for
-            all models that are compared.
-        seed: of the synthetic defects.
-        labelled: the validation set.
-        labelled_fingerprint: of its images and masks, so that changed ones are noticed.
-        grid: settings of the map to try beside difference and kernel.
+        by: what a model's error is: ``Candidate.error`` on synthetic or on labelled defects; or the
+            mean squared error of reconstructing defect-free images, in which case the settings of
+            the map are still chosen on synthetic defects.
+        radius: the range of the synthetic defects' radius, as shares of the image's shorter side;
+            the same for all models that are compared.
+        seed: the seed of the synthetic defects.
+        labelled: the images of the user's validation set, if ``by`` is ``labelled``.
+        labelled_fingerprint: a checksum of these images and their masks, which tells whether any
+            has changed.
+        grid: the settings of the map to try besides difference and kernel.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,53 +79,59 @@ class Criterion(BaseModel):
 
     @classmethod
     def of(cls, recipe: Recipe, seed: int) -> Criterion:
-        """For a model alone: synthetic defects of the sizes it was taught to repair."""
+        """Makes the criterion of a model that is compared with no other.
+
+        Its synthetic defects have the sizes that the model was taught to repair.
+        """
         return cls(radius=recipe.corruption.patches.radius, seed=seed)
 
     def examine(
         self,
-        networks: Sequence[nn.Module],
+        reconstructor: Reconstructor,
         references: Tensor,
         wanted: AnomalyMap,
-        precision: torch.dtype,
         threads: int = 1,
     ) -> Result:
-        """Judges networks, and chooses what ``wanted`` leaves open.
+        """Judges trained networks, and chooses the map settings that are left open.
 
         Args:
-            networks: in any mode; several for an ensemble.
+            reconstructor: the networks, in any mode; several for an ensemble.
             references: (M, H, W, 3) uint8 defect-free images.
-            wanted: of the anomaly map.
-            precision: of the forward pass.
+            wanted: the settings of the anomaly map; those that are None are chosen.
             threads: how many settings to judge at once.
 
         Raises:
             DataError: if no defective image of the validation set can be used.
         """
-        evidence = self.gather(networks, references, wanted, precision)
+        evidence = self.gather(reconstructor, references, wanted)
         examined = self.judge(evidence, wanted, threads)
         if self.by != "reconstruction":
             return examined
-        with evaluating(*networks):
-            error = _squared_error(networks, references, precision)
+        with evaluating(*reconstructor.networks):
+            error = _squared_error(reconstructor, references)
         selection = examined.selection.model_copy(update={"error": error})
         return dataclasses.replace(examined, selection=selection)
 
     def gather(
-        self,
-        networks: Sequence[nn.Module],
-        references: Tensor,
-        wanted: AnomalyMap,
-        precision: torch.dtype,
+        self, reconstructor: Reconstructor, references: Tensor, wanted: AnomalyMap
     ) -> dict[Difference, Evidence]:
-        """The difference maps to judge settings on; arguments and errors as of ``examine``."""
+        """Computes the difference maps that settings are judged on, for each open difference.
+
+        Args:
+            reconstructor: the networks, in any mode; several for an ensemble.
+            references: (M, H, W, 3) uint8 defect-free images.
+            wanted: the settings of the anomaly map; those that are None are open.
+
+        Raises:
+            DataError: if no defective image of the validation set can be used.
+        """
         source: DefectSource = SyntheticDefects(self.radius, self.seed)
         clean = references
         if self.by == "labelled":
             good, source = read_labelled(self.labelled, references)
             clean = torch.cat([references, good])
-        with evaluating(*networks):
-            evidence = gather_evidence(networks, clean, open_differences(wanted), precision, source)
+        with evaluating(*reconstructor.networks):
+            evidence = gather_evidence(reconstructor, clean, open_differences(wanted), source)
         if len(clean) == len(references):
             return evidence
         return {
@@ -137,17 +142,16 @@ class Criterion(BaseModel):
     def judge(
         self, evidence: dict[Difference, Evidence], wanted: AnomalyMap, threads: int = 1
     ) -> Result:
-        """Judges settings on what was gathered, by images with a defect and without."""
+        """Judges all settings on the maps that ``gather`` computed, and chooses the best."""
         judged = judge(evidence, self.grid.candidates(evidence, wanted), threads)
         return Result(*choose(judged, evidence, wanted), evidence, judged)
 
 
-def _squared_error(networks: Sequence[nn.Module], images: Tensor, precision: torch.dtype) -> float:
-    """Mean over the networks, images and pixel values."""
-    device = next(networks[0].parameters()).device
+def _squared_error(reconstructor: Reconstructor, images: Tensor) -> float:
+    """Computes the mean squared error of reconstruction over networks, images and pixel values."""
     total = 0.0
-    for batch in image_batches(images, _BATCH, device):
-        for network in networks:
-            error = (reconstruct(network, batch, precision) - batch).square().mean()
+    for batch in reconstructor.batches(images):
+        for reconstruction in reconstructor.reconstruct(batch):
+            error = (reconstruction - batch).square().mean()
             total += float(error) * len(batch)
-    return total / (len(images) * len(networks))
+    return total / (len(images) * len(reconstructor.networks))

@@ -1,6 +1,7 @@
-"""What settings of the anomaly map are judged on: difference maps, of clean images and of defects.
+"""Computes the difference maps that settings of the anomaly map are judged on.
 
-Defects are synthetic ones, made in defect-free images, or those of a user's labelled images.
+They come from images without and with a defect. The defects are synthetic ones, made in defect-free
+images, or those of a user's labelled images.
 """
 
 from __future__ import annotations
@@ -14,35 +15,33 @@ import numpy as np
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssray.config import Difference
 from ssray.data.decode import read_image, read_mask, resize
 from ssray.errors import DataError, ImageError
 from ssray.method.anomaly_map import difference_maps
-from ssray.method.inference import image_batches, reconstruct
+from ssray.method.inference import BATCH, Reconstructor, image_batches
 from ssray.method.synthetic_defects import add_defects
 
 SYNTHETIC_DEFECTS = 96
-
-
-_BATCH = 8
-
+"""How many images with a synthetic defect are made; imperceptible defects are dropped."""
 
 JudgedOn = Literal["synthetic defects", "labelled images", "recipe"]
+"""What settings were chosen on; ``recipe`` if there was nothing to choose or to judge on."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What settings are judged on, for one kind of difference.
+    """The difference maps of one kind that settings are judged on, for K networks.
 
     Attributes:
-        clean: (M, K, H, W) float32 difference maps of defect-free images.
-        defects: (D, K, H, W) of images with a defect; D may be 0.
-        truth: (D, 1, H, W) bool, where it is; all False where that is not known.
+        clean: (M, K, H, W) float32 difference maps of M defect-free images.
+        defects: (D, K, H, W) float32 difference maps of D images with a defect; D may be 0.
+        truth: (D, 1, H, W) bool, True where the defect is; all False if that is not known.
         basis: where the defects come from.
-        fitted_on: (R, K, H, W) of the images that scale and average map come from, if these are
-            others than the clean ones.
+        fitted_on: (R, K, H, W) difference maps of the R images that scale and average map are
+            computed from; None if these are the clean ones.
     """
 
     clean: Tensor
@@ -52,7 +51,7 @@ class Evidence:
     fitted_on: Tensor | None = None
 
     def joined_with(self, other: Evidence) -> Evidence:
-        """Of an ensemble, from that of its networks on the same images."""
+        """Joins the evidence of two models on the same images into that of their ensemble."""
 
         def both(one: Tensor, another: Tensor) -> Tensor:
             return torch.cat([one, another], dim=1)
@@ -71,29 +70,32 @@ class Evidence:
 
 
 class DefectSource(Protocol):
-    """Images with a defect, to judge settings on."""
+    """Where images with a defect come from."""
 
     @property
     def basis(self) -> JudgedOn:
-        """What they are."""
+        """What the defects are, for the report."""
 
     def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images, (B, 3, H, W) float32 in [0, 1], and (B, 1, H, W) bool, where the defect is.
+        """Yields images with a defect, B at a time, and where their defects are.
 
         Args:
             references: (M, H, W, 3) uint8 defect-free images.
-            device: of the images and the masks.
+            device: where to put the images and the masks.
+
+        Yields:
+            (B, 3, H, W) float32 images in [0, 1] and (B, 1, H, W) bool masks.
         """
 
 
 @dataclass(frozen=True)
 class SyntheticDefects:
-    """Made in the references, of kinds that no network is trained on.
+    """A ``DefectSource`` that makes defects in the references, of kinds no network is trained on.
 
     Attributes:
-        radius: shares of the image's shorter side, best those that the networks were taught to
-            repair.
-        seed: the same gives the same defects.
+        radius: the range of their radius, as shares of the image's shorter side; best the range
+            that the networks were taught to repair.
+        seed: the seed of all random choices.
     """
 
     radius: tuple[float, float]
@@ -101,45 +103,45 @@ class SyntheticDefects:
     basis: JudgedOn = "synthetic defects"
 
     def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """As ``DefectSource``; what is not perceptible is left out."""
+        """Yields as ``DefectSource`` says; defects that are not perceptible are left out."""
         generator = torch.Generator().manual_seed(self.seed)
         source = torch.arange(SYNTHETIC_DEFECTS) % len(references)
-        # Kinds take turns along a batch, so a fixed order would give every image one kind only.
+        # Kinds of defect take turns along a batch: in a fixed order an image would get only one.
         source = source[torch.randperm(SYNTHETIC_DEFECTS, generator=generator)]
-        for batch in image_batches(references[source], _BATCH, device):
+        for batch in image_batches(references[source], BATCH, device):
             defective, truth = add_defects(batch, generator, self.radius)
             if len(defective):
                 yield defective, truth
 
 
 def gather_evidence(
-    networks: Sequence[nn.Module],
+    reconstructor: Reconstructor,
     references: Tensor,
     kinds: Sequence[Difference],
-    precision: torch.dtype,
     source: DefectSource | None,
 ) -> dict[Difference, Evidence]:
-    """Runs images through networks, defect-free ones and ones with a defect.
+    """Reconstructs images without and with a defect, and computes their difference maps.
 
     Args:
-        networks: in eval mode, on the device to use; several for an ensemble.
+        reconstructor: the networks, in eval mode; several for an ensemble.
         references: (M, H, W, 3) uint8 defect-free images.
-        kinds: of difference, each with evidence of its own from the same images.
-        precision: of the forward pass.
-        source: of the images with a defect; None goes without.
+        kinds: the kinds of difference to compute.
+        source: where the images with a defect come from; None for none.
+
+    Returns:
+        The evidence for each kind of difference, all from the same images.
     """
-    device = next(networks[0].parameters()).device
     clean, defects = (defaultdict[Difference, list[Tensor]](list) for _ in range(2))
     truths = []
 
     def compare(images: Tensor, into: dict[Difference, list[Tensor]]) -> None:
-        reconstructions = [reconstruct(network, images, precision) for network in networks]
+        reconstructions = reconstructor.reconstruct(images)
         for kind in kinds:
             into[kind].append(difference_maps(images, reconstructions, kind))
 
-    for batch in image_batches(references, _BATCH, device):
+    for batch in reconstructor.batches(references):
         compare(batch, clean)
-    for defective, truth in source.batches(references, device) if source else ():
+    for defective, truth in source.batches(references, reconstructor.device) if source else ():
         compare(defective, defects)
         truths.append(truth)
     evidence = {}
@@ -155,7 +157,9 @@ class LabelledImage(BaseModel):
     """An image of the user's validation set.
 
     Attributes:
-        mask_uri: where its defect is, if that is known.
+        uri: the image.
+        defective: whether it has a defect.
+        mask_uri: the mask that shows where the defect is; None if there is none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -167,24 +171,39 @@ class LabelledImage(BaseModel):
 
 @dataclass(frozen=True)
 class LabelledDefects:
-    """As ``DefectSource``: (D, H, W, 3) uint8 images and (D, 1, H, W) bool masks."""
+    """A ``DefectSource`` of labelled images.
+
+    Attributes:
+        images: (D, H, W, 3) uint8.
+        truth: (D, 1, H, W) bool, True where the defect is; all False if that is not known.
+    """
 
     images: Tensor
     truth: Tensor
     basis: JudgedOn = "labelled images"
 
     def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        images = image_batches(self.images, _BATCH, device)
-        yield from zip(images, self.truth.to(device).split(_BATCH), strict=True)
+        """Yields the images and masks as ``DefectSource`` says."""
+        images = image_batches(self.images, BATCH, device)
+        yield from zip(images, self.truth.to(device).split(BATCH), strict=True)
 
 
 def read_labelled(
     labelled: Sequence[LabelledImage], references: Tensor
 ) -> tuple[Tensor, LabelledDefects]:
-    """The good and the defective images, resized to those that the model knows.
+    """Reads the user's validation set, and resizes it to the references' rows and columns.
 
-    Where some defective image has no mask, none is taken to have one. Images that can't be decoded
-    are left out.
+    Images that can't be decoded are left out. Masks are used only if every defective image has one.
+
+    Args:
+        labelled: the images of the set.
+        references: (M, H, W, 3) uint8 images.
+
+    Returns:
+        The good images, (N, H, W, 3) uint8, and the defective ones.
+
+    Raises:
+        DataError: if no defective image can be used.
     """
     shape = references.shape[1], references.shape[2]
     groups: dict[bool, list[Tensor]] = {False: [], True: []}
@@ -201,7 +220,9 @@ def read_labelled(
             masks.append(mask)
     if not groups[True]:
         reason = f" The first of {len(reasons)} that can't be read: {reasons[0]}" if reasons else ""
-        raise DataError(f"no defective image of the validation set can be used.{reason}")
+        raise DataError(
+            f"no defective image of the validation set can be used; at least one is needed.{reason}"
+        )
     known = [mask for mask in masks if mask is not None]
     truth = torch.zeros(len(masks), 1, *shape, dtype=torch.bool)
     if len(known) == len(masks):
@@ -211,6 +232,7 @@ def read_labelled(
 
 
 def _resized(mask: np.ndarray, shape: tuple[int, int]) -> Tensor:
+    """Resizes a (H, W) bool mask to ``shape`` by taking the nearest pixels."""
     rows, columns = shape
     resized = Image.fromarray(mask).resize((columns, rows), Image.Resampling.NEAREST)
     return torch.from_numpy(np.asarray(resized).copy())

@@ -1,10 +1,9 @@
-"""Which settings of the anomaly map are best: judged without training and without test labels.
+"""Chooses the best settings of the anomaly map, without retraining and without test labels.
 
-A trained network gives difference maps once: of defect-free images, and of the same with a
-synthetic defect of a kind that the network was not trained on. Smoothing, difference, average map
-and image score follow from these maps alone, so that thousands of settings cost about what a
-few would. Every smoothing is computed once, a further repetition from the one before, and shared by
-all settings that differ in the rest.
+The difference maps of a trained network are computed once, for images without and with a defect.
+All settings are then tried on these maps, so that thousands of settings cost little more than a
+few. Every smoothing is computed once, each repetition from the one before, and shared by all
+settings that differ in nothing else.
 """
 
 from __future__ import annotations
@@ -28,26 +27,30 @@ from ssray.metrics.pixels import pixel_auroc
 KERNEL_SHARES = (0.015, 0.025, 0.04, 0.06, 0.09, 0.13, 0.18, 0.25)
 """Sides of the mean filter to choose from, as shares of the image's shorter side."""
 DIFFERENCES: tuple[Difference, ...] = ("squared", "ssim", "both")
-"""Kinds of difference to choose from."""
+"""The kinds of difference to choose from."""
 ABOUT_EQUAL = 0.1
-"""Of settings whose errors are at most this share above the least, the widest filter is taken."""
+"""Settings count as equally good if their error is at most this share above the lowest."""
 FALLBACK_KERNEL_SHARE = 0.06
-"""Where no synthetic defect is perceptible, as on images that are all white."""
+"""The side of the mean filter if there is nothing to judge on, as a share of the shorter side.
+
+No synthetic defect is perceptible on images that are all white, for example.
+"""
 SIDE = 128
-"""Maps are sampled down to about this many pixels a side before settings are compared."""
-LEAST = 1e-4
-"""Of what an AUROC lacks of 1; less is beyond what so few images can tell."""
+"""About how many pixels the shorter side of a map has when settings are compared."""
+MIN_SHORTFALL = 1e-4
+"""How far below 1 an AUROC counts as at least: so few images can't tell finer differences."""
 
 
 class Choice(BaseModel):
     """How the anomaly map's settings were chosen, for the artifact and the report.
 
     Attributes:
-        basis: what they were judged on; ``recipe`` where there was nothing to choose.
-        defects: how many images with a defect there were.
-        image_auroc: of the settings chosen, on these; None without defects.
-        pixel_auroc: likewise; None without masks, too.
-        error: what a search minimises; None where nothing could be judged.
+        basis: what they were judged on; ``recipe`` if there was nothing to choose or to judge on.
+        defects: how many images with a defect they were judged on.
+        image_auroc: the image AUROC of the chosen settings; None without defects.
+        pixel_auroc: the pixel AUROC of the chosen settings; None without defects or masks.
+        error: the error of the model with these settings, which a search minimises; None if nothing
+            could be judged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,12 +64,13 @@ class Choice(BaseModel):
 
 @dataclass(frozen=True)
 class Candidate:
-    """What settings are worth on the evidence; NaN where it has no defects.
+    """Settings of the anomaly map that were tried, and how well they find the defects.
 
     Attributes:
-        settings: of the anomaly map.
-        image_auroc: of images with and without a defect.
-        pixel_auroc: over all pixels of both; NaN where no mask is known.
+        settings: the settings.
+        image_auroc: how well image scores tell images with a defect from defect-free ones; NaN
+            without defects.
+        pixel_auroc: how well map values tell defective pixels from all others; NaN without masks.
     """
 
     settings: MapSettings
@@ -75,22 +79,24 @@ class Candidate:
 
     @property
     def error(self) -> float:
-        """To be minimised: the product of what the two AUROC lack of 1.
+        """How bad the settings are: (1 - image AUROC) * (1 - pixel AUROC).
 
-        Without masks the square of what the image AUROC lacks.
+        Without masks the image AUROC takes the place of the pixel AUROC.
         """
-        image = max(1 - self.image_auroc, LEAST)
-        return image * (image if np.isnan(self.pixel_auroc) else max(1 - self.pixel_auroc, LEAST))
+        image = max(1 - self.image_auroc, MIN_SHORTFALL)
+        if np.isnan(self.pixel_auroc):
+            return image * image
+        return image * max(1 - self.pixel_auroc, MIN_SHORTFALL)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Settings to try beside the difference and the kernel; empty means the recipe's alone.
+    """The settings to try besides difference and kernel; an empty field keeps the recipe's.
 
     Attributes:
-        repeats: of the mean filter, n.
-        powers: of the average map, t.
-        reductions: of the map to the image score, each with the share that ``topk`` takes.
+        repeats: how often the mean filter is applied, n in equation (3).
+        powers: the powers of the average map, t in equation (14).
+        reductions: how a map becomes the image score, each with the share of pixels for ``topk``.
     """
 
     repeats: tuple[int, ...] = ()
@@ -100,7 +106,12 @@ class Grid:
     def candidates(
         self, evidence: Mapping[Difference, Evidence], wanted: AnomalyMap
     ) -> list[MapSettings]:
-        """All combinations, without those that differ in nothing that matters."""
+        """Lists all combinations of settings to try, each once.
+
+        Args:
+            evidence: the difference maps, whose size decides the kernels.
+            wanted: the recipe's settings; None for difference or kernel tries all of these.
+        """
         kinds = open_differences(wanted)
         kernels = kernels_of(KERNEL_SHARES, evidence[kinds[0]])
         found = {
@@ -127,36 +138,38 @@ WIDE = Grid(
     powers=(0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0),
     reductions=(("max", 0.001), ("topk", 0.005), ("sum", 0.001)),
 )
-"""2,160 settings for every model, where kind of difference and kernel are open."""
+"""These are 2,160 combinations if difference and kernel are open."""
 GRIDS = {"narrow": NARROW, "wide": WIDE}
 
 
 def open_differences(settings: AnomalyMap) -> tuple[Difference, ...]:
-    """The kinds of difference that ``select`` chooses from."""
+    """Returns the kinds of difference that ``select`` chooses from: the recipe's, or all."""
     return (settings.difference,) if settings.difference else DIFFERENCES
 
 
 def is_open(settings: AnomalyMap) -> bool:
-    """Whether there is anything to choose."""
+    """Tells whether difference or kernel are still to be chosen."""
     return settings.difference is None or settings.kernel is None
 
 
 def select(
     evidence: Mapping[Difference, Evidence], settings: AnomalyMap, grid: Grid = NARROW
 ) -> tuple[MapSettings, Choice]:
-    """Fills in the difference and the kernel where ``settings`` leave them open.
+    """Chooses difference and kernel if they are open, and the settings that the grid varies.
 
-    The difference is the one with which some settings best tell images with a defect from
-    defect-free ones, and the pixels of the defects from all others (``Candidate.error``). Of
-    settings with this difference that do about as well, those are taken that depart least from the
-    recipe's repetitions, average map and image score, and of these the widest filter: people
-    outline real defects more generously than synthetic ones are made, and a wider filter leaves
-    less noise.
+    The kind of difference is that of the settings with the lowest ``Candidate.error``. Of all
+    settings with this difference that are about equally good, those are preferred that depart least
+    from the recipe's repetitions, average map and image score, and of these the one with the widest
+    filter: people outline real defects more generously than synthetic ones are made, and a wider
+    filter leaves less noise.
 
     Args:
-        evidence: for each of ``open_differences``.
-        settings: what is None is open.
-        grid: what else to try.
+        evidence: the difference maps for each of ``open_differences``.
+        settings: the recipe's settings; those that are None are open.
+        grid: further settings to try.
+
+    Returns:
+        The chosen settings, and how they were chosen.
     """
     return choose(judge(evidence, grid.candidates(evidence, settings)), evidence, settings)
 
@@ -164,7 +177,7 @@ def select(
 def choose(
     judged: Sequence[Candidate], evidence: Mapping[Difference, Evidence], settings: AnomalyMap
 ) -> tuple[MapSettings, Choice]:
-    """``select`` from candidates that were judged."""
+    """Chooses as ``select`` does, from candidates that were judged already."""
     some = evidence[open_differences(settings)[0]]
     if not len(some.defects):
         [kernel] = kernels_of((FALLBACK_KERNEL_SHARE,), some)
@@ -190,7 +203,7 @@ def choose(
 
 
 def _departures(found: MapSettings, wanted: AnomalyMap) -> int:
-    """How many settings are not the recipe's, of those that it always states."""
+    """Counts the settings that differ from the recipe's, difference and kernel apart."""
     return sum(
         getattr(found, name) != getattr(wanted, name)
         for name in ("repeats", "average_power", "image_score", "top_fraction")
@@ -205,15 +218,15 @@ def _filled_in(settings: AnomalyMap, difference: Difference, kernel: int) -> Map
 def judge(
     evidence: Mapping[Difference, Evidence], candidates: Sequence[MapSettings], threads: int = 1
 ) -> list[Candidate]:
-    """Judges settings of the anomaly map, each as if it were alone.
+    """Judges many settings of the anomaly map on the same difference maps.
 
     Args:
-        evidence: for every kind of difference among the candidates.
-        candidates: in any order.
-        threads: how many smoothings to work on at once.
+        evidence: the maps for every kind of difference among the candidates.
+        candidates: the settings to judge, in any order.
+        threads: how many kernels to work on at once.
 
     Returns:
-        One for each candidate, in their order.
+        What each candidate is worth, in their order.
     """
     groups = defaultdict[tuple[Difference, int], list[int]](list)
     for number, settings in enumerate(candidates):
@@ -231,7 +244,7 @@ def judge(
 def _judge_one_kernel(
     evidence: Evidence, candidates: Mapping[int, MapSettings]
 ) -> Iterator[tuple[int, Candidate]]:
-    """Judges settings that share their kernel; yields each with its number."""
+    """Judges settings that share difference and kernel; yields each with its number."""
     clean = len(evidence.clean)
     stride = max(1, min(evidence.clean.shape[2:]) // SIDE)
     labels = np.repeat([0, 1], [clean, len(evidence.defects)])
@@ -260,6 +273,6 @@ def _judge_one_kernel(
 
 
 def kernels_of(shares: Sequence[float], evidence: Evidence) -> list[int]:
-    """Odd sides in pixels, from shares of the maps' shorter side."""
+    """Turns shares of the maps' shorter side into odd numbers of pixels."""
     side = min(evidence.clean.shape[2:])
     return [round(share * side) // 2 * 2 + 1 for share in shares]

@@ -14,7 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
 
-from ssray.calibration.calibrate import MOST_REFERENCES
+from ssray.calibration.calibrate import MAX_REFERENCES
 from ssray.calibration.criterion import Criterion
 from ssray.cluster.decode import RESERVED_CPUS, decode_on_cluster
 from ssray.cluster.progress import forwarded
@@ -22,6 +22,7 @@ from ssray.cluster.resources import WorkerResources, check_capacity, training_wo
 from ssray.cluster.session import one_line
 from ssray.config import AnomalyMap, Compute, Recipe
 from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
+from ssray.method.inference import Reconstructor
 from ssray.models.artifact import is_complete, new_version, save, write_epoch_log
 from ssray.models.device import resolve_device
 from ssray.models.store import in_use, publish, versions
@@ -332,8 +333,9 @@ def _rungs_reached(trial: Trial, progress: Progress, wanted: AnomalyMap) -> Iter
     before, now = [0.0, *(row.budget_spent for row in progress.history)][-2:]
     reached = [share for share in trial.rungs if before < share <= now < 1]
     if reached:
-        references = progress.held_out[:MOST_REFERENCES]
-        found = trial.criterion.examine([progress.network], references, wanted, progress.precision)
+        references = progress.held_out[:MAX_REFERENCES]
+        reconstructor = Reconstructor([progress.network], progress.precision)
+        found = trial.criterion.examine(reconstructor, references, wanted)
         yield Rung(reached[-1], found.selection.error)
 
 

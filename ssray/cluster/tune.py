@@ -36,7 +36,7 @@ from ssray.cluster.session import one_line
 from ssray.cluster.train import Rung, Trial, train_category
 from ssray.config import Compute, Recipe
 from ssray.models.artifact import load
-from ssray.search.space import Range, SearchSpace, own_values, with_settings
+from ssray.search.space import FloatRange, SearchSpace, own_values, with_settings
 from ssray.search.trials import TrialResult
 from ssray.storage.location import Location
 from ssray.training.build import training_key
@@ -88,7 +88,7 @@ class Search:
     def key(self) -> str:
         """The same for searches that try the same."""
         space = {
-            key: values.model_dump() if isinstance(values, Range) else values
+            key: values.model_dump() if isinstance(values, FloatRange) else values
             for key, values in self.space.items()
         }
         decisive = {
@@ -248,7 +248,7 @@ class _SparingTheDefault(ASHAScheduler):  # type: ignore[misc]
 
 def _distribution(values: Any) -> BaseDistribution:
     """Optuna's; choices as JSON, as it knows no lists."""
-    if isinstance(values, Range):
+    if isinstance(values, FloatRange):
         return FloatDistribution(values.low, values.high, log=values.log)
     return CategoricalDistribution([json.dumps(value) for value in values])
 
@@ -256,7 +256,7 @@ def _distribution(values: Any) -> BaseDistribution:
 def _configuration(search: Search) -> dict[str, Any]:
     """Tune's configuration of the trial with the recipe as it is."""
     return {
-        key: float(value) if isinstance(search.space[key], Range) else json.dumps(value)
+        key: float(value) if isinstance(search.space[key], FloatRange) else json.dumps(value)
         for key, value in own_values(search.space, search.recipe).items()
     }
 

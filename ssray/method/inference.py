@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -66,3 +67,41 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     """Lower precision for the network's inner layers; none where ``precision`` is float32."""
     return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
+
+
+BATCH = 8
+"""How many whole images a ``Reconstructor`` runs through its networks at once."""
+
+
+@dataclass(frozen=True)
+class Reconstructor:
+    """Trained networks that reconstruct images, all on the same device.
+
+    Attributes:
+        networks: one network, or several for an ensemble; in eval mode unless the caller puts them
+            there for a while with ``evaluating``.
+        precision: the type in which the networks' inner layers compute: float32 or bfloat16.
+    """
+
+    networks: Sequence[nn.Module]
+    precision: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the networks are on."""
+        return next(self.networks[0].parameters()).device
+
+    def batches(self, images: Tensor) -> Iterator[Tensor]:
+        """Yields (N, H, W, 3) uint8 images as (B, 3, H, W) float32 in [0, 1], on the device."""
+        return image_batches(images, BATCH, self.device)
+
+    def reconstruct(self, images: Tensor) -> list[Tensor]:
+        """Returns what each network makes of (B, 3, H, W) float32 images, in the same shape."""
+        return [reconstruct(network, images, self.precision) for network in self.networks]
+
+    def differences(self, images: Tensor, kind: Difference) -> Tensor:
+        """Returns the difference maps of (B, 3, H, W) float32 images.
+
+        Their shape is (B, K, H, W), with one of the K channels for each network.
+        """
+        return difference_maps(images, self.reconstruct(images), kind)

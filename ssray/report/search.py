@@ -13,7 +13,7 @@ import numpy as np
 from ssray.config import Basis
 from ssray.report.charts import Axis, Tick
 from ssray.report.page import template
-from ssray.search.importance import LEAST_TRIALS, importances
+from ssray.search.importance import MIN_TRIALS, importances
 from ssray.search.trials import CategorySweep, TrialResult, best, ranked
 
 _TOP, _BOTTOM = 40.0, 300.0
@@ -39,7 +39,7 @@ def render_sweep(sweeps: Sequence[CategorySweep], generated: str, ssray_version:
         sections=[_Section.of(sweep) for sweep in sweeps],
         generated=generated,
         ssray_version=ssray_version,
-        least_trials=LEAST_TRIALS,
+        least_trials=MIN_TRIALS,
     )
 
 

@@ -1,1 +1,1 @@
-"""A search for better settings: what is varied, how trials ended, ensembles of two."""
+"""The search for better settings: what it varies, how its trials ended, ensembles of two models."""

@@ -1,7 +1,8 @@
-"""Pairs of trained models as ensembles: the pixel-wise maximum of both maps (section 4.3).
+"""Finds two trained models that make a good ensemble: the pixel-wise maximum of both maps.
 
-Which two go well together needs no training. Each model's difference maps are computed once; those
-of a pair are both, and every setting of the anomaly map is tried on them as for a single model.
+Section 4.3 of the paper describes such ensembles. Finding one needs no training: each model's
+difference maps are computed once, and for every pair of models all settings of the anomaly map are
+tried on the maps of both, as for a single model.
 """
 
 from __future__ import annotations
@@ -13,19 +14,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssray.calibration.calibrate import MOST_REFERENCES, calibrate
+from ssray.calibration.calibrate import MAX_REFERENCES, calibrate
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import Evidence
 from ssray.config import Difference
+from ssray.method.inference import Reconstructor
 from ssray.models.artifact import ModelArtifact, new_version
 
-LEAST_GAIN = 0.1
-"""A pair's error is to be lower by this share than the best model's: it takes twice as long."""
+MIN_GAIN = 0.1
+"""By what share an ensemble's error must be below the best model's: it takes twice as long."""
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Two of several models, by their numbers, and the ensemble of both."""
+    """An ensemble of two models.
+
+    Attributes:
+        first: the number of the first model, counted from 0.
+        second: the number of the second model.
+        model: the ensemble as a model of two networks.
+    """
 
     first: int
     second: int
@@ -38,26 +46,28 @@ def best_ensemble(
     criterion: Criterion,
     device: torch.device,
 ) -> Ensemble | None:
-    """The ensemble of two of the models with the least error, calibrated.
+    """Finds the two models whose ensemble has the lowest error, and calibrates the ensemble.
 
     Args:
-        models: the best first; of one network each, and of one input shape.
+        models: the models, the best one first; each has one network, and all one input shape.
         held_out: (M, H, W, 3) uint8 defect-free images that none of them was trained on.
-        criterion: that they were judged by; not the reconstruction error, which tells
-            nothing about an ensemble.
-        device: where they run.
+        criterion: what they were judged by; not the reconstruction error, which says nothing about
+            an ensemble.
+        device: where to run the networks.
 
     Returns:
-        None if no pair is clearly better than the best model, or nothing could be judged.
+        The ensemble; None if no pair is better than the best model by ``MIN_GAIN``, or nothing
+        could be judged.
     """
     first = models[0]
-    least = first.calibration.selection.error
-    if least is None or len(models) < 2:
+    lowest = first.calibration.selection.error
+    if lowest is None or len(models) < 2:
         return None
     precision, wanted = first.precision("auto", device), first.recipe.anomaly_map
-    references = held_out[:MOST_REFERENCES]
+    references = held_out[:MAX_REFERENCES]
     seen = [
-        criterion.gather([model.build(device)], references, wanted, precision) for model in models
+        criterion.gather(Reconstructor([model.build(device)], precision), references, wanted)
+        for model in models
     ]
     errors: dict[tuple[int, int], float] = {}
     for pair in itertools.combinations(range(len(models)), 2):
@@ -66,7 +76,7 @@ def best_ensemble(
         if error is not None:
             errors[pair] = error
     found = min(errors, key=lambda pair: errors[pair], default=None)
-    if found is None or errors[found] > (1 - LEAST_GAIN) * least:
+    if found is None or errors[found] > (1 - MIN_GAIN) * lowest:
         return None
     one, other = (models[number] for number in found)
     return Ensemble(*found, _ensemble(one, other, held_out, criterion, device, precision))
@@ -80,12 +90,12 @@ def _ensemble(
     device: torch.device,
     precision: torch.dtype,
 ) -> ModelArtifact:
+    """Calibrates two models together and makes one model of both."""
     calibration, average_map = calibrate(
-        [one.build(device), other.build(device)],
+        Reconstructor([one.build(device), other.build(device)], precision),
         held_out,
         held_out[:0],
         one.recipe,
-        precision,
         one.facts.seed,
         criterion,
     )
@@ -113,5 +123,5 @@ def _ensemble(
 def _joined(
     one: Mapping[Difference, Evidence], other: Mapping[Difference, Evidence]
 ) -> dict[Difference, Evidence]:
-    """The evidence of both models on the same images, as of an ensemble."""
+    """Joins the evidence of two models on the same images, for each kind of difference."""
     return {kind: one[kind].joined_with(other[kind]) for kind in one}

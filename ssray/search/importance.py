@@ -1,4 +1,4 @@
-"""Which of the settings that a search varied mattered."""
+"""Estimates which of the settings that a search varied made a difference."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ import numpy as np
 
 from ssray.search.trials import TrialResult
 
-LEAST_TRIALS = 6
-"""Trials judged from which on the settings' shares of the variance are shown."""
-
-
-PARTS = 3
-"""In how many equal groups a range is cut to see whether it matters."""
+MIN_TRIALS = 6
+"""With fewer judged trials than this nothing is estimated."""
+GROUPS = 3
+"""Into how many groups of equal size the values of a range are put."""
 
 
 def importances(trials: Sequence[TrialResult]) -> dict[str, float]:
-    """How much of the variance of log(error) over the trials each setting explains alone.
+    """Computes how much of the variance of log(error) over the trials each setting explains.
 
-    The error is the one at the first rung, which all trials reach, good and bad. Adjusted for the
-    number of groups (epsilon squared), so that 0 is what chance would explain; ranges are cut into
-    three groups of equal size. Settings that took one value only are left out.
+    The error is that of the first rung, which good and bad trials reach alike. The trials are
+    grouped by the setting's value, those of a range into three groups of equal size. The share is
+    epsilon squared: it is adjusted for the number of groups, so that chance alone gives about 0.
+    Settings that had the same value in all trials are left out.
 
     Returns:
-        Shares in [0, 1] by setting, the largest first; empty with fewer than 6 trials judged.
+        Shares in [0, 1] by setting, the largest first; empty with fewer than ``MIN_TRIALS`` judged.
     """
     judged = [t for t in trials if t.first_error and not t.partner]
-    if len(judged) < LEAST_TRIALS:
+    if len(judged) < MIN_TRIALS:
         return {}
     errors = np.log([t.first_error for t in judged if t.first_error])
     shares = {}
@@ -44,14 +43,16 @@ def importances(trials: Sequence[TrialResult]) -> dict[str, float]:
 
 
 def _groups(values: Sequence[Any]) -> list[Any]:
+    """Returns the group of each value: the value itself as text, or a number for a range."""
     texts = [json.dumps(value) for value in values]
     if len(set(texts)) < len(texts) or not all(isinstance(value, float) for value in values):
         return texts
     ranks = np.argsort(np.argsort(values, kind="stable"))
-    return [int(rank) * PARTS // len(values) for rank in ranks]
+    return [int(rank) * GROUPS // len(values) for rank in ranks]
 
 
 def _explained(groups: Sequence[np.ndarray[Any, Any]]) -> float:
+    """Computes epsilon squared, the share of the variance that the groups explain; at least 0."""
     together = np.concatenate(groups)
     total = float(((together - together.mean()) ** 2).sum())
     within = float(sum(((group - group.mean()) ** 2).sum() for group in groups))

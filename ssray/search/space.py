@@ -1,8 +1,9 @@
-"""What a sweep varies: settings of the recipe by their ``--set`` keys, each a list or a range.
+"""The search space: which settings of a recipe a search varies, and over what values.
 
-A space is JSON, ``{"objective.corrupted_weight": {"low": 0.3, "high": 0.9},
-"network.kernel": [3, 5]}``. What is not in it stays as the recipe has it. Settings of the anomaly
-map do not belong into it: they need no training, so every trained model is judged with all of them.
+A space maps ``--set`` keys to lists of values or ranges. In a file it is JSON, such as
+``{"schedule.learning_rate": {"low": 3e-4, "high": 3e-3, "log": true}, "network.kernel": [3, 5]}``.
+Settings that are not in it stay as in the recipe. Settings of the anomaly map can't be in it: they
+need no training, so they are chosen for every trained model.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ from ssray.errors import ConfigError
 from ssray.storage.location import Location
 
 _NEEDS_NO_TRAINING = ("anomaly_map", "decision", "name")
+"""Settings, and groups of them, that a search can't vary, as they don't change the training."""
 _SHARED = ("schedule.images", "schedule.epochs", "schedule.holdout")
+"""Settings that a search can't vary, as they must be the same for all trials."""
 
 
-class Range(BaseModel):
-    """Numbers between two bounds, evenly spread; or their logarithms."""
+class FloatRange(BaseModel):
+    """A range of numbers, drawn evenly; or evenly on a logarithmic scale if ``log`` is true."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     low: float
     high: float
-    log: bool = Field(False, description="spread the logarithms evenly")
+    log: bool = Field(False, description="draw the logarithms evenly")
 
     @model_validator(mode="after")
     def _low_is_lower(self) -> Self:
@@ -42,7 +45,7 @@ class Range(BaseModel):
 
     @property
     def spread(self) -> float:
-        """From one bound to the other."""
+        """The distance between the bounds."""
         return self.high - self.low
 
     def __contains__(self, value: Any) -> bool:
@@ -50,14 +53,17 @@ class Range(BaseModel):
 
 
 Choices = tuple[Any, ...]
-"""JSON values, each with equal chance."""
-SearchSpace = Mapping[str, Range | Choices]
-"""By dotted key."""
+"""A list of JSON values, each drawn with equal chance."""
+SearchSpace = Mapping[str, FloatRange | Choices]
+"""What a search varies: ranges or lists of values by ``--set`` key."""
 
-_ADAPTER: TypeAdapter[dict[str, Range | Choices]] = TypeAdapter(dict[str, Range | Choices])
+_ADAPTER: TypeAdapter[dict[str, FloatRange | Choices]] = TypeAdapter(
+    dict[str, FloatRange | Choices]
+)
 
 
 def _mix(**weights: float) -> dict[str, float]:
+    """Makes a value of ``corruption.mix``; kinds that are not named get the weight 0."""
     kinds = ("elastic", "cut_out", "swap", "brightness", "occlusion", "pattern")
     return {kind: weights.get(kind, 0.0) for kind in kinds}
 
@@ -69,31 +75,34 @@ _MIXES = (
     _mix(elastic=3, cut_out=1, swap=1, brightness=1, occlusion=3, pattern=3),
 )
 
-SPACES: dict[str, dict[str, Range | Choices]] = {
+SPACES: dict[str, dict[str, FloatRange | Choices]] = {
     "small": {
-        "objective.corrupted_weight": Range(low=0.3, high=0.9),
+        "objective.corrupted_weight": FloatRange(low=0.3, high=0.9),
         "corruption.mix": _MIXES[:3],
-        "schedule.learning_rate": Range(low=3e-4, high=3e-3, log=True),
+        "schedule.learning_rate": FloatRange(low=3e-4, high=3e-3, log=True),
     },
     "default": {
         "objective.kind": ("reconstruct", "amplify"),
-        "objective.corrupted_weight": Range(low=0.3, high=0.9),
+        "objective.corrupted_weight": FloatRange(low=0.3, high=0.9),
         "network.kernel": (3, 5),
         "network.blend": ("none", "pixel", "both"),
         "corruption.mix": _MIXES,
         "corruption.displacement": ((0.004, 0.02), (0.006, 0.04), (0.012, 0.08)),
         "corruption.patches.count": (1, 3, 6),
-        "schedule.learning_rate": Range(low=3e-4, high=3e-3, log=True),
+        "schedule.learning_rate": FloatRange(low=3e-4, high=3e-3, log=True),
         "image_size": (128, 192, 256),
     },
 }
 
 
-def read_space(name: str) -> dict[str, Range | Choices]:
-    """A space by its name, or from a JSON file.
+def read_space(name: str) -> dict[str, FloatRange | Choices]:
+    """Returns a space by its name, or reads it from a JSON file.
+
+    Args:
+        name: one of ``SPACES``, or the path or URI of a file.
 
     Raises:
-        ConfigError: if there is none, or it is not one.
+        ConfigError: if there is neither, or the file does not hold a space.
     """
     if name in SPACES:
         return SPACES[name]
@@ -104,7 +113,9 @@ def read_space(name: str) -> dict[str, Range | Choices]:
     try:
         space = _ADAPTER.validate_python(json.loads(file.read()))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name}: not valid JSON ({error}).") from None
+        raise ConfigError(
+            f'{name}: not valid JSON ({error}). Expected such as {{"network.kernel": [3, 5]}}.'
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "the file"
@@ -116,12 +127,17 @@ def read_space(name: str) -> dict[str, Range | Choices]:
         if old in space:
             space[key] = space.pop(old)
     if not space:
-        raise ConfigError(f"{name}: expected at least one setting to vary.")
+        raise ConfigError(
+            f"{name}: empty; expected at least one setting to vary, such as "
+            '{"network.kernel": [3, 5]}.'
+        )
     return space
 
 
-def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, Range | Choices]:
-    """The space with values as the recipe would state them, its own among those of each list.
+def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, FloatRange | Choices]:
+    """Checks a space against a recipe, and adds the recipe's own value to each list.
+
+    Values are written as the recipe would write them, and none is repeated.
 
     Raises:
         ConfigError: if a key is no setting of the training or decides what all trials share, a
@@ -129,7 +145,7 @@ def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, Range | Choices]:
             a range.
     """
     own = own_values(space, recipe)
-    found: dict[str, Range | Choices] = {}
+    found: dict[str, FloatRange | Choices] = {}
     for key, values in space.items():
         if key.split(".")[0] in _NEEDS_NO_TRAINING:
             raise ConfigError(
@@ -141,7 +157,7 @@ def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, Range | Choices]:
                 f"space: {key}: decides the budget or the images that models are judged on, which "
                 "are the same for all trials. Use --set."
             )
-        if isinstance(values, Range):
+        if isinstance(values, FloatRange):
             if own[key] not in values:
                 raise ConfigError(
                     f"space: {key}: the recipe's own value {own[key]} lies outside "
@@ -152,7 +168,7 @@ def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, Range | Choices]:
             found[key] = values
         else:
             if not values:
-                raise ConfigError(f"space: {key}: expected at least one value.")
+                raise ConfigError(f"space: {key}: an empty list; expected at least one value.")
             stated = [own_values([key], with_settings(recipe, {key: v}))[key] for v in values]
             found[key] = tuple(
                 json.loads(text) for text in dict.fromkeys(map(json.dumps, [own[key], *stated]))
@@ -161,10 +177,10 @@ def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, Range | Choices]:
 
 
 def own_values(space: Iterable[str], recipe: Recipe) -> dict[str, Any]:
-    """What the recipe itself has for each key, as JSON values.
+    """Returns the recipe's own value for each key, as a JSON value.
 
     Raises:
-        ConfigError: if a key is no setting.
+        ConfigError: if a key is not a setting of a recipe.
     """
     values = recipe.model_dump(mode="json")
     found = {}
@@ -172,23 +188,26 @@ def own_values(space: Iterable[str], recipe: Recipe) -> dict[str, Any]:
         value: Any = values
         for part in key.split("."):
             if not isinstance(value, dict) or part not in value:
-                raise ConfigError(f"space: '{key}' is no setting of a recipe.")
+                raise ConfigError(
+                    f"space: '{key}' is no setting of a recipe. Expected a key as for --set, such "
+                    "as network.kernel."
+                )
             value = value[part]
         found[key] = value
     return found
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe with some settings changed.
+    """Returns the recipe with some settings changed, given by their ``--set`` keys.
 
     Raises:
-        ConfigError: as ``override``.
+        ConfigError: as ``override`` does.
     """
     return override(recipe, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
 
 
 def size_of(space: SearchSpace) -> int:
-    """How many different recipes there are; ``sys.maxsize`` where something is a range."""
-    if any(isinstance(values, Range) for values in space.values()):
+    """Counts the different recipes in a space; ``sys.maxsize`` if it holds a range."""
+    if any(isinstance(values, FloatRange) for values in space.values()):
         return sys.maxsize
-    return math.prod(len(values) for values in space.values() if not isinstance(values, Range))
+    return math.prod(len(values) for values in space.values() if not isinstance(values, FloatRange))

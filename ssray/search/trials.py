@@ -1,4 +1,4 @@
-"""The trials of a search as a table, the best first."""
+"""How the trials of a search ended, and the leaderboard: a table of them with the best first."""
 
 from __future__ import annotations
 
@@ -28,33 +28,35 @@ LEADERBOARD = pa.schema(
         pa.field("reason", pa.string()),
     ]
 )
-"""A row a trial, and a column more for each setting that was varied or chosen. ``state``:
-finished, stopped (early, as others were better) or failed, with the ``reason``. ``partner``: set
-for an ensemble of two trials, whose settings are the first one's.
-``selection_score``: larger is better; 1 - sqrt(error) of the criterion, at the trial's end; null if
-it was not judged. AUROCs are those on the criterion's images, never on the test set. ``version``:
-in the store of the trials' models."""
+"""The leaderboard has a row for each trial, and a further column for each setting that was varied
+or chosen.
+
+``state`` is finished, stopped (early, as others were better) or failed; ``reason`` says why it
+failed. ``partner`` is set for an ensemble of two trials, whose settings are those of the first.
+``selection_score`` is 1 - sqrt(error) of the criterion at the trial's end; larger is better, and it
+is null if the trial was not judged. The AUROCs are those on the criterion's images, never on the
+test set. ``version`` is that of the trial's model in the store of the search."""
 
 
 class TrialResult(BaseModel):
-    """How a trial ended.
+    """How one trial of a search, or an ensemble of two trials, ended.
 
     Attributes:
-        trial: its name in the search.
-        settings: of the training, as they were varied, by their ``--set`` keys.
-        is_default: whether they are the recipe's own.
+        trial: the trial's name in the search; for an ensemble it names both.
+        settings: the settings that were varied, by their ``--set`` keys; for an ensemble those of
+            the first trial.
+        is_default: whether these settings are the recipe's own.
         state: ``finished``, ``stopped`` early because others were better, or ``failed``.
-        error: by the criterion, at its end; None if it was not judged.
-        first_error: after the same share of the budget as all others; None if it was not judged
-            then.
-        seconds: of training.
-        version: of its model; None unless finished.
-        anomaly_map: that was chosen; None unless finished.
-        image_auroc: on the criterion's images, if there were any with a defect.
-        pixel_auroc: likewise.
+        error: the criterion's error at the trial's end, lower is better; None if it was not judged.
+        first_error: the error after the first rung, a share of the budget that is the same for all
+            trials; None if it was not judged then.
+        seconds: how long it was trained.
+        version: the version of its model; None unless finished.
+        anomaly_map: the settings chosen for its anomaly maps; None unless finished.
+        image_auroc: the image AUROC on the criterion's images; None without defects.
+        pixel_auroc: the pixel AUROC on the criterion's images; None without masks.
         reason: why it failed.
-        partner: the other trial, if this is an ensemble with it; the settings are those of the
-            first, ``trial`` names both.
+        partner: the other trial if this is an ensemble, else None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,23 +77,23 @@ class TrialResult(BaseModel):
 
     @property
     def selection_score(self) -> float | None:
-        """1 - sqrt(error): as the AUROCs are, 1 at best."""
+        """1 - sqrt(error): like an AUROC, 1 is the best; None if the trial was not judged."""
         return None if self.error is None else 1 - math.sqrt(self.error)
 
 
 def best(trials: Sequence[TrialResult]) -> TrialResult | None:
-    """The finished one with the least error; the default where others are no better."""
+    """Returns the finished trial with the lowest error, of equal ones the recipe's own settings."""
     finished = [t for t in trials if t.state == "finished" and t.error is not None]
     return min(finished, key=lambda t: (t.error, not t.is_default), default=None)
 
 
 def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
-    """Finished trials first, each group by score."""
+    """Sorts trials: finished ones before the others, and both groups by their error."""
     return sorted(trials, key=_rank)
 
 
 def leaderboard(trials: Mapping[str, Sequence[TrialResult]]) -> pa.Table:
-    """A ``LEADERBOARD`` with a column for each setting: finished trials first, then by score."""
+    """Makes the ``LEADERBOARD`` of the trials of each category, in the order of ``ranked``."""
     rows = []
     for category, found in trials.items():
         chosen = best(found)
@@ -113,25 +115,26 @@ def _rank(trial: TrialResult) -> tuple[bool, float, str]:
 
 
 def _settings(trial: TrialResult) -> dict[str, Any]:
+    """Returns the settings that were varied and those chosen for the anomaly map."""
     chosen = trial.anomaly_map.model_dump() if trial.anomaly_map else {}
     return {**trial.settings, **{f"anomaly_map.{key}": value for key, value in chosen.items()}}
 
 
 def _cell(value: Any) -> Any:
-    """Numbers as floats, as a column may hold whole ones and others; the rest as text."""
+    """Converts a setting to what a column can hold: a truth value, a float, or text."""
     if isinstance(value, bool | str) or value is None:
         return value
     return float(value) if isinstance(value, int | float) else json.dumps(value)
 
 
 class CategorySweep(BaseModel):
-    """What the page says about one category.
+    """The result of the search for one category.
 
     Attributes:
-        category: its name.
-        recipe: name of the one whose settings were varied.
-        by: what chose.
-        trials: how they ended.
+        category: the category's name.
+        recipe: the name of the recipe whose settings were varied.
+        by: what the models were compared by.
+        trials: how the trials ended.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

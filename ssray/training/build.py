@@ -28,6 +28,7 @@ from ssray.config import Compute, Recipe
 from ssray.data.window import Decode
 from ssray.errors import TrainingError
 from ssray.method.autoencoder import Autoencoder
+from ssray.method.inference import Reconstructor
 from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.models.device import (
     describe_hardware,
@@ -192,11 +193,19 @@ def build_model(
         return None
     model, *others = (networks[i : i + len(parts)] for i in range(0, len(fits), len(parts)))
     calibration, average_map = calibrate(
-        model, feed.held_out, feed.sample, recipe, precision, compute.seed, criterion
+        Reconstructor(model, precision),
+        feed.held_out,
+        feed.sample,
+        recipe,
+        compute.seed,
+        criterion,
     )
     if others:
-        left_out = [split.held_out for split in splits[1:]]
-        calibration = cross_fitted(calibration, list(zip(others, left_out, strict=True)), precision)
+        folds = [
+            (Reconstructor(fold, precision), split.held_out)
+            for fold, split in zip(others, splits[1:], strict=True)
+        ]
+        calibration = cross_fitted(calibration, folds)
     facts = TrainingFacts(
         data_fingerprint=data_fingerprint,
         training_key=training_key(recipe, compute, data_fingerprint, criterion),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ssray.calibration.conformal import least_rate, p_values, threshold
+from ssray.calibration.conformal import lowest_rate, p_values, threshold
 from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.errors import ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker
@@ -27,7 +27,7 @@ def test_what_is_above_the_threshold_has_a_p_value_within_the_rate(
     calibration: np.ndarray, rate: float, score: float
 ) -> None:
     [p_value] = p_values(np.array([score]), calibration)
-    supported = rate >= least_rate(len(calibration)) - 1e-9
+    supported = rate >= lowest_rate(len(calibration)) - 1e-9
     flagged = score > threshold(calibration, rate)
     if supported and flagged:
         assert p_value <= rate + 1e-9
@@ -51,9 +51,9 @@ def test_the_rate_of_false_alarms_is_kept(count: int, draw: str) -> None:
 
 def test_too_few_images_support_no_low_rate() -> None:
     calibration = np.arange(13.0)
-    assert least_rate(13) == pytest.approx(1 / 14)
+    assert lowest_rate(13) == pytest.approx(1 / 14)
     assert threshold(calibration, 0.05) == 12.0
-    assert p_values(np.array([100.0]), calibration)[0] == least_rate(13)
+    assert p_values(np.array([100.0]), calibration)[0] == lowest_rate(13)
 
 
 def test_folds_give_a_score_to_every_image(

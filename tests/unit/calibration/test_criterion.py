@@ -16,6 +16,7 @@ from ssray.calibration.map_settings import WIDE
 from ssray.config import AnomalyMap, MapSettings, Network
 from ssray.errors import DataError
 from ssray.method.autoencoder import Autoencoder
+from ssray.method.inference import Reconstructor
 
 SIDE = 64
 RADIUS = (0.1, 0.2)
@@ -50,7 +51,7 @@ def examined(
     criterion: Criterion, network: nn.Module, references: Tensor, mode: bool = False
 ) -> float:
     network.train(mode)
-    found = criterion.examine([network], references, AnomalyMap(), torch.float32)
+    found = criterion.examine(Reconstructor([network], torch.float32), references, AnomalyMap())
     assert found.selection.error is not None
     return found.selection.error
 
@@ -74,7 +75,8 @@ def test_synthetic_defects_prefer_the_network_that_repairs_them(
 def test_every_setting_of_a_wide_grid_is_judged(normal: Tensor, references: Tensor) -> None:
     criterion = Criterion(radius=RADIUS, seed=0, grid=WIDE)
     wanted = AnomalyMap(difference="squared")
-    found = criterion.examine([Repairs(normal, 1.0).eval()], references, wanted, torch.float32)
+    reconstructor = Reconstructor([Repairs(normal, 1.0).eval()], torch.float32)
+    found = criterion.examine(reconstructor, references, wanted)
     kernels = {each.settings.kernel for each in found.judged}
     assert len(found.judged) == len(kernels) * 3 * 10 * 3
 
@@ -131,13 +133,13 @@ def test_examining_a_network_leaves_it_as_it_was(normal: Tensor, references: Ten
 def test_labelled_images_choose_with_their_masks_and_without(
     normal: Tensor, references: Tensor, labelled: list[LabelledImage]
 ) -> None:
-    network = [Repairs(normal, 1.0).eval()]
+    reconstructor = Reconstructor([Repairs(normal, 1.0).eval()], torch.float32)
     for rows, masked in (
         (labelled, True),
         ([row.model_copy(update={"mask_uri": None}) for row in labelled], False),
     ):
         criterion = Criterion(by="labelled", radius=RADIUS, seed=0, labelled=tuple(rows))
-        found = criterion.examine(network, references, AnomalyMap(), torch.float32)
+        found = criterion.examine(reconstructor, references, AnomalyMap())
         assert found.selection.basis == "labelled images"
         assert found.selection.defects == 2
         assert found.selection.image_auroc == 1
@@ -153,4 +155,4 @@ def test_a_validation_set_without_a_usable_defect_is_refused(
     rows = (labelled[0], labelled[-1])
     criterion = Criterion(by="labelled", radius=RADIUS, seed=0, labelled=rows)
     with pytest.raises(DataError, match=r"no defective image.*broken\.png"):
-        criterion.examine([nn.Identity()], references, AnomalyMap(), torch.float32)
+        criterion.examine(Reconstructor([nn.Identity()], torch.float32), references, AnomalyMap())

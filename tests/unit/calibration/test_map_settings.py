@@ -14,7 +14,7 @@ from ssray.calibration.map_settings import KERNEL_SHARES, is_open, judge, kernel
 from ssray.config import AnomalyMap, Difference, MapSettings, Network
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
-from ssray.method.inference import differences, to_network
+from ssray.method.inference import Reconstructor, differences, to_network
 
 KINDS: tuple[Difference, ...] = ("squared", "ssim", "both")
 CPU = torch.device("cpu")
@@ -140,10 +140,11 @@ def test_evidence_shows_the_same_images_with_and_without_defects() -> None:
     torch.manual_seed(0)
     networks = [Autoencoder(Network(width=2)).eval() for _ in range(2)]
     images = torch.randint(256, (5, 32, 32, 3), dtype=torch.uint8)
+    reconstructor = Reconstructor(networks, torch.float32)
     source = SyntheticDefects((0.1, 0.3), seed=0)
-    found = gather_evidence(networks, images, KINDS, torch.float32, source)
-    again = gather_evidence(networks, images, ["ssim"], torch.float32, source)
-    bare = gather_evidence(networks, images, ["ssim"], torch.float32, None)
+    found = gather_evidence(reconstructor, images, KINDS, source)
+    again = gather_evidence(reconstructor, images, ["ssim"], source)
+    bare = gather_evidence(reconstructor, images, ["ssim"], None)
     assert set(found) == set(KINDS)
     for kind, seen in found.items():
         assert seen.clean.shape == (5, 2, 32, 32)

@@ -13,6 +13,7 @@ from ssray.calibration.calibrate import calibrate
 from ssray.calibration.criterion import Criterion
 from ssray.config import Network, Recipe, override
 from ssray.method.autoencoder import Autoencoder
+from ssray.method.inference import Reconstructor
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.search.ensembles import best_ensemble
@@ -58,9 +59,8 @@ class Model(ModelArtifact):
 def model(held_out: Tensor, columns: slice, name: str) -> Model:
     recipe = Recipe(name=name)
     network = RepairsPart(held_out[0], columns).eval()
-    calibration, average = calibrate(
-        [network], held_out, held_out[:0], recipe, torch.float32, 0, CRITERION
-    )
+    reconstructor = Reconstructor([network], torch.float32)
+    calibration, average = calibrate(reconstructor, held_out, held_out[:0], recipe, 0, CRITERION)
     return Model(
         category="plate",
         version=name,
@@ -106,9 +106,8 @@ def test_models_that_see_different_defects_become_an_ensemble(held_out: Tensor) 
     assert len(ensemble.calibration.scale) == 2, "each network's maps have a scale of their own"
     assert ensemble.facts.seconds == 20
     assert ensemble.facts.training_key == "left+right"
-    again = CRITERION.examine(
-        [left.network, right.network], held_out, left.recipe.anomaly_map, torch.float32
-    )
+    both = Reconstructor([left.network, right.network], torch.float32)
+    again = CRITERION.examine(both, held_out, left.recipe.anomaly_map)
     assert again.selection == ensemble.calibration.selection
     assert again.settings == ensemble.calibration.anomaly_map
 
@@ -125,9 +124,8 @@ def test_networks_of_different_recipes_share_a_version(held_out: Tensor, tmp_pat
     recipe = override(Recipe(name="one"), ["network.width=4"])
     partner = override(recipe, ["network.kernel=5", "network.blend=none"])
     networks = [Autoencoder(each.network).eval() for each in (recipe, partner)]
-    calibration, average = calibrate(
-        networks, held_out, held_out[:0], recipe, torch.float32, 0, CRITERION
-    )
+    reconstructor = Reconstructor(networks, torch.float32)
+    calibration, average = calibrate(reconstructor, held_out, held_out[:0], recipe, 0, CRITERION)
     written = ModelArtifact(
         category="plate",
         version="v1",

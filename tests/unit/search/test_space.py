@@ -13,7 +13,7 @@ from ssray.errors import ConfigError
 from ssray.recipes.compact import object_, texture
 from ssray.search.space import (
     SPACES,
-    Range,
+    FloatRange,
     fitted_to,
     own_values,
     read_space,
@@ -35,7 +35,7 @@ def test_each_named_space_fits_the_default_recipes(name: str, recipe: Any) -> No
     assert list(fitted) == list(SPACES[name])
     for key, own in own_values(fitted, recipe).items():
         values = fitted[key]
-        if isinstance(values, Range):
+        if isinstance(values, FloatRange):
             assert own in values
         else:
             stated = [json.dumps(value) for value in values]
@@ -52,7 +52,7 @@ def test_a_file_names_lists_and_ranges(tmp_path: Path) -> None:
     )
     assert space == {
         "network.kernel": (3, 5),
-        "objective.corrupted_weight": Range(low=0.2, high=0.8),
+        "objective.corrupted_weight": FloatRange(low=0.2, high=0.8),
     }
     assert size_of({"network.kernel": (3, 5), "image_size": (128, 192, 256)}) == 6
     assert size_of(space) == sys.maxsize
@@ -88,12 +88,12 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ({"network.depth": (3,)}, ["network.depth", "no setting"]),
         ({"network.kernel": (3, 4)}, ["network.kernel", "found 4"]),
         ({"network.kernel": ()}, ["at least one value"]),
-        ({"schedule.learning_rate": Range(low=0.1, high=0.2)}, ["0.001", "Widen"]),
+        ({"schedule.learning_rate": FloatRange(low=0.1, high=0.2)}, ["0.001", "Widen"]),
         (
-            {"objective.corrupted_weight": Range(low=0.2, high=3)},
+            {"objective.corrupted_weight": FloatRange(low=0.2, high=3)},
             ["objective.corrupted_weight", "found 3"],
         ),
-        ({"image_size": Range(low=128, high=256)}, ["image_size", "integer"]),
+        ({"image_size": FloatRange(low=128, high=256)}, ["image_size", "integer"]),
         ({"schedule.images": (10, 20)}, ["schedule.images", "--set"]),
         ({"anomaly_map.kernel": (3, 5)}, ["anomaly_map.kernel", "not a setting of the training"]),
     ],

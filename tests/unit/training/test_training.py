@@ -17,7 +17,7 @@ from ssray.data.decode import resize
 from ssray.errors import ArtifactError, ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker, smooth
 from ssray.method.augmentation import draw_crops, random_light, relight
-from ssray.method.inference import differences, to_network
+from ssray.method.inference import Reconstructor, differences, to_network
 from ssray.method.synthetic_defects import KINDS, add_defects
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
@@ -133,7 +133,8 @@ def test_a_golden_run(stripes: torch.Tensor, small: Recipe) -> None:
     recipe = override(small, everything)
     fitted = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32, seed=3)
     last = fitted.history[-1]
-    found, _ = calibrate([fitted.model], stripes[8:], stripes[:8], recipe, torch.float32, seed=3)
+    reconstructor = Reconstructor([fitted.model], torch.float32)
+    found, _ = calibrate(reconstructor, stripes[8:], stripes[:8], recipe, seed=3)
     figures = [last.train_loss, last.validation_loss, *found.scale, found.pixel_threshold]
     assert figures == pytest.approx([0.078681, 0.044644, 0.18828, 1.04508], rel=5e-3)
 
@@ -388,14 +389,15 @@ def test_every_kind_of_defect_leaves_the_rest_alone(kind) -> None:
 def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: Recipe) -> None:
     fitted = fit(stripes[:8], stripes[8:], small, device=CPU, precision=torch.float32)
     networks = [fitted.model]
-    found, average = calibrate(networks, stripes[8:], stripes[:0], small, torch.float32, seed=0)
+    reconstructor = Reconstructor(networks, torch.float32)
+    found, average = calibrate(reconstructor, stripes[8:], stripes[:0], small, seed=0)
     x = to_network(stripes[8:], CPU)
     maker = MapMaker(found.anomaly_map, torch.tensor(found.scale), average)
     maps = maker(differences(networks, x, found.anomaly_map.difference, torch.float32))
     assert float(maps.max()) == pytest.approx(found.pixel_threshold, rel=1e-5)
     settings = {"difference": "squared", "kernel": 5, "repeats": 2, "image_score": "max"}
     fixed = override(small, [f"anomaly_map.{name}={value}" for name, value in settings.items()])
-    kept, _ = calibrate(networks, stripes[8:], stripes[:8], fixed, torch.float32, seed=0)
+    kept, _ = calibrate(reconstructor, stripes[8:], stripes[:8], fixed, seed=0)
     assert (kept.reference_images, kept.held_out_references) == (12, 4)
     assert kept.anomaly_map.model_dump() == fixed.anomaly_map.model_dump()
     assert kept.selection.basis == "recipe"
