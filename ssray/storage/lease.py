@@ -34,7 +34,13 @@ class Lease:
     """
 
     def __init__(
-        self, place: Location, work: str, on_wait: Callable[[], None] = lambda: None
+        self,
+        place: Location,
+        work: str,
+        on_wait: Callable[[], None] = lambda: None,
+        *,
+        beat: float = BEAT_SECONDS,
+        silence: float = SILENCE_SECONDS,
     ) -> None:
         """Takes nothing yet.
 
@@ -42,16 +48,20 @@ class Lease:
             place: the lease's file.
             work: what it is for, in words.
             on_wait: called if someone else holds it, before it is watched.
+            beat: seconds between two renewals.
+            silence: seconds without a renewal after which a holder is taken to be dead; the same
+                for all who want the lease, and several beats long.
         """
         self.taken_over = False
         self.lost = False
         self._place, self._work, self._on_wait = place, work, on_wait
+        self._beat_seconds, self._silence_seconds = beat, silence
         self.name = secrets.token_hex(8)
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
-        """Takes the lease, after ``SILENCE_SECONDS`` if someone else holds it.
+        """Takes the lease, after ``silence`` seconds if someone else holds it.
 
         Raises:
             ConflictError: if someone else renews it meanwhile, or takes it first.
@@ -59,9 +69,9 @@ class Lease:
         found = self._place.read_tagged()
         if found:
             self._on_wait()
-            deadline = time.monotonic() + SILENCE_SECONDS
+            deadline = time.monotonic() + self._silence_seconds
             while found and time.monotonic() < deadline:
-                time.sleep(BEAT_SECONDS / 5)
+                time.sleep(self._beat_seconds / 5)
                 now = self._place.read_tagged()
                 if now and now.content != found.content:
                     raise self._held_elsewhere()
@@ -95,7 +105,7 @@ class Lease:
         if found is None or not self._wrote(found):
             raise ConflictError(
                 f"{self._work} was taken over: this process slept, or could not renew "
-                f"{self._place}, for more than {SILENCE_SECONDS:g} s. It goes on elsewhere."
+                f"{self._place}, for more than {self._silence_seconds:g} s. It goes on elsewhere."
             )
 
     def write(self, place: Location, content: bytes) -> None:
@@ -113,7 +123,7 @@ class Lease:
 
     def _beat(self) -> None:
         count = 0
-        while not self._left.wait(BEAT_SECONDS):
+        while not self._left.wait(self._beat_seconds):
             count += 1
             with contextlib.suppress(OSError, ConflictError):  # the next beat may get through
                 found = self._place.read_tagged()
