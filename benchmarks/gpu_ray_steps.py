@@ -29,19 +29,17 @@ quiet_local_ray()
 
 import ray  # noqa: E402  Ray reads its settings when imported
 
-from ssray.cluster.categories import (  # noqa: E402
-    evaluate_categories,
-    train_categories,
-    training_uris,
-)
-from ssray.cluster.nightly import NightRequest, score_night  # noqa: E402
+from ssray.cluster.categories import evaluate_categories, train_categories  # noqa: E402
+from ssray.cluster.nightly import score_night  # noqa: E402
 from ssray.cluster.session import LOCAL_OBJECT_STORE_BYTES, ray_session  # noqa: E402
 from ssray.cluster.train import train_category  # noqa: E402
 from ssray.config import Compute, Recipe, override  # noqa: E402
+from ssray.data.dataset import training_uris  # noqa: E402
 from ssray.data.demo.dataset import write_demo_data  # noqa: E402
 from ssray.method.autoencoder import Autoencoder  # noqa: E402
 from ssray.models import artifact  # noqa: E402
 from ssray.models import store as model_store  # noqa: E402
+from ssray.nightly.protocol import NightRequest  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
 from ssray.recipes import compact, paper  # noqa: E402
 from ssray.recipes.request import RecipeRequest  # noqa: E402

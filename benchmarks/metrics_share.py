@@ -21,13 +21,14 @@ from labelled import category_parser
 
 from ssray.cluster.categories import evaluate_categories
 from ssray.cluster.evaluate import PARTS
-from ssray.cluster.score import SCORE_BATCH, map_place
 from ssray.cluster.session import ray_session
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.data.decode import read_mask
 from ssray.metrics.pixels import PixelCounts
 from ssray.scoring.evaluation import Figures
+from ssray.scoring.judge import SCORE_BATCH
+from ssray.scoring.labelled import map_place
 from ssray.scoring.results import collect
 from ssray.storage.location import Location
 

@@ -3,8 +3,8 @@
 ray job submit --working-dir . -- python jobs/sweep_all.py --data ROOT --models STORE --out DIR
 """
 
-from ssray.cli.main import sweep
 from ssray.cli.options import run
+from ssray.cli.training import sweep
 
 if __name__ == "__main__":
     run(sweep)

@@ -1,9 +1,9 @@
-"""Configuration: frozen, validated, and the one place where a setting is described.
+"""All settings: what each is called, what it means, its default and the values it may have.
 
-A ``Recipe`` holds everything that decides what a model is, and travels inside the
-model's artifact. ``Compute`` holds what decides only how fast it gets there. Both are
-pydantic models that refuse unknown keys; the command line derives its options and the
-``--set`` keys from their fields.
+A ``Recipe`` holds every setting that changes the model that comes out of a training; it is
+stored inside the model's artifact. ``Compute`` holds the settings that only change where and how
+fast the work is done. Both are frozen pydantic models that refuse unknown keys. The command line
+makes its options and the ``--set`` keys from their fields and shows the descriptions as help.
 """
 
 from __future__ import annotations
@@ -32,14 +32,18 @@ Augmentation = Literal["none", "flip_horizontal", "flip", "turn", "dihedral"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Backend = Literal["auto", "torch", "openvino"]
+ExportFormat = Literal["torch", "onnx", "openvino"]
+Basis = Literal["synthetic", "labelled", "reconstruction"]
+MapGrid = Literal["narrow", "wide"]
+Heatmaps = Literal["flagged", "all", "none"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 RENAMED_SETTINGS = {"objective.lam": "objective.corrupted_weight"}
-"""Keys of earlier versions, in files and ``--set``, and what they are called now."""
+"""Settings that were renamed: the key that earlier versions used, and the present one."""
 
 STRIDE = 8
-"""The network halves its input three times; other sides are padded to multiples of this."""
+"""Side lengths of the network's input are padded to a multiple of this: it halves them thrice."""
 
 
 class _Frozen(BaseModel):
@@ -55,41 +59,52 @@ def _check_range(name: str, bounds: tuple[float, float]) -> None:
 
 
 class Network(_Frozen):
-    """Table 1, scaled in width; with skip connections Model II of Fig. 5."""
+    """The autoencoder: Table 1 of the paper (Model I), or that of Fig. 5 (Model II)."""
 
-    width: int = Field(16, ge=1, description="channels of the first stage; 64 is the paper's")
+    width: int = Field(16, ge=1, description="channels of the first stage; the paper has 64")
     kernel: Literal[3, 5] = Field(3, description="kernel f of the dilated convolutions")
     blend: Blend = Field(
         "none",
-        description="none is Model I; else Model II, with one blending coefficient per pixel, "
-        "per channel, or for both",
+        description="none is Model I, without skip connections; the others are Model II, which "
+        "blends each skip connection in by a coefficient per pixel, per channel, or for both",
     )
 
 
 class Patches(_Frozen):
-    """Where an image is corrupted. Lengths are shares of the whole image's shorter side."""
+    """Where an image is corrupted: number, size and outline of the patches.
+
+    Lengths are shares of the whole image's shorter side.
+    """
 
     count: int = Field(
-        3, ge=1, le=16, description="most patches an image; 1 to this many are drawn"
+        3,
+        ge=1,
+        le=16,
+        description="largest number of patches in an image; 1 to this many are drawn",
     )
     radius: tuple[float, float] = Field(
-        (0.016, 0.19), description="radius, share of the image's shorter side (log-uniform)"
+        (0.016, 0.19),
+        description="range of the radius, as a share of the image's shorter side (log-uniform)",
     )
     shapes: tuple[Shape, ...] = Field(
-        ("disk",), min_length=1, description="drawn with equal chance for every patch"
+        ("disk",), min_length=1, description="outlines a patch can have, each with equal chance"
     )
     fade: float = Field(
-        0.5, gt=0, le=1, description="share of the radius over which the border fades"
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the radius over which a patch fades out at its border",
     )
     outline: float = Field(
         0.35, ge=0, lt=1, description="distortion of the outline, as a share of the radius (rms)"
     )
 
     elongation: tuple[float, float] = Field(
-        (1.0, 3.0), description="rectangle: length over breadth (log-uniform)"
+        (1.0, 3.0), description="rectangle: range of length over breadth (log-uniform)"
     )
     stroke: tuple[float, float] = Field(
-        (0.006, 0.024), description="stroke: breadth, share of the side (log-uniform)"
+        (0.006, 0.024),
+        description="stroke: range of the breadth, as a share of the side (log-uniform)",
     )
 
     @model_validator(mode="after")
@@ -100,15 +115,21 @@ class Patches(_Frozen):
 
 
 class Mix(_Frozen):
-    """Relative frequency of each kind of content; every image gets one kind."""
+    """How often each kind of corruption is used; every image gets one kind for all its patches."""
 
-    elastic: float = Field(1.0, ge=0, description="the patch's own content, deformed")
-    cut_out: float = Field(0.0, ge=0, description="zeros")
-    swap: float = Field(0.0, ge=0, description="the same place in another image of the batch")
-    brightness: float = Field(0.0, ge=0, description="the patch's own content, lighter or darker")
-    occlusion: float = Field(0.0, ge=0, description="foreign content")
+    elastic: float = Field(1.0, ge=0, description="weight of the patch's own content, deformed")
+    cut_out: float = Field(0.0, ge=0, description="weight of patches set to zero")
+    swap: float = Field(
+        0.0, ge=0, description="weight of content from the same place in another image of the batch"
+    )
+    brightness: float = Field(
+        0.0, ge=0, description="weight of the patch's own content, lighter or darker"
+    )
+    occlusion: float = Field(0.0, ge=0, description="weight of foreign content")
     pattern: float = Field(
-        0.0, ge=0, description="foreign content of random opacity over an image with noise"
+        0.0,
+        ge=0,
+        description="weight of foreign content of random opacity over an image with added noise",
     )
 
     @model_validator(mode="after")
@@ -119,41 +140,54 @@ class Mix(_Frozen):
 
 
 class Corruption(_Frozen):
-    """What is put into the patches (section 3.2). Ranges are drawn from per image.
+    """How training images are corrupted (section 3.2 of the paper).
 
-    Lengths are shares of the whole image's shorter side, whatever the crop.
+    A value is drawn from each range for every image. Lengths are shares of the whole image's
+    shorter side, also when a crop is trained on.
     """
 
     patches: Patches = Patches()
     mix: Mix = Mix()
     displacement: tuple[float, float] = Field(
         (0.006, 0.04),
-        description="elastic: rms displacement along each axis, share of the side (log-uniform)",
+        description="elastic: range of the rms displacement along each axis, as a share of the "
+        "side (log-uniform)",
     )
     smoothness: tuple[float, float] = Field(
         (0.016, 0.0625),
-        description="elastic: correlation length of the displacement, share of the side",
+        description="elastic: range of the displacement's correlation length, as a share of the "
+        "side",
     )
     brightness: tuple[float, float] = Field(
-        (0.05, 0.4), description="brightness: change, of the full range 1, either sign"
+        (0.05, 0.4), description="brightness: range of the change, up or down; the full scale is 1"
     )
     foreign: tuple[Foreign, ...] = Field(
         ("batch", "generated"),
         min_length=1,
-        description="occlusion, pattern: sources of foreign content, with equal chance",
+        description="occlusion, pattern: where foreign content comes from, each with equal chance",
     )
     textures: str | None = Field(
-        None, description="occlusion, pattern: folder or URI of images for 'textures' in foreign"
+        None,
+        description="occlusion, pattern: folder or URI of images, needed for 'textures' in foreign",
     )
-    opacity: tuple[float, float] = Field((0.2, 1.0), description="pattern: opacity (uniform)")
+    opacity: tuple[float, float] = Field(
+        (0.2, 1.0), description="pattern: range of the opacity (uniform)"
+    )
     noise: float = Field(
-        0.02, ge=0, le=1, description="pattern: largest standard deviation of the target's noise"
+        0.02,
+        ge=0,
+        le=1,
+        description="pattern: largest standard deviation of the noise added to the image and its "
+        "target",
     )
     rotated: float = Field(
-        0.0, ge=0, le=1, description="share of corrupted images that are turned about the centre"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the corrupted images that are rotated about the centre",
     )
     rotation: tuple[float, float] = Field(
-        (2.0, 30.0), description="rotated: angle, degrees, either sense (log-uniform)"
+        (2.0, 30.0), description="rotated: range of the angle in degrees, either way (log-uniform)"
     )
 
     @model_validator(mode="after")
@@ -168,34 +202,37 @@ class Corruption(_Frozen):
 
 
 class Objective(_Frozen):
-    """Objective (1), objective (4), or one network of each."""
+    """What a network is trained for: objective (1) or (4) of the paper, or one network for each."""
 
     kind: ObjectiveKind = Field(
         "reconstruct",
-        description="reconstruct is objective (1), amplify is (4), ensemble trains one of each for "
-        "half the budget and joins their maps",
+        description="reconstruct is objective (1), amplify is objective (4), ensemble trains one "
+        "network for each with half the budget and joins their maps",
     )
     corrupted_weight: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="lambda of the paper: weight of the corrupted region; the rest has 1 - lambda",
+        description="weight of the corrupted region in the loss (lambda of the paper); the rest of "
+        "the image has 1 - lambda",
     )
     patience: float = Field(
         0.3,
         gt=0,
         le=1,
-        description="early stopping: share of the budget after which training stops if synthetic "
-        "defects in held-out images are separated no better; the best weights are kept",
+        description="early stopping: training ends when synthetic defects in held-out images were "
+        "not separated better for this share of the budget; the best weights are kept",
     )
     early_stopping: bool | None = Field(
-        None, description="by default for amplify, which overfits, and not for reconstruct"
+        None,
+        description="whether training may stop early; default: for amplify, which overfits, but "
+        "not for reconstruct",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _lambda_had_another_name(cls, values: Any) -> Any:
-        """Recipes of earlier versions, in artifacts and files, and ``--set objective.lam``."""
+        """Accepts ``lam``, which earlier versions of ssray called ``corrupted_weight``."""
         if isinstance(values, dict) and "lam" in values:
             values = {**values, "corrupted_weight": values["lam"]}
             del values["lam"]
@@ -203,53 +240,60 @@ class Objective(_Frozen):
 
 
 class Schedule(_Frozen):
-    """How long and in which steps a model is trained."""
+    """How long a model is trained, with what steps and on what images."""
 
     images: int = Field(
         100_000,
         ge=1,
-        description="images to train on, over all workers; a crop counts by the area it covers",
+        description="length of the training, in images over all workers; a crop counts by its "
+        "share of the image's area",
     )
     epochs: float | None = Field(
         400,
         gt=0,
-        description="passes over the training images after which the run ends, if it has not yet; "
-        "a network that saw them more often learns to reproduce defects",
+        description="largest number of passes over the training images, whatever schedule.images "
+        "says; a network that sees them more often learns to reproduce defects",
     )
     batch: int = Field(
         4,
         ge=1,
-        description="whole images a step over all workers; of smaller crops as many as fill the "
-        "same area, and at least two a worker",
+        description="whole images in a step, over all workers; of smaller crops a step has as many "
+        "as cover the same area, and at least two for each worker",
     )
     crops: tuple[float, ...] = Field(
         (0.5, 1.0),
         min_length=1,
-        description="crop sides as shares of the image's, smallest first, each for an equal share "
-        "of the budget; 1 is the whole image",
+        description="sides of the crops as shares of the image's, smallest first; each is trained "
+        "on for an equal share of the budget, and 1 is the whole image",
     )
     learning_rate: float = Field(1e-3, gt=0, description="Adam's peak learning rate")
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the budget the rate rises over")
+    warmup: float = Field(
+        0.03, ge=0, lt=1, description="share of the budget over which the rate rises"
+    )
     averaging: float = Field(
-        0.998, ge=0, lt=1, description="decay of the weight average that is kept; 0 keeps the last"
+        0.998,
+        ge=0,
+        lt=1,
+        description="decay of the average of the weights, which becomes the model; 0 takes the "
+        "last",
     )
     augmentation: Augmentation = Field(
         "none",
-        description="what leaves a normal image normal: flip (both ways), quarter turns, or both "
-        "(dihedral)",
+        description="changes that leave a normal image normal: flip_horizontal, flip (both ways), "
+        "turn (by quarters), or dihedral (flips and turns)",
     )
     photometric: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="largest relative change of brightness and contrast of a training image, so "
-        "that drifting light does not read as a defect",
+        description="largest relative change of a training image's brightness and contrast, which "
+        "keeps a drifting light from being taken for a defect",
     )
     holdout: float = Field(
         0.1,
         gt=0,
         lt=1,
-        description="share of the training images held out for validation and thresholds",
+        description="share of the training images that is held out, for validation and thresholds",
     )
 
     @model_validator(mode="after")
@@ -262,31 +306,39 @@ class Schedule(_Frozen):
 
 
 class AnomalyMap(_Frozen):
-    """Equations (2), (3) and (14), and how a map becomes one number."""
+    """How anomaly maps are made (equations (2), (3) and (14)) and reduced to an image score."""
 
     difference: Difference | None = Field(
         None,
-        description="both is the geometric mean of squared and ssim; by default chosen for every "
-        "model on synthetic defects made from defect-free images",
+        description="how reconstruction and image are compared; both is the geometric mean of "
+        "squared and ssim; default: chosen for every model on synthetic defects",
     )
     kernel: int | None = Field(
         None,
         ge=1,
-        description="side k of the mean filter, pixels (odd); by default chosen likewise",
+        description="side k of the mean filter in pixels, odd; default: chosen on synthetic "
+        "defects",
     )
-    repeats: int = Field(3, ge=0, description="times n the filter is applied; 0 leaves the map")
+    repeats: int = Field(
+        3, ge=0, description="how many times n the filter is applied; 0 leaves the map as it is"
+    )
     average_power: float = Field(
-        0.0, ge=0, description="power t of (1 - avgmap); 0 leaves out the average map"
+        0.0,
+        ge=0,
+        description="power t of (1 - avgmap) in equation (14); 0 does without the average map",
     )
-    image_score: ImageScore = Field("max", description="reduction of a map to the image score")
+    image_score: ImageScore = Field("max", description="how a map is reduced to the image score")
     top_fraction: float = Field(
-        0.001, gt=0, le=1, description="share of pixels averaged when image_score is topk"
+        0.001,
+        gt=0,
+        le=1,
+        description="topk: share of the pixels, the highest ones, whose mean is the image score",
     )
 
     @field_validator("image_score", mode="before")
     @classmethod
     def _null_was_once_a_choice(cls, score: Any) -> Any:
-        """Recipes of earlier versions, in artifacts and files, left it open."""
+        """Accepts null, which recipes of earlier versions have, as ``max``."""
         return "max" if score is None else score
 
     @model_validator(mode="after")
@@ -297,14 +349,14 @@ class AnomalyMap(_Frozen):
 
 
 class MapSettings(AnomalyMap):
-    """An ``AnomalyMap`` in which nothing is left to be chosen."""
+    """The settings of ``AnomalyMap`` once difference and kernel have been chosen."""
 
     difference: Difference
     kernel: int = Field(ge=1)
 
 
 class Decision(_Frozen):
-    """When an image is flagged."""
+    """When an image is flagged as defective."""
 
     false_alarm_rate: float = Field(
         0.05, gt=0, lt=1, description="share of the defect-free images that may be flagged"
@@ -312,8 +364,9 @@ class Decision(_Frozen):
     folds: int = Field(
         0,
         ge=0,
-        description="train as many more models, each without its part of the images, so that every "
-        "image gives a score it was not trained for; 0 leaves it at the held-out ones",
+        description="cross-fitting: how many further models to train, each without its own fold of "
+        "the images, so that every image is scored by a model that has not seen it; 0 takes the "
+        "scores of the held-out images alone",
     )
 
     @field_validator("folds")
@@ -325,9 +378,9 @@ class Decision(_Frozen):
 
 
 class Recipe(_Frozen):
-    """Everything that decides a model. Stored inside its artifact."""
+    """Every setting that changes the model; stored inside the model's artifact."""
 
-    name: str = Field("custom", description="for people; two recipes may share it")
+    name: str = Field("custom", description="a name for people; two recipes may share it")
     image_size: int = Field(
         256,
         ge=2 * STRIDE,
@@ -342,72 +395,80 @@ class Recipe(_Frozen):
 
 
 class Compute(_Frozen):
-    """Where and how fast; never what. The same recipe runs on any of these."""
+    """Settings of where and how fast the work is done; any recipe runs with any of them."""
 
     device: Device = Field(
         "auto",
-        description="auto takes CUDA where there is one now; cuda also where a cluster starts its "
-        "GPUs on demand",
+        description="auto takes a CUDA GPU if there is one now; cuda asks for one, which a "
+        "cluster may start on demand",
     )
     precision: Precision = Field(
         "auto",
-        description="auto: training times both on this processor and takes the faster, scoring "
-        "takes what the model was trained in",
+        description="auto: training measures both on this processor and takes the faster one, "
+        "scoring takes the one that the model was trained with",
     )
     backend: Backend = Field(
         "auto",
-        description="what scores: torch, or openvino on CPUs, which is faster; auto takes it there",
+        description="what runs the network for scoring: torch, or openvino, which is faster on "
+        "CPUs; auto takes openvino on CPUs",
     )
     compile: bool = Field(
-        False, description="train a compiled network (torch.compile): minutes to start, then faster"
+        False,
+        description="train a network compiled by torch.compile: it takes minutes to start, then "
+        "runs faster",
     )
     workers: int | None = Field(
         None,
         ge=1,
-        description="worker processes: of a training (DDP), or that score; default: one, on CPUs "
-        "one for every two cores, of scoring one a GPU",
+        description="number of worker processes of a training (DDP) or a scoring; default: on CPUs "
+        "one for every two cores, on GPUs one for a training and one for each GPU for a scoring",
     )
     cpus_per_worker: int | None = Field(
-        None, ge=1, description="cores of each worker; default: this machine's, shared out"
+        None, ge=1, description="CPU cores of each worker; default: an equal share of the machine's"
     )
     gpus_per_worker: float | None = Field(
         None,
         gt=0,
-        description="GPUs that Ray reserves for each worker, 1 or a part of one or several; "
-        "default: 1 where it computes on CUDA",
+        description="GPUs that Ray reserves for each worker: a part of one, or a whole number; "
+        "default: 1 for workers that compute on CUDA",
     )
     images_per_step: int | None = Field(
         None,
         ge=1,
-        description="images a step of a training, the learning rate following by the square root; "
-        "default: the recipe's, and more where they fill a GPU or the cores of several workers",
+        description="images in each step of a training; the learning rate grows with the square "
+        "root of it; default: as the recipe says, or more to fill a GPU or several workers",
     )
     memory_gib: float = Field(
         4,
         gt=0,
-        description="memory of each worker for decoded images, on its device; of a category that "
-        "needs more, a window moves over the images while it is trained",
+        description="GiB of each worker's device memory for decoded images; if a category needs "
+        "more, a window of images moves over it during the training",
     )
     accumulate: int = Field(
         1,
         ge=1,
-        description="parts in which each worker takes its share of a step, where memory holds no "
-        "more; each has at least two crops",
+        description="number of parts in which each worker computes its share of a step, to save "
+        "memory; each part has at least two crops",
     )
     max_minutes: float | None = Field(
-        None, gt=0, description="time budget the learning rate anneals to, if it ends first"
+        None,
+        gt=0,
+        description="time limit of a training in minutes; the learning rate reaches zero by then",
     )
     checkpoint_minutes: float = Field(
-        2, ge=0, description="minutes between checkpoints, from which a killed training goes on"
+        2, ge=0, description="minutes between checkpoints, from which a killed training resumes"
     )
     restarts: int = Field(
-        3, ge=0, description="how often a training goes on after it lost a worker"
+        3, ge=0, description="how often a training may resume after it lost a worker"
     )
     min_workers: int | None = Field(
-        None, ge=1, description="go on with as few workers as this if others stay lost"
+        None, ge=1, description="smallest number of workers to go on with if others stay lost"
     )
     seed: int = Field(
-        0, ge=0, lt=2**32, description="fixes initial weights, hold-out and corruption"
+        0,
+        ge=0,
+        lt=2**32,
+        description="seed of the initial weights, the choice of held-out images and the corruption",
     )
 
     @field_validator("gpus_per_worker")
@@ -428,10 +489,16 @@ class Compute(_Frozen):
 
 
 def parse(model: type[Model], values: dict[str, Any], source: str) -> Model:
-    """Validates ``values`` as ``model``.
+    """Makes a model of settings from a dictionary, and checks every value.
+
+    Args:
+        model: the class to make, such as ``Recipe``.
+        values: the settings by name; groups of settings are dictionaries.
+        source: where the values come from, for the error message.
 
     Raises:
-        ConfigError: names the offending key, what was found and what was expected.
+        ConfigError: if a key is unknown or a value is not allowed; it names the key, what was found
+            and what was expected.
     """
     try:
         return model.model_validate(values)
@@ -447,7 +514,11 @@ def parse(model: type[Model], values: dict[str, Any], source: str) -> Model:
 
 
 def override(recipe: Recipe, assignments: list[str] | tuple[str, ...]) -> Recipe:
-    """A recipe with ``key.path=value`` assignments applied; values are JSON or plain words.
+    """Returns a recipe in which some settings have been changed.
+
+    Args:
+        recipe: the recipe to start from.
+        assignments: one ``group.key=value`` each; a value is JSON or a plain word.
 
     >>> override(Recipe(), ["network.width=8", "anomaly_map.image_score=sum"]).network.width
     8
@@ -484,6 +555,3 @@ def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
         assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
         model = annotation
     return list(model.model_fields)
-
-
-Basis = Literal["synthetic", "labelled", "reconstruction"]

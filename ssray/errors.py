@@ -1,4 +1,4 @@
-"""The exceptions a user of ssray can meet, all below one root.
+"""All exceptions that ssray raises on purpose; they share the base class ``SsrayError``.
 
 Each message says what was found, what was expected and what to do about it.
 The command line prints the message alone and exits with code 2.
@@ -6,7 +6,7 @@ The command line prints the message alone and exits with code 2.
 
 
 class SsrayError(Exception):
-    """Root of every error that ssray raises on purpose."""
+    """The base class of every error that ssray raises on purpose."""
 
 
 class ConfigError(SsrayError):
@@ -18,10 +18,10 @@ class DataError(SsrayError):
 
 
 class ImageError(DataError):
-    """One image cannot be used.
+    """One image cannot be read, decoded or scored.
 
     Attributes:
-        code: a short, stable reason such as ``"truncated"``, fit for a table column.
+        code: a short, stable reason such as ``"truncated"``, which tables store.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -33,7 +33,7 @@ class ImageError(DataError):
 
 
 class ConflictError(SsrayError):
-    """Someone else changed a file between reading and writing it."""
+    """Another process changed a file after this one read it, or holds the same lease."""
 
 
 class ArtifactError(SsrayError):

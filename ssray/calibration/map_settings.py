@@ -147,10 +147,11 @@ def select(
     """Fills in the difference and the kernel where ``settings`` leave them open.
 
     The difference is the one with which some settings best tell images with a defect from
-    defect-free ones, and the pixels of the defects from all others (``Candidate.error``). Of settings
-    with this difference that do about as well, those are taken that depart least from the recipe's
-    repetitions, average map and image score, and of these the widest filter: people outline real
-    defects more generously than synthetic ones are made, and a wider filter leaves less noise.
+    defect-free ones, and the pixels of the defects from all others (``Candidate.error``). Of
+    settings with this difference that do about as well, those are taken that depart least from the
+    recipe's repetitions, average map and image score, and of these the widest filter: people
+    outline real defects more generously than synthetic ones are made, and a wider filter leaves
+    less noise.
 
     Args:
         evidence: for each of ``open_differences``.

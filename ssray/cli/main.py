@@ -1,43 +1,26 @@
-"""``ssray``: the command line. Each command parses, calls one function and reports."""
+"""``ssray``: the command line. Each command parses, calls one function and reports.
+
+What a command needs is imported when it runs: help comes at once, without torch or Ray.
+"""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any, get_args
 
 import click
 
 import ssray
-from ssray.calibration.map_settings import GRIDS
 from ssray.cli.models import models
 from ssray.cli.nightly import heatmap, nightly
 from ssray.cli.options import (
-    SCORING,
-    TRAINING,
-    categories_option,
     compute_from,
     compute_options,
-    data_option,
-    events_option,
-    maps_option,
-    models_option,
-    out_option,
-    recipe_options,
     run,
-    settings_help,
 )
-from ssray.cli.terminal import TrainingBoard, console, counting, show_evaluation, show_unscored
-from ssray.config import Basis, Recipe
-from ssray.data.dataset import index_images
-from ssray.data.demo.dataset import write_demo_data
-from ssray.diagnosis import measure
-from ssray.diagnosis.findings import paragraph
-from ssray.errors import ConfigError, TrainingError
-from ssray.models import store as model_store
+from ssray.cli.scoring import diagnose, evaluate, score
+from ssray.cli.training import sweep, train
+from ssray.errors import TrainingError
 from ssray.recipes.request import RecipeRequest
-from ssray.report.diagnosis import write_diagnosis
-from ssray.storage.location import Location
 
 DEMO_MINUTES = 1.0
 DEMO_IMAGES = 80
@@ -57,8 +40,11 @@ def demo(out: str, seed: int) -> None:
 
     Takes about four minutes on two cores; needs no download, no server and no GPU.
     """
+    from ssray.cli.terminal import TrainingBoard, show_evaluation
     from ssray.cluster.categories import evaluate_categories, train_categories
     from ssray.cluster.session import ray_session
+    from ssray.data.demo.dataset import write_demo_data
+    from ssray.storage.location import Location
 
     names = write_demo_data(Path(out) / "data", images=DEMO_IMAGES, seed=seed)
     place = Location.parse(out)
@@ -87,234 +73,15 @@ def demo_data(out: str, count: int, images: int, seed: int) -> None:
     A generated data set that is there with other arguments is replaced; anything else is
     left alone and named.
     """
+    from ssray.cli.terminal import console
+    from ssray.data.demo.dataset import write_demo_data
+
     names = write_demo_data(Path(out), categories=count, images=images, seed=seed)
     console.print(f"{len(names)} categories in {out}: {', '.join(names)}")
 
 
-@cli.command(
-    epilog="Settings for --set, with the defaults of 'compact-texture':\n\n\b\n"
-    + "\n".join(settings_help(Recipe))
-)
-@data_option
-@click.option("--category", required=True, metavar="C", help="Category to train.")
-@recipe_options
-@models_option
-@events_option
-@compute_options(*TRAINING)
-def train(
-    root: str,
-    category: str,
-    recipe: RecipeRequest,
-    store: str,
-    events: Path | None,
-    **compute: Any,
-) -> None:
-    """Train one category on its defect-free images and publish the model."""
-    from ssray.cluster.categories import train_categories
-
-    with TrainingBoard() as board:
-        failed = train_categories(
-            Location.parse(root),
-            [category],
-            recipe,
-            compute_from(compute),
-            Location.parse(store),
-            events=events,
-            progress=board,
-        )
-    for error in failed.values():
-        raise error
-
-
-@cli.command()
-@data_option
-@models_option
-@out_option
-@categories_option
-@recipe_options
-@click.option(
-    "--space",
-    default="default",
-    show_default=True,
-    metavar="small|default|FILE",
-    help="What to vary: small has the objective's weight, the corruption mix and the learning "
-    'rate; a file is JSON, {"network.kernel": [3, 5], "objective.corrupted_weight": {"low": 0.3, "high": 0.9}}.',
-)
-@click.option(
-    "--trials",
-    type=click.IntRange(min=2),
-    default=12,
-    show_default=True,
-    metavar="N",
-    help="Recipes to try for each category, the given one included.",
-)
-@click.option(
-    "--select-by",
-    "by",
-    type=click.Choice(get_args(Basis)),
-    default="synthetic",
-    show_default=True,
-    help="What chooses the best one: synthetic defects in held-out images, labelled images, or the "
-    "plain reconstruction error.",
-)
-@click.option(
-    "--validation",
-    metavar="ROOT",
-    help="Folder above the categories of labelled images in CATEGORY/test, apart from those the "
-    "models are evaluated on; for --select-by labelled.",
-)
-@click.option(
-    "--map-settings",
-    "grid",
-    type=click.Choice(["auto", *GRIDS]),
-    default="auto",
-    show_default=True,
-    help="What to choose of the anomaly map for every model: narrow, difference and kernel; wide, "
-    "also repetitions, average map and image score, 2,160 settings; auto, wide for textures.",
-)
-@click.option(
-    "--ensemble",
-    is_flag=True,
-    help="Try the best models in pairs, too. A pair takes twice as long to score, so it must be "
-    "clearly better to be chosen.",
-)
-@compute_options(*TRAINING)
-def sweep(
-    root: str,
-    store: str,
-    out: str,
-    only: tuple[str, ...],
-    recipe: RecipeRequest,
-    space: str,
-    trials: int,
-    by: Basis,
-    validation: str | None,
-    grid: str,
-    ensemble: bool,
-    **compute: Any,
-) -> None:
-    """Search the best recipe of each category, and publish its model.
-
-    Each trial is a training with the budget of --max-minutes, which the worse two of three do not
-    get to spend. Test images take no part. The same command goes on after an interruption.
-    """
-    from ssray.cluster.search import SweepRequest, sweep_categories
-
-    request = SweepRequest(
-        recipe=recipe,
-        space=space,
-        trials=trials,
-        by=by,
-        validation=Location.parse(validation) if validation else None,
-        grid=GRIDS.get(grid),
-        ensemble=ensemble,
-    )
-    place = Location.parse(out)
-    with TrainingBoard() as board:
-        failed = sweep_categories(
-            Location.parse(root),
-            only,
-            request,
-            compute_from(compute),
-            Location.parse(store),
-            place,
-            board,
-        )
-    board.show_totals(len(failed))
-    console.print(f"Trials: {place / 'leaderboard.parquet'}")
-    console.print(f"Page: {place / 'sweep.html'}")
-    for category, error in failed.items():
-        console.print(f"Failed {category}: {error}")
-    sys.exit(1 if failed else 0)
-
-
-@cli.command()
-@data_option
-@models_option
-@categories_option
-@out_option
-@maps_option
-@compute_options(*SCORING)
-def evaluate(
-    root: str, store: str, only: tuple[str, ...], out: str, maps: str | None, **compute: Any
-) -> None:
-    """Score the labelled test images; write metrics, scores and a report."""
-    from ssray.cluster.categories import evaluate_categories
-
-    place = Location.parse(out)
-    metrics, scores = evaluate_categories(
-        Location.parse(root),
-        list(only),
-        Location.parse(store),
-        compute_from(compute),
-        place,
-        Location.parse(maps) if maps else None,
-    )
-    show_evaluation(metrics, scores, place)
-
-
-@cli.command()
-@click.option("--images", required=True, metavar="URI", help="An image, a folder or a prefix.")
-@models_option
-@click.option("--category", required=True, metavar="C", help="Whose model to use.")
-@out_option
-@compute_options(*SCORING)
-def score(images: str, store: str, category: str, out: str, **compute: Any) -> None:
-    """Score images without labels; write scores and a report of the most anomalous."""
-    from ssray.cluster.evaluate import score as score_images
-    from ssray.cluster.session import ray_session
-
-    models, place = Location.parse(store), Location.parse(out)
-    if f"{place}/".startswith(f"{Location.parse(images)}/"):
-        raise ConfigError(
-            f"--out {out} lies inside --images {images}, so that the next run would score its "
-            "own pictures. Choose a folder outside."
-        )
-    versions = {category: model_store.published_version(models, category)}
-    manifest = index_images(Location.parse(images), category)
-    with ray_session():
-        scores = score_images(manifest, models, versions, compute_from(compute), place)
-    show_unscored(scores)
-    console.print(f"{len(scores)} images: {place / 'scores.parquet'}")
-    console.print(f"Report: {place / 'report.html'}")
-
-
-@cli.command()
-@data_option
-@click.option("--category", required=True, metavar="C", help="Category to diagnose.")
-@models_option
-@out_option
-@click.option(
-    "--images",
-    type=click.IntRange(min=measure.MIN_IMAGES),
-    default=64,
-    show_default=True,
-    metavar="N",
-    help="Training images that the patch test takes, and patches it tries at each width.",
-)
-@compute_options("device", "precision", "seed")
-def diagnose(root: str, category: str, store: str, out: str, images: int, **compute: Any) -> None:
-    """Tell whether a category is a texture, and which defects its model can repair.
-
-    Takes the defect-free training images alone; needs no labels and no Ray.
-    """
-    place = Location.parse(out)
-    found = measure.diagnose(
-        Location.parse(root),
-        category,
-        Location.parse(store),
-        images,
-        compute_from(compute),
-        counting,
-    )
-    write_diagnosis(found, place)
-    console.print(paragraph(found))
-    console.print(f"Page: {place / 'diagnosis.html'}")
-
-
-cli.add_command(models)
-cli.add_command(nightly)
-cli.add_command(heatmap)
+for command in (train, sweep, evaluate, score, diagnose, models, nightly, heatmap):
+    cli.add_command(command)
 
 
 def main() -> None:

@@ -9,12 +9,8 @@ from typing import Any, get_args
 import click
 
 from ssray.cli.options import compute_from, compute_options, models_option, out_option
-from ssray.cli.terminal import console, scoring_progress, show_night
-from ssray.nightly.batch import Heatmaps
-from ssray.nightly.heatmap import draw_heatmap
-from ssray.nightly.plan import BATCH
-from ssray.nightly.sources import CATEGORY_PATTERN, CategoryRule
-from ssray.storage.location import Location
+from ssray.config import Heatmaps
+from ssray.nightly import BATCH, CATEGORY_PATTERN
 
 
 @click.command()
@@ -116,7 +112,11 @@ def nightly(
     The same command goes on where it was. DIR/date=DATE/ has a row for every image in Parquet, and
     when it is whole _COMPLETE.json.
     """
-    from ssray.cluster.nightly import NightRequest, score_night
+    from ssray.cli.terminal import console, scoring_progress, show_night
+    from ssray.cluster.nightly import score_night
+    from ssray.nightly.protocol import NightRequest
+    from ssray.nightly.sources import CategoryRule
+    from ssray.storage.location import Location
 
     request = NightRequest(
         images=[Location.parse(place) for place in places],
@@ -151,5 +151,7 @@ def nightly(
 @click.option("--out", required=True, metavar="FILE", help="The picture, a PNG.")
 def heatmap(scores: str, image: str, out: str) -> None:
     """Draw a kept heatmap, over its image if that is still there."""
-    drawn = draw_heatmap(Location.parse(scores), image, Location.parse(out))
-    console.print(drawn)
+    from ssray.nightly.heatmap import draw_heatmap
+    from ssray.storage.location import Location
+
+    click.echo(draw_heatmap(Location.parse(scores), image, Location.parse(out)))

@@ -140,15 +140,15 @@ def compute_from(values: dict[str, Any]) -> Compute:
     return parse(Compute, values, "options")
 
 
-def settings_help(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """A line for every setting below ``model``: dotted key, default and meaning."""
+def settings_help(settings: BaseModel, prefix: str = "") -> list[str]:
+    """A line for every setting: dotted key, value and meaning."""
     lines = []
-    for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            lines += settings_help(annotation, f"{prefix}{name}.")
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            lines += settings_help(value, f"{prefix}{name}.")
         else:
-            lines.append(f"{prefix}{name} = {field.default!r}: {field.description}")
+            lines.append(f"{prefix}{name} = {value!r}: {field.description}")
     return lines
 
 

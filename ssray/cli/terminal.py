@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.table import Table
 
+from ssray.cluster.progress import Lines, clock
 from ssray.models.store import StoredVersion
 from ssray.nightly.night_log import Completed
 from ssray.storage.location import Location
@@ -81,20 +82,14 @@ class TrainingBoard:
         with self._lock:
             self._rows[category].state = words
         if not console.is_terminal:
-            console.print(f"{category}  {words}")
+            Lines(console.print).state(category, words)
 
     def update(self, category: str, row: ProgressRow) -> None:
         """A category's training has got further."""
         with self._lock:
             self._rows[category] = _Row("training", row)
         if not console.is_terminal:
-            console.print(
-                f"{category}  {100 * row.budget_spent:3.0f} %  epoch {row.epoch:.1f}  "
-                f"loss {row.train_loss:.5f}  validation {row.validation_loss:.5f}  "
-                f"{row.images_per_second:.1f} images/s  "
-                f"crop {row.crop_columns} x {row.crop_rows} px  "
-                f"{_clock(row.seconds_left)} left"
-            )
+            Lines(console.print).update(category, row)
 
     def show_totals(self, failed: int) -> None:
         """Prints how work on several categories ended; nothing for a single one."""
@@ -119,7 +114,7 @@ class TrainingBoard:
                     f"{epoch.train_loss:.5f}",
                     f"{epoch.validation_loss:.5f}",
                     f"{epoch.images_per_second:.1f}",
-                    _clock(epoch.seconds_left),
+                    clock(epoch.seconds_left),
                 )
                 if epoch
                 else ()
@@ -188,7 +183,7 @@ def scoring_progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, i
             if not console.is_terminal and now - printed >= LINE_SECONDS:
                 printed = now
                 speed = (done - first) / (now - begun) if now > begun else 0.0
-                left = _clock((count - done) / speed) if speed else "?"
+                left = clock((count - done) / speed) if speed else "?"
                 console.print(f"{done:,} of {count:,} images, {speed:.1f} images/s, {left} left")
 
         yield state, scored
@@ -214,7 +209,7 @@ def show_night(completed: Completed, new: bool, place: Location) -> None:
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
     cost = summary.cost_per_million
     console.print(
-        f"{summary.images:,} images in {_clock(summary.wall_seconds)}, "
+        f"{summary.images:,} images in {clock(summary.wall_seconds)}, "
         f"{summary.images_per_second:.1f} images/s; a million such: "
         f"{summary.worker_hours_per_million:.1f} worker hours"
         f"{'' if cost is None else f', costs {cost:.2f}'}. {summary.retries} requests made again."
@@ -256,9 +251,3 @@ def _summary(metrics: pa.Table) -> Table:
             *("n/a" if math.isnan(row[name]) else f"{row[name]:.4f}" for name in _SHOWN.values()),
         )
     return table
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from ssray.cluster.resources import side_by_side
 from ssray.cluster.session import ray_session
 from ssray.cluster.train import train_category
 from ssray.config import Compute
-from ssray.data.dataset import categories, index_dataset
+from ssray.data.dataset import categories, index_dataset, index_images, training_uris
 from ssray.data.loading import load_images, spread
-from ssray.errors import ArtifactError, DataError
+from ssray.errors import ArtifactError, ConfigError, DataError
 from ssray.method.inference import to_network
 from ssray.models.store import published
 from ssray.recipes.request import RecipeRequest
@@ -62,19 +62,76 @@ def train_categories(
         The error of each category that failed.
 
     Raises:
-        DataError: if there is no category below ``root``.
+        DataError: if there is no category below ``root``, or one asked for is not there.
     """
-    names = list(dict.fromkeys(only)) or categories(root)
-    progress.begin(names)
+    present = categories(root)
+    names = list(dict.fromkeys(only)) or present
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise DataError(f"{root}: no category {', '.join(missing)}. Found: {', '.join(present)}.")
+    sources = {name: functools.partial(training_uris, root, name) for name in names}
+    return _train(sources, recipe, compute, store, at_once, events, progress)
+
+
+def train_on_folder(
+    good: Location,
+    name: str,
+    recipe: RecipeRequest,
+    compute: Compute,
+    store: Location,
+    events: Path | None = None,
+    progress: Progress = _SILENT,
+) -> None:
+    """Trains one model on every image below a folder.
+
+    Args:
+        good: a folder or prefix of defect-free images, at any depth.
+        name: of the category, in the store.
+        recipe: what was asked for.
+        compute: of the training.
+        store: where the model goes.
+        events: a local folder for TensorBoard events.
+        progress: is told how it goes.
+
+    Raises:
+        ConfigError: if the name is none.
+        DataError: if there is no image.
+        SsrayError: as ``train_category``.
+    """
+    if not name or name.startswith(".") or "/" in name:
+        raise ConfigError(
+            f"'{name}' can't be the name of a category: it becomes a folder of the store. Expected "
+            "a word such as bracket, without '/' and not beginning with '.'."
+        )
+
+    def uris() -> list[str]:
+        found: list[str] = index_images(good, name)["uri"].to_pylist()
+        return found
+
+    for error in _train({name: uris}, recipe, compute, store, 1, events, progress).values():
+        raise error
+
+
+def _train(
+    sources: Mapping[str, Callable[[], list[str]]],
+    recipe: RecipeRequest,
+    compute: Compute,
+    store: Location,
+    at_once: int | None,
+    events: Path | None,
+    progress: Progress,
+) -> dict[str, Exception]:
+    """Trains categories on one Ray; ``sources`` gives the training images of each."""
+    progress.begin(list(sources))
     with ray_session():
-        trainings = side_by_side(compute, len(names), at_once)
+        trainings = side_by_side(compute, len(sources), at_once)
 
         def train(name: str) -> str:
-            return _train_category_from(
-                root, name, recipe, compute, store, trainings.cores, progress, events
+            return _train_one(
+                sources[name], name, recipe, compute, store, trainings.cores, progress, events
             )
 
-        return each_category(names, trainings.at_once, train, progress)
+        return each_category(list(sources), trainings.at_once, train, progress)
 
 
 def each_category(
@@ -113,22 +170,8 @@ def each_category(
     return failed
 
 
-def training_uris(root: Location, category: str) -> list[str]:
-    """The defect-free training images of a category.
-
-    Raises:
-        DataError: as ``index_dataset``, or if there is none.
-    """
-    manifest = index_dataset(root, [category])
-    training = manifest.filter(pc.equal(manifest["split"], "train"))
-    if not len(training):
-        raise DataError(f"{root / category}: no images in train/good.")
-    uris: list[str] = training["uri"].to_pylist()
-    return uris
-
-
-def _train_category_from(
-    root: Location,
+def _train_one(
+    source: Callable[[], list[str]],
     category: str,
     recipe: RecipeRequest,
     compute: Compute,
@@ -139,7 +182,7 @@ def _train_category_from(
 ) -> str:
     """Trains one category of a data set; returns how it ended, in a few words."""
     progress.state(category, "reading images")
-    uris = training_uris(root, category)
+    uris = source()
     chosen = recipe.resolve(category, lambda: sample_images(uris))
     budget = [f"{chosen.schedule.images:,} images"]
     if chosen.schedule.epochs:
@@ -192,12 +235,14 @@ def evaluate_categories(
     compute: Compute,
     out: Location,
     maps: Location | None = None,
+    on_scored: Callable[[int, int], None] = lambda done, count: None,
 ) -> tuple[pa.Table, pa.Table]:
     """Evaluates published models on the labelled test images of a data set.
 
     Args:
         only: categories to evaluate; empty takes those that have both images and a model.
         maps: keeps every anomaly map, ``CATEGORY/TYPE/NAME.npy``.
+        on_scored: called with how many images are scored, and how many there are.
 
     Returns:
         The ``METRICS`` and the ``SCORES`` table.
@@ -225,4 +270,4 @@ def evaluate_categories(
         )
     chosen = {name: versions[name] for name in wanted}
     with ray_session():
-        return evaluate(manifest, store, chosen, compute, out, maps)
+        return evaluate(manifest, store, chosen, compute, out, maps, on_scored)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssray.cluster.score import map_place, score_manifest
+from ssray.cluster.score import score_images
 from ssray.config import Compute
 from ssray.errors import DataError
 from ssray.models.artifact import ModelArtifact, load
 from ssray.report.evaluation import write_report
 from ssray.scoring.evaluation import Figures
+from ssray.scoring.labelled import map_place
 from ssray.scoring.results import Results, collect
 from ssray.storage.location import Location
 from ssray.storage.parquet import write_table
 
 PARTS = "scored_parts"
 """Holds what the scoring actors wrote; a later run into the same folder replaces it."""
+
+
+OnScored = Callable[[int, int], None]
+
+
+def _unheard(done: int, count: int) -> None:
+    pass
 
 
 def evaluate(
@@ -28,6 +36,7 @@ def evaluate(
     compute: Compute,
     out: Location,
     maps: Location | None = None,
+    on_scored: OnScored = _unheard,
 ) -> tuple[pa.Table, pa.Table]:
     """Scores a manifest's test images and writes ``metrics.parquet``, ``metrics_by_type.parquet``,
     ``metrics.md``, ``scores.parquet``, ``report.html`` and the heatmap pictures shown in it.
@@ -36,10 +45,11 @@ def evaluate(
         manifest: of a labelled data set; training images in it are passed over.
         store: the model store.
         versions: the model version of each category to evaluate.
-        compute: as for ``score_manifest``.
+        compute: as for ``score_images``.
         out: the folder to write to. Tables, report and parts of an earlier run there are
             replaced; pictures of other images stay.
-        maps: keeps every anomaly map as ``score_manifest`` says.
+        maps: keeps every anomaly map as ``score_images`` says.
+        on_scored: called with how many images are scored, and how many there are.
 
     Returns:
         The ``METRICS`` and the ``SCORES`` table.
@@ -53,7 +63,7 @@ def evaluate(
         _refuse_shared_places(test, maps)
         maps.make_folder()
     models = _load(store, versions)
-    results = _scored(test, store, versions, compute, out, maps)
+    results = _scored(test, store, versions, compute, out, maps, on_scored)
     figures = Figures.of(results)
     write_table(figures.categories, out / "metrics.parquet")
     write_table(figures.types, out / "metrics_by_type.parquet")
@@ -71,6 +81,7 @@ def score(
     versions: Mapping[str, str],
     compute: Compute,
     out: Location,
+    on_scored: OnScored = _unheard,
 ) -> pa.Table:
     """Scores unlabelled images; writes ``scores.parquet``, ``report.html`` and pictures.
 
@@ -78,7 +89,7 @@ def score(
         The ``SCORES`` table.
     """
     models = _load(store, versions)
-    results = _scored(manifest, store, versions, compute, out)
+    results = _scored(manifest, store, versions, compute, out, None, on_scored)
     write_report(results, Figures.of(results), models, out, "Scores", {})
     return results.scores
 
@@ -101,12 +112,13 @@ def _scored(
     versions: Mapping[str, str],
     compute: Compute,
     out: Location,
-    maps: Location | None = None,
+    maps: Location | None,
+    on_scored: OnScored,
 ) -> Results:
     parts = out / PARTS
     parts.delete()
     parts.make_folder()
-    score_manifest(manifest, store, versions, compute, parts, maps)
+    score_images(manifest, store, versions, compute, parts, maps, on_scored)
     results = collect(parts)
     write_table(results.scores, out / "scores.parquet")
     return results

@@ -27,6 +27,42 @@ class Progress(Protocol):
         """A category's training has got further."""
 
 
+class Lines:
+    """A ``Progress`` that says each change in a line of text."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """``say`` gets each line."""
+        self._say = say
+
+    def begin(self, categories: Sequence[str]) -> None:
+        """Says nothing yet."""
+
+    def state(self, category: str, words: str) -> None:
+        """Says the category and the words."""
+        self._say(f"{category}  {words}")
+
+    def update(self, category: str, row: ProgressRow) -> None:
+        """Says the most important figures of the row."""
+        self._say(
+            f"{category}  {100 * row.budget_spent:3.0f} %  epoch {row.epoch:.1f}  "
+            f"loss {row.train_loss:.5f}  validation {row.validation_loss:.5f}  "
+            f"{row.images_per_second:.1f} images/s  "
+            f"crop {row.crop_columns} x {row.crop_rows} px  "
+            f"{clock(row.seconds_left)} left"
+        )
+
+
+def clock(seconds: float) -> str:
+    """A duration for people.
+
+    >>> clock(75), clock(3675)
+    ('1:15', '1:01:15')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 class Silent:
     """A ``Progress`` that nobody looks at."""
 

@@ -18,12 +18,7 @@ import ssray
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import LabelledImage
 from ssray.calibration.map_settings import NARROW, WIDE, Grid
-from ssray.cluster.categories import (
-    SAMPLE_SIDE,
-    each_category,
-    sample_images,
-    training_uris,
-)
+from ssray.cluster.categories import SAMPLE_SIDE, each_category, sample_images
 from ssray.cluster.ensembles import ensemble_of
 from ssray.cluster.progress import Progress, Silent
 from ssray.cluster.resources import side_by_side
@@ -31,7 +26,7 @@ from ssray.cluster.session import one_line, ray_session
 from ssray.cluster.train import TRAININGS
 from ssray.cluster.tune import Search, search_category
 from ssray.config import Basis, Compute
-from ssray.data.dataset import categories, index_dataset
+from ssray.data.dataset import categories, index_dataset, training_uris
 from ssray.data.loading import load_images
 from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
 from ssray.method.projection import is_texture
@@ -183,7 +178,7 @@ class _Sweep:
             category=category, recipe=search.recipe.name, by=search.criterion.by, trials=trials
         )
         (search.folder / RESULT).write(swept.model_dump_json(indent=2).encode())
-        return self._published(search, trials, before)
+        return self._put_into_use(search, _chosen(category, trials), trials, before)
 
     def _begun(self, category: str) -> Search:
         """The search of a category, once its images and the user's settings have been looked at."""
@@ -220,45 +215,82 @@ class _Sweep:
             updates=Queue(actor_options={"num_cpus": 0}),
         )
 
-    def _published(self, search: Search, trials: Sequence[TrialResult], before: str | None) -> str:
-        """Puts the best trial's model into use, in place of the version before the search."""
-        chosen, category = best(trials), search.category
-        if chosen is None or chosen.version is None or chosen.error is None:
-            reasons = sorted({trial.reason for trial in trials if trial.reason})
-            raise TrainingError(
-                f"{category}: none of {len(trials)} trials ended with a model that could be "
-                f"judged. {' '.join(reasons)}"
-            )
-        if is_complete(self.store / category / chosen.version):
-            if in_use(self.store, category) == chosen.version:
-                return f"up to date: {chosen.version}"
+    def _put_into_use(
+        self, search: Search, chosen: _Chosen, trials: Sequence[TrialResult], before: str | None
+    ) -> str:
+        """Puts the best trial's model into use, in place of the version before the search; returns
+        how the search ended in a few words.
+        """
+        category, version = search.category, chosen.version
+        if is_complete(self.store / category / version):
+            if in_use(self.store, category) == version:
+                return f"up to date: {version}"
             return (
-                f"complete but not in use: {chosen.version}. To use it: ssray models publish "
-                f"--models {self.store} --category {category} --version {chosen.version}"
+                f"complete but not in use: {version}. To use it: ssray models publish "
+                f"--models {self.store} --category {category} --version {version}"
             )
-        default = next((trial.error for trial in trials if trial.is_default), None)
-        single = [trial for trial in trials if trial.partner is None]
-        facts = SweepFacts(
-            key=search.key,
-            trial=chosen.trial,
-            criterion=search.criterion.by,
-            error=chosen.error,
-            default_error=default,
-            trials=len(single),
-            finished=sum(trial.state == "finished" for trial in single),
-            settings=chosen.settings,
-            partner=chosen.partner,
+        model = load(search.store, category, version)
+        facts = model.facts.model_copy(update={"sweep": _facts(search, chosen, trials)})
+        save(dataclasses.replace(model, facts=facts), self.store)
+        publish(self.store, category, version, before)
+        _delete_checkpoints(search, trials)
+        return f"published {version}, {_origin(chosen.trial)}; {_count(trials)}"
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The best trial of a search, which has a model that could be judged."""
+
+    trial: TrialResult
+    version: str
+    error: float
+
+
+def _chosen(category: str, trials: Sequence[TrialResult]) -> _Chosen:
+    """The best of the trials.
+
+    Raises:
+        TrainingError: if none has a model that could be judged.
+    """
+    trial = best(trials)
+    if trial is None or trial.version is None or trial.error is None:
+        reasons = sorted({trial.reason for trial in trials if trial.reason})
+        raise TrainingError(
+            f"{category}: none of {len(trials)} trials ended with a model that could be "
+            f"judged. {' '.join(reasons)}"
         )
-        model = load(search.store, category, chosen.version)
-        known = model.facts.model_copy(update={"sweep": facts})
-        save(dataclasses.replace(model, facts=known), self.store)
-        publish(self.store, category, chosen.version, before)
-        for trial in single:
-            if trial.state != "finished":  # what it would go on from
-                (search.store / TRAININGS / category / search.training_key(trial.settings)).delete()
-        kind = "ensemble" if chosen.partner else "trial"
-        what = "the recipe as it is" if chosen.is_default else f"{kind} {chosen.trial}"
-        return f"published {chosen.version}, {what}; {_count(single)}"
+    return _Chosen(trial, trial.version, trial.error)
+
+
+def _facts(search: Search, chosen: _Chosen, trials: Sequence[TrialResult]) -> SweepFacts:
+    """What the model says of the search that it comes from."""
+    single = [trial for trial in trials if trial.partner is None]
+    return SweepFacts(
+        key=search.key,
+        trial=chosen.trial.trial,
+        criterion=search.criterion.by,
+        error=chosen.error,
+        default_error=next((trial.error for trial in trials if trial.is_default), None),
+        trials=len(single),
+        finished=sum(trial.state == "finished" for trial in single),
+        settings=chosen.trial.settings,
+        partner=chosen.trial.partner,
+    )
+
+
+def _delete_checkpoints(search: Search, trials: Sequence[TrialResult]) -> None:
+    """Deletes what trials that were not trained to their end would go on from."""
+    for trial in trials:
+        if trial.partner is None and trial.state != "finished":
+            key = search.training_key(trial.settings)
+            (search.store / TRAININGS / search.category / key).delete()
+
+
+def _origin(trial: TrialResult) -> str:
+    """Where a model comes from, for people."""
+    if trial.is_default:
+        return "the recipe as it is"
+    return f"{'ensemble' if trial.partner else 'trial'} {trial.trial}"
 
 
 def _write_results(out: Location) -> None:
@@ -327,7 +359,10 @@ def _labelled(validation: Location | None, category: str) -> tuple[LabelledImage
 
 
 def _count(trials: Sequence[TrialResult]) -> str:
-    """How the trials ended, such as "4 finished, 7 stopped early, 1 failed"."""
+    """How the trials ended, such as "4 finished, 7 stopped early, 1 failed"; ensembles apart."""
     names = {"finished": "finished", "stopped": "stopped early", "failed": "failed"}
-    counts = {name: sum(trial.state == state for trial in trials) for state, name in names.items()}
+    counts = {
+        name: sum(trial.state == state and trial.partner is None for trial in trials)
+        for state, name in names.items()
+    }
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

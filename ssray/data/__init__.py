@@ -1,1 +1,1 @@
-"""Images: which there are, how they are decoded, and a generated data set to start with."""
+"""Finds, decodes and loads images, and generates a demo data set."""

@@ -1,6 +1,6 @@
-"""The manifest: one Arrow table that names every image of a data set.
+"""Turns the folders of a data set into an image table: an Arrow table with a row for each image.
 
-Layout, as MVTec AD::
+The layout is that of MVTec AD::
 
     ROOT/CATEGORY/train/good/NAME.png
     ROOT/CATEGORY/test/TYPE/NAME.png                  TYPE is good or a kind of defect
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 from pyarrow import fs
 
@@ -25,7 +26,7 @@ from ssray.errors import DataError
 from ssray.storage.archives import category_of, members
 from ssray.storage.location import Location
 
-MANIFEST_SCHEMA = pa.schema(
+IMAGE_TABLE_SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
         pa.field("category", pa.string(), nullable=False),
@@ -39,22 +40,25 @@ MANIFEST_SCHEMA = pa.schema(
 
 GOOD = "good"
 MASK_SUFFIX = "_mask"
+"""What a mask's name has after the name of its image, before the extension."""
 DEPTH = 2
-"""Folders above an image in a category."""
+"""How many folders lie between a category's folder and an image: split and type."""
 
 
 def image_extensions() -> frozenset[str]:
-    """File extensions that Pillow can read, lower case, with the dot."""
+    """Returns the file extensions that Pillow can read, in lower case with the dot."""
     known = Image.registered_extensions()
     return frozenset(ext.lower() for ext, kind in known.items() if kind in Image.OPEN)
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file of a category.
+    """A file of a category, which may lie in a folder or an archive.
 
     Attributes:
-        path: within the category, such as ``train/good/000.png``.
+        path: the path inside the category, such as ``train/good/000.png``.
+        uri: where to read it.
+        size: the size in bytes.
     """
 
     path: PurePosixPath
@@ -67,11 +71,13 @@ class _File:
 
 
 def categories(root: Location) -> list[str]:
-    """Names of the categories below ``root``: folders that hold a ``train`` or ``test``, and
-    archives named after their category.
+    """Returns the names of the categories below ``root``, sorted.
+
+    A category is a folder that holds a ``train`` or ``test`` folder, or an archive that is named
+    after its category.
 
     Raises:
-        DataError: if there is none.
+        DataError: if there is no category.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Expected ROOT/CATEGORY/train/good/*.png.")
@@ -92,11 +98,14 @@ def categories(root: Location) -> list[str]:
 
 
 def index_dataset(root: Location, only: list[str] | tuple[str, ...] = ()) -> pa.Table:
-    """The manifest of a data set in MVTec AD layout, ordered by uri within category and split.
+    """Makes the image table of a labelled data set in the layout of MVTec AD.
 
     Args:
         root: the folder above the categories.
-        only: categories to take; empty takes all.
+        only: the categories to take; empty takes all.
+
+    Returns:
+        A table of ``IMAGE_TABLE_SCHEMA``, ordered by category, split, type and path.
 
     Raises:
         DataError: if a category is missing, a training image lies outside ``good``, a mask
@@ -109,27 +118,36 @@ def index_dataset(root: Location, only: list[str] | tuple[str, ...] = ()) -> pa.
     rows: list[dict[str, object]] = []
     for category in only or present:
         rows += _category_rows(root, category)
-    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=IMAGE_TABLE_SCHEMA)
 
 
 def index_images(place: Location, category: str) -> pa.Table:
-    """The manifest of unlabelled images: one file, or every image below a folder or prefix.
+    """Makes the image table of unlabelled images: one file, or all below a folder or prefix.
+
+    Args:
+        place: the file, folder or prefix.
+        category: the category that all rows get.
 
     Raises:
-        DataError: if there is nothing there, or no file that Pillow can read.
+        DataError: if there is no such place, or no file in it has an image's extension.
     """
     if not place.exists():
-        raise DataError(f"{place}: no such file or folder.")
+        raise DataError(
+            f"{place}: no such file or folder. Expected an image or a folder of images."
+        )
     infos = place.files() if place.is_dir() else [place.filesystem.get_file_info(place.path)]
     images = [info for info in infos if _is_image(info)] if place.is_dir() else infos
     if not images:
-        raise DataError(f"{place}: {len(infos)} files, none with an image's extension.")
+        raise DataError(
+            f"{place}: {len(infos)} files, none with an image's extension. Expected files such as "
+            "NAME.png."
+        )
     rows = [_row(place.at(info).uri, info.size, category=category) for info in images]
-    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=IMAGE_TABLE_SCHEMA)
 
 
 def _archives(root: Location) -> dict[str, Location]:
-    """The archive of each category that is one."""
+    """Returns the archives below ``root`` by the category that they are named after."""
     found = {}
     for info in root.children():
         category = category_of(info.base_name)
@@ -139,7 +157,7 @@ def _archives(root: Location) -> dict[str, Location]:
 
 
 def _files(root: Location, category: str) -> list[_File]:
-    """All files of a category, by path."""
+    """Lists all files of a category, sorted by path."""
     folder = root / category
     if folder.is_dir():
         return [
@@ -158,6 +176,7 @@ def _files(root: Location, category: str) -> list[_File]:
 
 
 def _category_rows(root: Location, category: str) -> list[dict[str, object]]:
+    """Makes the rows of one category, and checks that its images and masks belong together."""
     groups: dict[tuple[str, str], list[_File]] = defaultdict(list)
     for file in _files(root, category):
         if file.is_image and len(file.path.parts) > DEPTH:
@@ -195,6 +214,11 @@ def _category_rows(root: Location, category: str) -> list[dict[str, object]]:
 def _check_pairing(
     folder: Location, stems: list[str], masks: dict[str, str], split: str, kind: str
 ) -> None:
+    """Checks that a defect folder has a mask for each of its images, or none at all.
+
+    Raises:
+        DataError: if it does not, or two images share a name.
+    """
     if split == "train" or kind == GOOD:
         return
     duplicates = sorted({stem for stem in stems if stems.count(stem) > 1})
@@ -205,7 +229,10 @@ def _check_pairing(
         )
     orphans = sorted(masks.keys() - set(stems))
     if orphans:
-        raise DataError(f"{folder}: {len(orphans)} masks without an image, first {orphans[0]}.")
+        raise DataError(
+            f"{folder}: {len(orphans)} masks without an image, first {orphans[0]}. Expected an "
+            f"image of that name in test/{kind}; add it or remove the mask."
+        )
     bare = sorted(set(stems) - masks.keys())
     if masks and bare:
         raise DataError(
@@ -220,3 +247,17 @@ def _row(uri: str, size: int, *, category: str, **labels: object) -> dict[str, o
 
 def _is_image(info: fs.FileInfo) -> bool:
     return PurePosixPath(info.path).suffix.lower() in image_extensions()
+
+
+def training_uris(root: Location, category: str) -> list[str]:
+    """The defect-free training images of a category.
+
+    Raises:
+        DataError: as ``index_dataset``, or if there is none.
+    """
+    manifest = index_dataset(root, [category])
+    training = manifest.filter(pc.equal(manifest["split"], "train"))
+    if not len(training):
+        raise DataError(f"{root / category}: no images in train/good.")
+    uris: list[str] = training["uri"].to_pylist()
+    return uris

@@ -1,4 +1,4 @@
-"""Bytes to a uint8 image, within stated limits; every refusal has a reason code."""
+"""Decodes image files into RGB uint8 arrays; an image that is refused gets a reason code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ssray.errors import DataError, ImageError
 from ssray.storage.archives import read_file
 
 MAX_PIXELS = 100_000_000
-"""Larger images are refused before their pixels are decoded."""
+"""The largest image, in pixels; larger ones are refused before they are decoded."""
 
 UInt8Image = npt.NDArray[np.uint8]
 
@@ -24,10 +24,10 @@ _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
 
 
 def decode_image(content: bytes) -> UInt8Image:
-    """Decodes any format Pillow reads into colour.
+    """Decodes an image of any format that Pillow reads into RGB.
 
-    Grey is repeated over three channels, alpha is dropped (not blended), 16 bits become the
-    upper 8, of several frames the first counts.
+    Grey values are repeated over three channels, an alpha channel is dropped (not blended in), of
+    16 bits the upper 8 are kept, and of several frames the first.
 
     Returns:
         (H, W, 3) uint8.
@@ -40,23 +40,25 @@ def decode_image(content: bytes) -> UInt8Image:
 
 
 def decode_noted(content: bytes) -> tuple[UInt8Image, str | None]:
-    """Decodes as ``decode_image``, and tells what was left out of account.
+    """Decodes as ``decode_image`` does, and names what of the file was ignored.
 
     Returns:
-        The image, and ``animated`` (only the first frame counts), ``16_bit`` (the upper 8 count)
-        or ``cmyk`` (inks become colours without a profile); None for everything else.
+        The (H, W, 3) uint8 image, and a note: ``animated`` (only the first frame was taken),
+        ``16_bit`` (only the upper 8 bits were taken), ``cmyk`` (inks were turned into colours
+        without a colour profile), or None.
 
     Raises:
-        ImageError: as ``decode_image``.
+        ImageError: as ``decode_image`` does.
     """
     with _reason_codes():
         image = _opened(content)
         note = _left_out(image)
         image.load()
-        return _to_rgb(image), note
+        return to_rgb(image), note
 
 
 def _left_out(image: Image.Image) -> str | None:
+    """Returns the note of ``decode_noted`` for an image whose pixels are not decoded yet."""
     if getattr(image, "is_animated", False):
         return "animated"
     if image.mode in _DEEP_MODES:
@@ -65,17 +67,22 @@ def _left_out(image: Image.Image) -> str | None:
 
 
 def image_shape(content: bytes) -> tuple[int, int]:
-    """Rows and columns, from the header alone; raises as ``decode_image``."""
+    """Returns the rows and columns of an image from its header alone.
+
+    Raises:
+        ImageError: as ``decode_image`` does.
+    """
     with _reason_codes():
         image = _opened(content)
         return image.height, image.width
 
 
 def _opened(content: bytes) -> Image.Image:
+    """Reads an image's header and checks the size that it states."""
     if not content:
         raise ImageError("empty", "the file has no content")
     with warnings.catch_warnings():
-        # The limit below is ours and stricter than Pillow's warning.
+        # MAX_PIXELS below is stricter than the limit that Pillow warns about.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(io.BytesIO(content))
     if image.width * image.height > MAX_PIXELS:
@@ -88,7 +95,7 @@ def _opened(content: bytes) -> Image.Image:
 
 @contextlib.contextmanager
 def _reason_codes() -> Iterator[None]:
-    """Turns what Pillow raises into an ``ImageError``."""
+    """Turns every exception of Pillow inside the block into an ``ImageError``."""
     try:
         yield
     except ImageError:
@@ -104,39 +111,56 @@ def _reason_codes() -> Iterator[None]:
 
 
 def decode_mask(content: bytes) -> npt.NDArray[np.bool_]:
-    """Decodes a ground-truth mask: a pixel is defective where it exceeds 127 of 255.
+    """Decodes a ground-truth mask: a pixel is defective if its value is above 127 of 255.
 
     Returns:
-        (H, W) bool.
+        (H, W) bool, True where the image is defective.
 
     Raises:
-        ImageError: as ``decode_image``.
+        ImageError: as ``decode_image`` does.
     """
     mask: npt.NDArray[np.bool_] = decode_image(content).max(axis=2) > 127
     return mask
 
 
 def read_image(uri: str) -> UInt8Image:
-    """Fetches and decodes one image.
+    """Reads and decodes one image.
+
+    Args:
+        uri: the path or URI of a file, or ``ARCHIVE#MEMBER``.
+
+    Returns:
+        (H, W, 3) uint8.
 
     Raises:
-        ImageError: as ``decode_image``, or with code ``unreadable`` if it cannot be fetched.
+        ImageError: as ``decode_image`` does, or with code ``unreadable`` if the file can't be read.
     """
     return decode_image(_fetch(uri))
 
 
 def read_image_shape(uri: str) -> tuple[int, int]:
-    """Rows and columns of one image that is fetched for it; raises as ``read_image``."""
+    """Reads one image file and returns the image's rows and columns; decodes only its header.
+
+    Raises:
+        ImageError: as ``read_image`` does.
+    """
     return image_shape(_fetch(uri))
 
 
 def read_mask(uri: str) -> npt.NDArray[np.bool_]:
-    """Fetches and decodes one mask; raises as ``read_image``."""
+    """Reads and decodes one mask, (H, W) bool, True where the image is defective.
+
+    Raises:
+        ImageError: as ``read_image`` does.
+    """
     return decode_mask(_fetch(uri))
 
 
 def network_shape(height: int, width: int, longer_side: int) -> tuple[int, int]:
-    """The size an image is resized to: aspect kept, no side below 8 pixels.
+    """Returns the rows and columns that an image is resized to for the network.
+
+    The longer side becomes ``longer_side`` pixels and the aspect ratio is kept, but no side gets
+    shorter than 8 pixels.
 
     >>> network_shape(1024, 1024, 256)
     (256, 256)
@@ -149,7 +173,7 @@ def network_shape(height: int, width: int, longer_side: int) -> tuple[int, int]:
 
 
 def resize(image: UInt8Image, shape: tuple[int, int]) -> UInt8Image:
-    """Resamples (H, W, 3) uint8 to ``shape`` (rows, columns) with an antialiasing filter."""
+    """Resizes a (H, W, 3) uint8 image to ``shape`` (rows, columns) with an antialiasing filter."""
     if image.shape[:2] == shape:
         return image
     rows, columns = shape
@@ -164,7 +188,12 @@ def _fetch(uri: str) -> bytes:
         raise ImageError("unreadable", f"{uri}: cannot be read. ({error})") from None
 
 
-def _to_rgb(image: Image.Image) -> UInt8Image:
+def to_rgb(image: Image.Image) -> UInt8Image:
+    """The pixels of a Pillow image in colour, (H, W, 3) uint8, as ``decode_image`` makes them.
+
+    Raises:
+        ImageError: with code ``unsupported_mode``.
+    """
     if image.mode in _DEEP_MODES:
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:

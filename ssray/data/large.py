@@ -1,7 +1,7 @@
-"""Images of hundreds of millions of pixels, decoded a strip at a time.
+"""Decodes and resizes images of hundreds of millions of pixels, a strip of rows at a time.
 
-The result is that of decoding the whole and resizing it with ``ssray.data.decode.resize``: Pillow
-resizes the rows first, rounds to 8 bits, and then the columns, so that rows may come in strips.
+The result is the same as from decoding the whole image and ``ssray.data.decode.resize``: Pillow
+resizes each row by itself, rounds to 8 bits, and then resizes the columns.
 """
 
 from __future__ import annotations
@@ -14,27 +14,29 @@ from ssray.data.decode import UInt8Image, decode_noted, resize
 from ssray.errors import ImageError
 
 MAX_LARGE_PIXELS = 1_000_000_000
-"""Larger images are refused before their pixels are decoded."""
+"""The largest image, in pixels; larger ones are refused before they are decoded."""
 _STRIP_PIXELS = 8_000_000
 _FORMATS = {"uchar": 8, "ushort": 16}
+"""The bits of each type of pixel that is accepted, by the name libvips has for it."""
 _COLOURS = ("srgb", "rgb16", "b-w", "grey16", "rgb")
 
 
 def decode_resized(
     content: bytes, shape: tuple[int, int]
 ) -> tuple[UInt8Image, tuple[int, int], str | None]:
-    """Decodes an image of any size, and keeps what it is resized to.
+    """Decodes an image of any size and resizes it.
 
     Args:
-        content: of the file.
-        shape: rows and columns of the result; at most the image's, if that has more than
-            ``ssray.data.decode.MAX_PIXELS``.
+        content: the bytes of the file.
+        shape: the rows and columns to resize to. For an image of more than
+            ``ssray.data.decode.MAX_PIXELS`` they must not exceed its own.
 
     Returns:
-        (*shape, 3) uint8, the image's own rows and columns, and the note of ``decode_noted``.
+        The resized image, (*shape, 3) uint8; the rows and columns that it had in the file; and the
+        note of ``decode_noted``.
 
     Raises:
-        ImageError: as ``decode_noted`` and ``decode_large``.
+        ImageError: as ``decode_noted`` and ``decode_large`` do.
     """
     try:
         image, note = decode_noted(content)
@@ -46,16 +48,16 @@ def decode_resized(
 
 
 def decode_large(content: bytes, shape: tuple[int, int]) -> tuple[UInt8Image, tuple[int, int]]:
-    """Decodes a PNG, JPEG or TIFF from its beginning, and keeps what it is resized to.
+    """Decodes and resizes a PNG, JPEG or TIFF of up to ``MAX_LARGE_PIXELS``, in strips.
 
-    Colours are made as ``decode_image`` makes them.
+    Grey, alpha and 16 bits are treated as by ``ssray.data.decode.decode_image``.
 
     Args:
-        content: of the file.
-        shape: rows and columns of the result, each at most the image's.
+        content: the bytes of the file.
+        shape: the rows and columns to resize to, each at most the image's own.
 
     Returns:
-        (*shape, 3) uint8, and the image's own rows and columns.
+        The resized image, (*shape, 3) uint8, and the rows and columns that it had in the file.
 
     Raises:
         ImageError: with code ``too_large``, ``truncated``, ``unknown_format`` or
@@ -65,7 +67,8 @@ def decode_large(content: bytes, shape: tuple[int, int]) -> tuple[UInt8Image, tu
         image = pyvips.Image.new_from_buffer(content, "", access="sequential", fail_on="truncated")
     except pyvips.Error as error:
         raise ImageError(
-            "unknown_format", f"too large for Pillow, and of no format for strips ({error})"
+            "unknown_format",
+            f"too large to decode at once, and no PNG, JPEG or TIFF to decode in strips ({error})",
         ) from None
     if image.width * image.height > MAX_LARGE_PIXELS:
         raise ImageError(
@@ -94,7 +97,7 @@ def decode_large(content: bytes, shape: tuple[int, int]) -> tuple[UInt8Image, tu
 
 
 def _strip(image: pyvips.Image, region: pyvips.Region, top: int, height: int) -> UInt8Image:
-    """Some rows, (height, W, 3) uint8."""
+    """Decodes ``height`` rows of an image from row ``top`` on: (height, W, 3) uint8."""
     bits = _FORMATS[image.format]
     content = region.fetch(0, top, image.width, height)
     if bits == 16:

@@ -1,4 +1,4 @@
-"""A category's images, decoded and resized into one array."""
+"""Loads many images into one array, all decoded and resized to the same shape."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ssray.data.decode import UInt8Image, network_shape, read_image, read_image_
 from ssray.errors import DataError, ImageError
 
 SHAPE_SAMPLE = 33
-"""Images whose sizes decide the shape of all."""
+"""How many images are looked at to decide to which shape all are resized."""
 
 
 @dataclass(frozen=True)
 class LoadedImages:
-    """Images of one shape, and those that could not be used.
+    """Images of one shape, and a list of those that could not be used.
 
     Attributes:
-        images: (N, H, W, 3) uint8.
-        skipped: (uri, reason code) of each refused image.
+        images: (N, H, W, 3) uint8, in the order of the URIs.
+        skipped: the URI and reason code of each image that could not be used.
     """
 
     images: npt.NDArray[np.uint8]
@@ -39,15 +39,16 @@ def load_images(
     shape: tuple[int, int] | None = None,
     on_decoded: Callable[[int, int], None] = lambda done, count: None,
 ) -> LoadedImages:
-    """Decodes images in parallel and resizes them to the shape most of them call for.
+    """Decodes images in parallel and resizes them to one shape.
 
     Args:
-        uris: where they are.
-        longer_side: of the resized images, pixels; the aspect ratio of the majority is kept.
-        threads: how many to decode at once.
-        square: take the middle square of each image.
-        shape: rows and columns, if they are known.
-        on_decoded: called after each image with how many are done, and how many there are.
+        uris: where the images are.
+        longer_side: the longer side of the resized images in pixels; the shorter one follows from
+            the aspect ratio that most images have.
+        threads: how many images to decode at once.
+        square: whether to cut out the middle square of each image first.
+        shape: the rows and columns to resize to, if they are known already.
+        on_decoded: called after each image with the number done, and the number of all.
 
     Raises:
         DataError: if no image can be used.
@@ -80,10 +81,12 @@ def load_images(
 
 
 def common_shape(uris: Sequence[str], longer_side: int, threads: int) -> tuple[int, int]:
-    """The shape that most of the images call for, of 33 that are spread over them.
+    """Returns the rows and columns that most images would be resized to by ``network_shape``.
+
+    Of many images only ``SHAPE_SAMPLE`` are looked at, spread evenly over all.
 
     Raises:
-        DataError: if none of these is an image.
+        DataError: if none of these can be used.
     """
 
     def shape_of(uri: str) -> tuple[int, int] | str:
@@ -102,7 +105,7 @@ def common_shape(uris: Sequence[str], longer_side: int, threads: int) -> tuple[i
 
 
 def spread(uris: Sequence[str], most: int) -> list[str]:
-    """At most ``most`` of them, evenly spread from the first to the last.
+    """Returns at most ``most`` of the URIs, evenly spread from the first to the last.
 
     >>> spread(["a", "b", "c", "d", "e"], 3)
     ['a', 'c', 'e']
@@ -113,10 +116,14 @@ def spread(uris: Sequence[str], most: int) -> list[str]:
 
 def _nothing_usable(codes: Sequence[str], count: int) -> DataError:
     looked_at = "" if len(codes) == count else f" (of {len(codes)} looked at)"
-    return DataError(f"none of {count} images can be used{looked_at}: {dict(Counter(codes))}.")
+    return DataError(
+        f"none of {count} images can be used{looked_at}: {dict(Counter(codes))}. Expected images "
+        "that Pillow can read."
+    )
 
 
 def _middle(image: UInt8Image) -> UInt8Image:
+    """Cuts out the largest square in the middle of an image."""
     rows, columns = image.shape[:2]
     side = min(rows, columns)
     top, left = (rows - side) // 2, (columns - side) // 2

@@ -1,4 +1,4 @@
-"""A window that moves over more images than memory holds."""
+"""Lets a training draw from more images than memory holds: part of them, which keeps changing."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from ssray.data.decode import UInt8Image
 from ssray.errors import DataError
 
 START = 256
-"""Images that are there before the first is drawn."""
+"""How many images are loaded before the first one is drawn."""
 DRAWS = 4
-"""Images that are drawn for each one that comes in."""
+"""How many images are drawn for each new one that is loaded."""
 _LEAD = 16
-"""Images decoded before the first of a window, which may have to stand in for it."""
+"""How many images before the window's first one are decoded, to replace it if it is damaged."""
 _STAGED = 64
-"""Images that are copied to the device at once, if they are not too large."""
+"""How many images are copied to the device at once, if they take no more than the next limit."""
 _STAGED_BYTES = 64 * 1024**2
 
 Decode = Callable[[Sequence[str], tuple[int, int]], Iterator[UInt8Image | None]]
-"""Yields the image behind each URI in order, resized to the shape; None where it can't be used."""
+"""Decodes images: yields one for each URI, in order, resized to the shape (rows, columns).
+
+For an image that can't be used it yields None.
+"""
 
 
 class ImageWindow:
-    """Images to draw from while others take their places, the oldest first.
+    """A fixed number of images in memory, of which the oldest are replaced by new ones.
 
-    What it holds depends only on how many were drawn, so that a training that is resumed sees
-    the same images. One that can't be used is replaced by the one before it, or the first of all
-    that can.
+    Which images it holds depends only on how many were drawn, so a resumed training sees the same
+    images again. An image that can't be used is replaced by the one before it; if there is none,
+    by the first one that can be used.
 
     Attributes:
-        total: how many images the window moves over; with several processes, over all of them.
-        damaged: URIs of those met so far that can't be used.
+        total: how many images there are; with several processes, the number over all of them.
+        damaged: the URIs of the images that turned out unusable so far.
     """
 
     def __init__(
@@ -48,14 +51,14 @@ class ImageWindow:
         seed: int = 0,
         total: int | None = None,
     ) -> None:
-        """Takes nothing in yet.
+        """Makes an empty window; ``advance`` loads images.
 
         Args:
-            uris: of this process; each pass over them has its own order.
-            shape: rows and columns.
-            decode: how to get at the images.
-            capacity: how many to hold at once.
-            seed: fixes the order.
+            uris: the images of this process; each pass over them has its own random order.
+            shape: the rows and columns of the images.
+            decode: reads and decodes images.
+            capacity: how many images to hold at once.
+            seed: fixes the orders.
             total: how many images there are over all processes; default: ``len(uris)``.
         """
         self.total = total or len(uris)
@@ -67,27 +70,28 @@ class ImageWindow:
 
     @property
     def met(self) -> int:
-        """How many different images have come in since the start of the training."""
+        """How many different images have been loaded since the start of the training."""
         return min(self._entered, len(self._uris))
 
     @property
     def capacity_bytes(self) -> int:
-        """That the images take when the window is full."""
+        """How many bytes the images take when the window is full."""
         return self._slots.nbytes
 
     @property
     def images(self) -> Tensor:
-        """(N, H, W, 3) uint8, on the device last moved to."""
+        """The images that the window holds now: (N, H, W, 3) uint8, on the window's device."""
         return self._slots[: self._entered]
 
     def to(self, device: torch.device) -> None:
-        """Moves the images, and those to come, to a device."""
+        """Moves the window to a device; images that are loaded later go there, too."""
         self._slots = self._slots.to(device)
 
     def advance(self, drawn: float) -> None:
-        """Takes in what is due after so many images were drawn; waits for it if need be.
+        """Loads the images that are due once ``drawn`` images have been drawn since the start.
 
-        Any number may follow any other: where it can't be reached, the window is filled anew.
+        The number may also jump or fall: if the window can't get there by moving on, it is filled
+        anew.
 
         Raises:
             DataError: if none of the images can be used.
@@ -106,7 +110,7 @@ class ImageWindow:
             self._entered += count
 
     def _take_in(self, arrivals: Iterator[UInt8Image], place: int, count: int) -> None:
-        """Puts images into neighbouring slots, through memory from which a GPU copies by itself."""
+        """Copies ``count`` images into the slots from ``place`` on; for a GPU by pinned memory."""
         on_gpu = self._slots.device.type == "cuda"
         staged = torch.empty((count, *self._shape, 3), dtype=torch.uint8, pin_memory=on_gpu)
         for slot, image in zip(staged, arrivals, strict=True):
@@ -114,7 +118,7 @@ class ImageWindow:
         self._slots[place : place + count].copy_(staged, non_blocking=True)
 
     def _from(self, position: int) -> Iterator[UInt8Image]:
-        """All arrivals from a position on, pass after pass."""
+        """Yields the images from a position on without end, one pass after the other."""
         first, offset = divmod(position, len(self._uris))
         latest: UInt8Image | None = None
         waiting = 0
@@ -131,4 +135,7 @@ class ImageWindow:
                     yield from itertools.repeat(latest, waiting)
                     waiting = 0
             if len(self.damaged) == len(self._uris):
-                raise DataError(f"none of {len(self._uris)} images can be used.")
+                raise DataError(
+                    f"none of {len(self._uris)} images can be used. Expected images that Pillow "
+                    "can read."
+                )

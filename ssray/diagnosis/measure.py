@@ -16,6 +16,7 @@ from torch import Tensor
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.data.decode import UInt8Image, read_image, resize
+from ssray.diagnosis import MIN_IMAGES
 from ssray.diagnosis.findings import Diagnosis
 from ssray.errors import ConfigError, DataError, ImageError
 from ssray.method.inference import reconstruct, to_network
@@ -24,8 +25,6 @@ from ssray.models.artifact import ModelArtifact, load
 from ssray.models.device import resolve_device
 from ssray.models.store import published_version
 from ssray.storage.location import Location
-
-MIN_IMAGES = 3
 
 _PART = 32
 """Images decoded and counted at a time; it bounds the memory."""

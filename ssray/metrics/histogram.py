@@ -1,4 +1,4 @@
-"""Histograms of float32 numbers that need no range, take constant memory and add up exactly.
+"""A histogram of float32 numbers that needs no range, takes constant memory and adds up exactly.
 
 Non-negative floats sort like their bit patterns. A pattern without its lowest bits is the number of
 a bin. Bins come in pages of ``PAGE`` neighbours, and only pages that hold a value take memory:
@@ -20,26 +20,33 @@ import numpy as np
 import numpy.typing as npt
 
 PAGE = 1 << 10
+"""How many bins a page has."""
 PAGES = 1 << 9
+"""The largest number of pages."""
 _PAGE_BITS = 10
 _INFINITY = 0x7F800000
-"""As bits of float32; those of negative numbers are above it."""
+"""The bits of a float32 infinity; negative numbers have larger bit patterns."""
 _UNUSED_BITS = 29
-"""Of a float64's mantissa, where its value is a float32."""
+"""How many bits of a float64's mantissa are 0 if its value is a float32."""
 _LEAST = int(np.array(2.0**-149).view(np.int64)) >> _UNUSED_BITS
 """The key of the smallest float32 above 0."""
 _END = int(np.array(2.0**128).view(np.int64)) >> _UNUSED_BITS
+"""The key after that of the largest float32."""
 
 Values = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
 class Histogram:
-    """Counts, or integer weights, in several rows over common bins.
+    """Counts, or integer weights, of values in common bins; each row is a histogram of its own.
+
+    A *key* is a value's bit pattern without the bits that no float32 uses; a *column* is the place
+    of its bin in ``counts``.
 
     Attributes:
         counts: (rows, 1 + PAGES * PAGE) int64, in the columns that ``place`` gives: column 0 is for
-            zeros, the pages follow as they were first needed. ``ordered`` has them by value.
+            zeros, the pages follow in the order in which they were first needed. ``ordered`` gives
+            them in the order of the values.
     """
 
     def __init__(self, rows: int) -> None:
@@ -49,19 +56,25 @@ class Histogram:
         self._places = self._table()
 
     def place(self, values: Values) -> Ints:
-        """The column of each value, after the bins have been made to hold them all.
+        """Makes bins for values, if there are none yet, and returns the column of each value.
 
         Args:
-            values: float32 of any shape.
+            values: float32 of any shape, finite and at least 0.
+
+        Returns:
+            The columns, int64 of the same shape.
 
         Raises:
-            ValueError: if one is negative, infinite or NaN; the bins are as before then.
+            ValueError: if a value is negative, infinite or NaN; the bins stay as they were.
         """
         values = np.ascontiguousarray(values, dtype=np.float32)
         if values.view(np.uint32).max(initial=0) >= _INFINITY:
             values = values + np.float32(0)  # turns -0.0 into 0.0
             if values.view(np.uint32).max(initial=0) >= _INFINITY:
-                raise ValueError("not all values are finite and at least 0")
+                raise ValueError(
+                    "some values are negative, infinite or NaN; expected finite values of at "
+                    "least 0"
+                )
         keys = values.astype(np.float64).view(np.int64) >> _UNUSED_BITS
         zeros = keys == 0 if keys.min(initial=1) == 0 else None
         if zeros is not None:
@@ -80,16 +93,16 @@ class Histogram:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the counts and of what finds their places."""
+        """How many bytes the counts and the table of pages take."""
         return self.counts.nbytes + self._places.nbytes
 
     def merge(self, other: Histogram) -> None:
-        """Adds the counts of ``other``, which stays as it is."""
+        """Adds the counts of another histogram, which is not changed."""
         self._hold(other._shift, other._pages)
         self._insert(other.ordered(), other._keys())
 
     def merge_arrays(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Adds the counts of the histogram whose ``to_arrays`` these are."""
+        """Adds the counts of another histogram, given by what its ``to_arrays`` returned."""
         shift, pages = int(arrays["shift"]), arrays["pages"]
         self._hold(shift, pages)
         for number, row in enumerate(self.counts):
@@ -97,13 +110,13 @@ class Histogram:
             self._add(row, _keys(columns, pages, shift), arrays[f"counts{number}"])
 
     def ordered(self) -> Ints:
-        """(rows, V) counts by rising value, zeros first."""
+        """Returns the counts in the order of rising values: (rows, V) int64, zeros first."""
         pages = self.counts[:, 1:].reshape(len(self.counts), PAGES, PAGE)
         in_order = pages[:, np.argsort(self._pages)].reshape(len(self.counts), -1)
         return np.concatenate([self.counts[:, :1], in_order], axis=1)
 
     def positions(self, columns: Ints) -> Ints:
-        """Where columns that ``place`` gave are in ``ordered``."""
+        """Returns where in ``ordered`` the columns are that ``place`` gave."""
         ranks = np.argsort(np.argsort(self._pages))
         positions, above_zero = np.zeros_like(columns), columns > 0
         bins = columns[above_zero] - 1
@@ -111,11 +124,11 @@ class Histogram:
         return positions
 
     def thresholds(self) -> npt.NDArray[np.float64]:
-        """(V,), rising: every value in a column of ``ordered`` is at least this, and none below."""
+        """Returns the lowest value of each column of ``ordered``: (V,) float64, rising."""
         return (self._keys() << _UNUSED_BITS).view(np.float64)
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What is occupied, in the narrowest types; ``merge_arrays`` reads it."""
+        """Returns the bins that are not empty as compact arrays, which ``merge_arrays`` reads."""
         arrays: dict[str, npt.NDArray[Any]] = {
             "shift": np.array(self._shift),
             "pages": np.sort(self._pages),
@@ -128,34 +141,35 @@ class Histogram:
 
     @property
     def _first_page(self) -> int:
+        """The number of the page that holds the smallest float32 above 0."""
         return _LEAST >> (self._shift + _PAGE_BITS)
 
     def _page_of(self, keys: Ints) -> Ints:
-        """Numbers of the keys' pages, counted from that of the smallest float."""
+        """Returns the numbers of the keys' pages, counted from ``_first_page``."""
         pages = keys >> (self._shift + _PAGE_BITS)
         pages -= self._first_page
         return pages
 
     def _columns(self, keys: Ints) -> Ints:
-        """The columns of keys whose pages are held."""
+        """Returns the columns of keys, whose pages must be held."""
         columns = (self._places[self._page_of(keys)].astype(np.int64) << _PAGE_BITS) + 1
         columns += (keys >> self._shift) & (PAGE - 1)
         return columns
 
     def _table(self) -> npt.NDArray[np.int16]:
-        """The place of every page there could be, -1 of those that take no memory."""
+        """Makes the table that has the place in memory of every possible page, -1 if not held."""
         last_page = _END >> (self._shift + _PAGE_BITS)
         places = np.full(last_page - self._first_page + 1, -1, np.int16)
         places[self._pages - self._first_page] = np.arange(len(self._pages))
         return places
 
     def _keys(self) -> Ints:
-        """The lowest key of each column of ``ordered``."""
+        """Returns the lowest key of each column of ``ordered``."""
         columns = np.arange(1 + len(self._pages) * PAGE)
         return _keys(columns, np.sort(self._pages), self._shift)
 
     def _hold(self, shift: int, pages: Ints) -> None:
-        """Makes room for further pages, numbered as they are where ``shift`` bits are dropped."""
+        """Makes room for further pages, whose numbers are those for ``shift`` dropped bits."""
         dropped = max(shift, self._shift)
         both = np.append(self._pages >> (dropped - self._shift), pages >> (dropped - shift))
         both = _distinct(np.sort(both))
@@ -174,13 +188,13 @@ class Histogram:
         self._insert(before, keys)
 
     def _insert(self, counts: Ints, keys: Ints) -> None:
-        """Adds columns of counts to those of their keys, which rise."""
+        """Adds counts, one column for each key; the keys rise."""
         for row, added in zip(self.counts, counts, strict=True):
             occupied = np.flatnonzero(added)
             self._add(row, keys[occupied], added[occupied])
 
     def _add(self, row: Ints, keys: Ints, counts: npt.NDArray[np.integer]) -> None:
-        """Adds counts to the columns of their keys, which rise and whose pages are held."""
+        """Adds counts to one row; the keys rise and their pages must be held."""
         if len(keys) and keys[0] == 0:
             row[0] += counts[0]
             keys, counts = keys[1:], counts[1:]
@@ -191,7 +205,7 @@ class Histogram:
 
 
 def _keys(columns: Ints, pages: Ints, shift: int) -> Ints:
-    """The lowest keys of columns of ``ordered``, given its pages in rising order."""
+    """Returns the lowest key of each given column of ``ordered``; ``pages`` rise."""
     bins = columns - 1
     page = np.append(pages, 0)[bins >> _PAGE_BITS]
     keys: Ints = ((page << _PAGE_BITS) + (bins & (PAGE - 1))) << shift
@@ -200,9 +214,11 @@ def _keys(columns: Ints, pages: Ints, shift: int) -> Ints:
 
 
 def _distinct(rising: Ints) -> Ints:
+    """Drops repeated numbers from a rising sequence."""
     distinct: Ints = rising[np.diff(rising, prepend=-1) != 0]
     return distinct
 
 
 def _narrow(numbers: Ints) -> npt.NDArray[Any]:
+    """Converts numbers of at least 0 to the narrowest type that holds them."""
     return numbers.astype(np.min_scalar_type(numbers.max(initial=0)))

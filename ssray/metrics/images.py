@@ -1,4 +1,4 @@
-"""Image scores against labels, with bootstrap intervals."""
+"""Measures how well image scores tell good images from defective ones, with intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from ssray.metrics.labels import DEFECT, GOOD, Floats, Labels
 from ssray.metrics.values import Metrics
 
 SAMPLES = 1000
+"""How many bootstrap samples an interval comes from."""
 LEVEL = 0.95
+"""The confidence level of the intervals."""
 _VALUES_AT_ONCE = 1 << 21
 
 Ints = npt.NDArray[np.int64]
@@ -27,27 +29,31 @@ MEASURES: dict[str, Callable[[Ints, Ints], Floats]] = {
     "image_tpr_at_fpr_01": lambda good, defect: ranking.recall_at(good, defect, 0.001),
     "image_tnr_at_tpr_100": ranking.good_passed_without_a_miss,
 }
-"""The last three: the share of defects found while at most 1 % or 0.1 % of the good images is
-rejected, and the share of good images that pass where no defect may be missed."""
+"""The measures of ``image_metrics``, each a function of the counts of good and defective images.
+
+The last three are the share of defects found while at most 1 % or 0.1 % of the good images are
+rejected, and the share of good images that pass if no defect may be missed.
+"""
 DECISIONS = ("false_alarms", "false_alarms_low", "false_alarms_high", "defects_flagged")
-"""What ``decision_metrics`` gives: the shares of the good images and of the defects that are
-flagged, the first with its 95 % interval."""
+"""The metrics of ``decision_metrics``: the share of the good images that is flagged, the ends of
+its 95 % interval, and the share of the defective images that is flagged."""
 
 
 def image_metrics(
     labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating], seed: int = 0
 ) -> Metrics:
-    """Each of ``MEASURES`` with the ends of its 95 % interval, ``NAME_low`` and ``NAME_high``, and
-    ``image_f1max_threshold``.
+    """Computes all ``MEASURES`` with their 95 % intervals, and the threshold of the best F1.
 
-    The interval is the percentile bootstrap's, good and defective images drawn apart: what other
-    test images of the same kinds would give with this model. Where the classes don't overlap every
-    sample gives 1, and the interval has no width; it says nothing then.
+    The ends of an interval are called ``NAME_low`` and ``NAME_high``, the threshold
+    ``image_f1max_threshold``. The interval comes from the percentile bootstrap, which draws good
+    and defective images apart: it shows how the figure would vary over other test images of the
+    same kinds with this model. If the scores of the classes don't overlap, every sample gives 1, so
+    the interval has no width and says nothing.
 
     Args:
         labels: (N,) 1 = defect, 0 = good.
         scores: (N,) finite; larger = more anomalous.
-        seed: of the bootstrap.
+        seed: the seed of the bootstrap.
 
     Raises:
         ValueError: if a score is infinite or NaN.
@@ -76,13 +82,13 @@ def image_metrics(
 
 
 def decision_metrics(labels: npt.NDArray[np.integer], flagged: npt.NDArray[np.bool_]) -> Metrics:
-    """``DECISIONS``: what a threshold chosen without these images makes of them.
+    """Computes ``DECISIONS``: how the model's own threshold does on labelled images.
 
-    The interval of the false alarms is Clopper and Pearson's, 95 %.
+    The interval of the false alarms is Clopper and Pearson's exact 95 % interval.
 
     Args:
-        labels: (N,) 0 good, 1 defect, anything else is passed over.
-        flagged: (N,) whether each image was taken for defective.
+        labels: (N,) 0 = good, 1 = defect; images with other labels are ignored.
+        flagged: (N,) whether each image was flagged as defective.
     """
     good, defect = flagged[labels == 0], flagged[labels == 1]
     low, high, share = math.nan, math.nan, math.nan
@@ -98,7 +104,7 @@ def decision_metrics(labels: npt.NDArray[np.integer], flagged: npt.NDArray[np.bo
 
 
 def _clopper_pearson(count: int, of: int) -> tuple[float, float]:
-    """Ends of the exact 95 % interval of a share, as quantiles of beta distributions."""
+    """Returns the ends of the exact 95 % interval of a share, quantiles of beta distributions."""
     tail = (1 - LEVEL) / 2
     low = special.betaincinv(count, of - count + 1, tail) if count else 0.0
     high = special.betaincinv(count + 1, of - count, 1 - tail) if count < of else 1.0
@@ -106,7 +112,7 @@ def _clopper_pearson(count: int, of: int) -> tuple[float, float]:
 
 
 def image_auroc(labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]) -> float:
-    """AUROC alone, as scikit-learn's; NaN where only one class is present.
+    """Computes the AUROC alone, as scikit-learn does; NaN if only one class is present.
 
     Args:
         labels: (N,) 1 = defect, 0 = good.
@@ -122,9 +128,11 @@ def image_auroc(labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating
 def roc_points(
     labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]
 ) -> tuple[Floats, Floats]:
-    """False- and true-positive rates of the ROC curve, both (P,) rising from 0 to 1.
+    """Computes the points of the ROC curve, one for each distinct score besides the start.
 
-    Between them a point for each distinct score; empty where only one class is present.
+    Returns:
+        The false-positive and the true-positive rates, both (P,) and rising from 0 to 1; empty if
+        only one class is present.
     """
     _, _, counts = _by_value(labels, scores)
     if not all(each.any() for each in counts):
@@ -136,20 +144,28 @@ def roc_points(
 def _by_value(
     labels: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]
 ) -> tuple[npt.NDArray[np.floating], list[Ints], list[Ints]]:
-    """Distinct scores, rising; which one each good and each defective image has; their counts."""
+    """Groups images by their scores.
+
+    Returns:
+        The V distinct scores, rising; for the good and for the defective images, which of the
+        scores each has; and for both, how many have each score, (V,).
+    """
     if not np.isfinite(scores).all():
-        raise ValueError(f"{int((~np.isfinite(scores)).sum())} image scores are not finite")
+        raise ValueError(
+            f"{int((~np.isfinite(scores)).sum())} of {len(scores)} image scores are infinite or "
+            "NaN; expected finite scores"
+        )
     values, columns = np.unique(scores, return_inverse=True)
     members = [columns[labels == 0], columns[labels == 1]]
     return values, members, [np.bincount(each, minlength=len(values)) for each in members]
 
 
 def _samples(members: list[Ints], values: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
-    """Bootstrap samples of good and defective counts, (S, ``values``) each, a few at a time.
+    """Yields S bootstrap samples at a time: (S, ``values``) counts of good and of defective images.
 
     Args:
-        members: the column of each good image, and of each with a defect.
-        values: number of columns.
+        members: which distinct score each good, and each defective, image has.
+        values: the number of distinct scores.
         seed: fixes the samples.
     """
     generator = np.random.default_rng(seed)
@@ -168,18 +184,18 @@ def _samples(members: list[Ints], values: int, seed: int) -> Iterator[tuple[Ints
 
 
 def best_threshold(labels: Labels, scores: Floats) -> float | None:
-    """The score above which calling an image defective gives the highest balanced accuracy.
+    """Finds the threshold with the highest balanced accuracy, that of Youden's largest J.
 
-    That is Youden's J at its largest; of equal ones the lowest threshold counts. It lies
-    midway between two scores. It is found with the labels, so it illustrates how far the
-    classes separate and predicts nothing for new images.
+    An image counts as defective if its score is above the threshold, which lies midway between two
+    scores; of several equally good ones the lowest is taken. It is found with the labels, so it
+    illustrates how far the classes separate and predicts nothing for new images.
 
     Args:
-        labels: (N,) 1 = defect, 0 = good; others are left out.
-        scores: (N,) NaN = left out.
+        labels: (N,) 1 = defect, 0 = good; images with other labels are ignored.
+        scores: (N,); images whose score is NaN are ignored.
 
     Returns:
-        None where a class is missing or no threshold beats chance.
+        The threshold; None if a class is missing or no threshold beats chance.
 
     >>> best_threshold(np.array([0, 0, 1]), np.array([1.0, 2.0, 4.0]))
     3.0

@@ -1,4 +1,4 @@
-"""What images are labelled as, and the array types that metrics share."""
+"""The labels of images, and the array types that the metrics share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 GOOD, DEFECT, UNKNOWN = 0, 1, -1
-"""Labels of an image in arrays; in tables an unknown one is null."""
+"""The label of an image in arrays; tables have null instead of ``UNKNOWN``."""
 
 Floats = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.integer]

@@ -1,4 +1,4 @@
-"""Anomaly maps against masks: pixels counted as they come, and what the counts are worth."""
+"""Measures how well anomaly maps find the defective pixels of masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssray.metrics.histogram import Histogram, Ints, Values
 from ssray.metrics.values import Metrics
 
 WHOLE = 1 << 32
-"""The weight of a region, or of an image's defects: an integer, so that sums are exact."""
+"""The total weight of a region, or of an image's defects; an integer, so that sums are exact."""
 PIXEL_METRICS = (
     "pixel_auroc",
     "pixel_ap",
@@ -23,21 +23,26 @@ PIXEL_METRICS = (
     "aupro_05",
     "aupimo",
 )
-"""What ``PixelCounts.metrics`` gives."""
+"""The names of the metrics that ``PixelCounts.metrics`` computes."""
 AUPRO_LIMITS = {"aupro_30": 0.30, "aupro_05": 0.05}
+"""The false-positive rate up to which each AU-PRO integrates."""
 AUPIMO_RATES = (1e-5, 1e-4)
+"""The false-positive rates from which, and up to which, AUPIMO integrates."""
 _CLEAN, _AROUND, _DEFECT, _REGIONS, _IMAGES = range(5)
+"""The histogram's rows: pixels of defect-free images; good and defective pixels of images with a
+defect; the weights of their regions; and the weights of these images."""
 _EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 
 Mask = npt.NDArray[np.bool_]
 
 
 class PixelCounts:
-    """Histograms of anomaly-map values, of one size for one image and for a million.
+    """Counts the pixels of anomaly maps by value, in the same memory for one map and a million.
 
     Attributes:
-        regions: connected regions of the ground truth seen; pixels touch by side or corner.
-        images: images with a defect seen.
+        regions: how many connected regions the masks had so far; pixels that touch by a side or a
+            corner are connected.
+        images: how many images with a defect were counted so far.
 
     >>> counts = PixelCounts()
     >>> counts.add(np.array([[0.1, 0.9]], np.float32), np.array([[False, True]]))
@@ -51,18 +56,20 @@ class PixelCounts:
         self._histogram = Histogram(rows=5)
 
     def add(self, anomaly_map: Values, mask: Mask) -> None:
-        """Counts one map.
+        """Counts the pixels of one map.
 
         Args:
-            anomaly_map: (H, W) float32, non-negative and finite.
-            mask: (H, W) bool, True = defective; none is for a defect-free image.
+            anomaly_map: (H, W) float32, at least 0 and finite.
+            mask: (H, W) bool, True = defective; all False for a defect-free image.
 
         Raises:
             ValueError: if the shapes differ or a value is negative, infinite or NaN; nothing is
-                counted then.
+                counted in that case.
         """
         if anomaly_map.shape != mask.shape:
-            raise ValueError(f"map {anomaly_map.shape} and mask {mask.shape} differ in shape")
+            raise ValueError(
+                f"map {anomaly_map.shape} and mask {mask.shape} differ in shape; expected the same"
+            )
         columns = self._histogram.place(anomaly_map)
         counts = self._histogram.counts
         every = np.bincount(columns.ravel(), minlength=counts.shape[1])
@@ -82,39 +89,39 @@ class PixelCounts:
 
     def __add__(self, other: PixelCounts) -> PixelCounts:
         total = PixelCounts()
-        for part in (self, other):
-            total.merge(part)
+        for counted in (self, other):
+            total.merge(counted)
         return total
 
     def merge(self, other: PixelCounts) -> None:
-        """Adds what another worker has counted."""
+        """Adds the counts of another worker, which are not changed."""
         self._histogram.merge(other._histogram)
         self.regions += other.regions
         self.images += other.images
 
     @property
     def good_pixels(self) -> int:
-        """How many pixels without a defect have been counted."""
+        """How many pixels without a defect have been counted so far."""
         return int(self._histogram.counts[[_CLEAN, _AROUND]].sum())
 
     @property
     def defective_pixels(self) -> int:
-        """How many defective pixels have been counted."""
+        """How many defective pixels have been counted so far."""
         return int(self._histogram.counts[_DEFECT].sum())
 
     @property
     def nbytes(self) -> int:
-        """Memory of the state."""
+        """How many bytes of memory the counts take."""
         return self._histogram.nbytes
 
     def metrics(self) -> Metrics:
-        """``PIXEL_METRICS``.
+        """Computes all ``PIXEL_METRICS`` from the counts.
 
-        AU-PRO: mean over the regions of their overlap with the prediction, against the
-        false-positive rate of all pixels that are not defective; area up to the limit, divided by
-        it. AUPIMO (Bertoldo et al., 2024): mean over the images with a defect of the share of
-        their defective pixels found, over the logarithm of the false-positive rate in defect-free
-        images, all their pixels together, from 1e-5 to 1e-4.
+        AU-PRO is the mean overlap of the regions with the prediction, integrated over the
+        false-positive rate of all good pixels up to a limit, and divided by that limit. AUPIMO
+        (Bertoldo et al., 2024) is the mean share of its defective pixels that is found in an image
+        with a defect, averaged over the logarithm of the false-positive rate from 1e-5 to 1e-4;
+        that rate is taken over all pixels of the defect-free images together.
         """
         clean, around, defect, regions, images = self._histogram.ordered()
         good = clean + around
@@ -138,14 +145,14 @@ class PixelCounts:
         return metrics
 
     def to_bytes(self) -> bytes:
-        """The occupied bins; ``merge_bytes`` reads them."""
+        """Returns the counts as bytes, which ``merge_bytes`` reads."""
         buffer = io.BytesIO()
         arrays = self._histogram.to_arrays()
         np.savez(buffer, seen=np.array([self.regions, self.images]), **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
 
     def merge_bytes(self, content: bytes) -> None:
-        """Adds what ``to_bytes`` gave for another's counts."""
+        """Adds the counts of another worker, given by what its ``to_bytes`` returned."""
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             self._histogram.merge_arrays(stored)
             regions, images = (int(seen) for seen in stored["seen"])
@@ -154,11 +161,11 @@ class PixelCounts:
 
 
 def pixel_auroc(maps: Values, masks: Mask) -> float:
-    """AUROC alone, over the pixels of maps that fit in memory; NaN if all are of one class.
+    """Computes the pixel AUROC alone, of maps in memory; NaN if all pixels are of one class.
 
     Args:
-        maps: float32 of any shape, non-negative and finite.
-        masks: bool of that shape, True = defective.
+        maps: float32 of any shape, at least 0 and finite.
+        masks: bool of the same shape, True = defective.
     """
     histogram = Histogram(rows=2)
     columns = histogram.place(maps)
@@ -168,16 +175,17 @@ def pixel_auroc(maps: Values, masks: Mask) -> float:
 
 
 def _weigh(weights: Ints, columns: Ints, positions: Ints, groups: npt.NDArray[np.integer]) -> None:
-    """Adds every group's distribution over the columns, ``WHOLE`` in all for each group.
+    """Spreads a weight of ``WHOLE`` for each group of pixels over the columns of its pixels.
 
-    Weights are differences of the rounded cumulative share, counted from the highest value down:
-    they sum up exactly, and stay the same when columns are merged.
+    A group is a region, or all defects of an image; all its pixels weigh the same. A column's
+    weight is a difference of the rounded cumulative share, counted from the highest value down, so
+    that the weights sum up exactly and stay the same when columns are merged.
 
     Args:
-        weights: (V,) int64, added to.
-        columns: (P,) of each pixel.
-        positions: (P,) of the pixels' values, in rising order.
-        groups: (P,) of each pixel, from 1 up.
+        weights: (V,) int64, to which the weights are added.
+        columns: (P,) the column of each pixel.
+        positions: (P,) the position of each pixel's column in the order of the values.
+        groups: (P,) the number of each pixel's group, from 1 up.
     """
     keys, pixels, counts = np.unique(
         groups.astype(np.int64) * len(weights) + positions, return_index=True, return_counts=True

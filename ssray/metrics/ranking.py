@@ -1,11 +1,11 @@
-"""Figures of merit of a ranking, from counts of good and defective items at each value.
+"""Measures of how well a score ranks defective items above good ones, such as the AUROC.
 
-The items are images or pixels. ``good`` and ``defect`` hold how many there are at each distinct
-value, from the lowest value to the highest, along the last axis; axes before it are independent
-rankings, such as bootstrap samples. Weights may take the place of counts. Items of equal value
-are ties: no threshold parts them.
+The items are images or pixels. The arguments ``good`` and ``defect`` hold how many items have each
+distinct value, from the lowest value to the highest, along the last axis; axes before it are
+independent rankings, such as bootstrap samples. Weights may take the place of counts. Items of
+equal value are ties: no threshold parts them.
 
-A figure that is not defined, because a class is absent, is NaN.
+A measure that is not defined, because a class is absent, is NaN.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Counts = npt.NDArray[Any]
 
 
 def auroc(good: Counts, defect: Counts) -> Floats:
-    """Area under the ROC curve, as ``sklearn.metrics.roc_auc_score``.
+    """Computes the area under the ROC curve, as ``sklearn.metrics.roc_auc_score`` does.
 
     >>> float(auroc(np.array([1, 1, 0]), np.array([0, 1, 1])))
     0.875
@@ -32,16 +32,16 @@ def auroc(good: Counts, defect: Counts) -> Floats:
 
 
 def average_precision(good: Counts, defect: Counts) -> Floats:
-    """Mean precision over the steps in recall, as ``sklearn.metrics.average_precision_score``."""
+    """Computes the average precision, as ``sklearn.metrics.average_precision_score`` does."""
     found, precision = np.asarray(defect), _precision(good, defect)
     return _ratio((found * precision).sum(axis=-1), _floats(defect).sum(axis=-1))
 
 
 def f1_max(good: Counts, defect: Counts) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """The best F1 of any threshold, and the position of that threshold's value.
+    """Finds the best F1 of any threshold, and the position of that threshold among the values.
 
-    An item is predicted defective if its value is at least the threshold. Of equally good
-    thresholds it is the highest.
+    An item is predicted defective if its value is at least the threshold. Of several equally good
+    thresholds the highest is taken.
     """
     false, true = _at_least(good), _at_least(defect)
     defects = _floats(defect).sum(axis=-1, keepdims=True)
@@ -52,14 +52,14 @@ def f1_max(good: Counts, defect: Counts) -> tuple[Floats, npt.NDArray[np.int64]]
 
 
 def recall_at(good: Counts, defect: Counts, false_positive_rate: float) -> Floats:
-    """Highest share of the defects found while at most that share of the good is rejected."""
+    """Computes the share of defects found if at most the given share of the good is rejected."""
     false = _ratio(_at_least(good), _floats(good).sum(axis=-1, keepdims=True))
     allowed = np.where(false <= false_positive_rate, _at_least(defect), 0.0).max(axis=-1)
     return np.where(np.isnan(false[..., 0]), np.nan, _ratio(allowed, _floats(defect).sum(axis=-1)))
 
 
 def good_passed_without_a_miss(good: Counts, defect: Counts) -> Floats:
-    """Share of the good items below every defect: what may pass if no defect shall be missed."""
+    """Computes the share of good items that pass if no defect may be missed."""
     none_yet = np.cumsum(defect, axis=-1) == 0
     passed = (none_yet * _floats(good)).sum(axis=-1)
     rate = _ratio(passed, _floats(good).sum(axis=-1))
@@ -67,28 +67,30 @@ def good_passed_without_a_miss(good: Counts, defect: Counts) -> Floats:
 
 
 def area_up_to(good: Counts, found: Counts, limit: float) -> float:
-    """Mean of ``found`` over the false-positive rate from 0 to ``limit``.
+    """Computes the mean share of ``found`` over the false-positive rates from 0 to ``limit``.
 
-    With every connected region's share at each value as ``found`` this is AU-PRO: the mean over
-    the regions of their overlap with the prediction.
+    If ``found`` gives each connected region the same weight, this is AU-PRO: the mean overlap of
+    the regions with the prediction.
 
     Args:
         good: (V,) counts.
         found: (V,) counts or weights.
-        limit: false-positive rate in (0, 1]; the curve is interpolated there.
+        limit: the highest false-positive rate, in (0, 1]; the curve is interpolated there.
     """
     rate, recall = _curve_between(good, found, 0.0, limit)
     return float(np.trapezoid(recall, rate)) / limit
 
 
 def area_over_log(good: Counts, found: Counts, lowest: float, highest: float) -> float:
-    """Mean of ``found`` over the logarithm of the false-positive rate; AUPIMO, for pixels.
+    """Computes the mean share of ``found`` over the logarithm of the false-positive rate.
+
+    If ``found`` gives the defects of each image the same weight, this is AUPIMO.
 
     Args:
         good: (V,) counts.
         found: (V,) counts or weights.
-        lowest: false-positive rate from which on, above 0; the curve is interpolated there.
-        highest: false-positive rate up to which, likewise.
+        lowest: the lowest false-positive rate, above 0; the curve is interpolated there.
+        highest: the highest false-positive rate; the curve is interpolated there.
     """
     rate, recall = _curve_between(good, found, lowest, highest)
     left, width = rate[:-1], np.diff(rate)
@@ -99,7 +101,7 @@ def area_over_log(good: Counts, found: Counts, lowest: float, highest: float) ->
 
 
 def _curve_between(good: Counts, found: Counts, start: float, end: float) -> tuple[Floats, Floats]:
-    """False-positive rates from ``start`` to ``end``, and the share of ``found`` at each."""
+    """Returns the false-positive rates from ``start`` to ``end``, and the share found at each."""
     rate, recall = (
         np.append(0.0, _ratio(_at_least(each)[::-1], _floats(each).sum())) for each in (good, found)
     )
@@ -113,12 +115,13 @@ def _curve_between(good: Counts, found: Counts, start: float, end: float) -> tup
 
 
 def _precision(good: Counts, defect: Counts) -> Floats:
+    """Computes the precision at each value as the threshold; 0 if nothing is predicted there."""
     true = _at_least(defect)
     return np.nan_to_num(_ratio(true, true + _at_least(good)))
 
 
 def _at_least(counts: Counts) -> Floats:
-    """Sums over the items of at least each value."""
+    """Sums up, for each value, the counts of the items that are at least as high."""
     return _floats(np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1])
 
 
@@ -127,5 +130,6 @@ def _floats(counts: Counts) -> Floats:
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Divides; the result is NaN where the denominator is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(denominator > 0, numerator / denominator, np.nan)

@@ -1,4 +1,4 @@
-"""Named figures, and why some of them are not defined."""
+"""A collection of named metrics, some of which may be undefined for a stated reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import SupportsFloat
 
 @dataclass
 class Metrics:
-    """Values by name; one that is not defined is NaN and has a reason.
+    """Metrics by name; the value of an undefined one is NaN, and ``undefined`` says why.
 
     >>> metrics = Metrics()
     >>> metrics.put("image_auroc", 0.75)
@@ -22,7 +22,7 @@ class Metrics:
     undefined: dict[str, str] = field(default_factory=dict)
 
     def put(self, name: str, value: SupportsFloat, why_undefined: str | None = None) -> None:
-        """Enters a value, or NaN with the reason."""
+        """Adds a value; or, if it is undefined, NaN and the reason."""
         self.values[name] = math.nan if why_undefined else float(value)
         if why_undefined:
             self.undefined[name] = why_undefined

@@ -14,32 +14,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
-from scipy import ndimage
 
-from ssray.config import Backend, Precision
-from ssray.data.decode import UInt8Image
-from ssray.data.large import decode_resized
+from ssray.config import Backend, Heatmaps, Precision
 from ssray.errors import ImageError
-from ssray.models.artifact import load
 from ssray.nightly.rows import NIGHT
 from ssray.nightly.sources import Source
-from ssray.scoring.heatmap import encode_levels, levels_to_png
-from ssray.scoring.scorer import Scorer
+from ssray.scoring.heatmap import levels_to_png
+from ssray.scoring.judge import SCORE_BATCH, Judge, Judged, Prepared, prepare
 from ssray.storage.archives import is_compressed_tar, split_member, streamed
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
 
-Heatmaps = Literal["flagged", "all", "none"]
-
-SCORE_BATCH = 16
-"""Images in one call of the model."""
-MOST_BOXES = 16
 MOST_HELD_BYTES = 256 * 1024**2
 """Of files out of a compressed tar that wait to be decoded; a larger one waits alone."""
 STAGES = ("fetch", "decode", "model", "pack", "write")
@@ -84,18 +73,6 @@ class BatchResult:
     retries: int
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """An image at the model's size, or why there is none; and its own size."""
-
-    image: UInt8Image | None
-    shape: tuple[int, int] | None = None
-    error: str | None = None
-    detail: str | None = None
-    note: str | None = None
-    size: int | None = None
-
-
 class BatchScorer:
     """Holds the model of every category it has met."""
 
@@ -126,7 +103,7 @@ class BatchScorer:
         self._heatmaps = heatmaps
         self._readers = ThreadPoolExecutor(readers, "reader")
         self._ahead = 2 * SCORE_BATCH + readers
-        self._scorers: dict[str, Scorer] = {}
+        self._judges: dict[str, Judge] = {}
 
     def __call__(self, sources: Sequence[Source]) -> BatchResult:
         """Scores a batch.
@@ -139,48 +116,32 @@ class BatchScorer:
         version = self._versions.get(category)
         if version is None:
             detail = f"no model for '{category}' was in use when the night began"
-            unknown = _Prepared(None, error="unknown_category", detail=detail)
-            rows = [_row(source, None, unknown) for source in sources]
+            unknown = Judged(Prepared.unusable("unknown_category", detail))
+            rows = [self._row(source, None, unknown) for source in sources]
         else:
-            scorer = self._scorer(category, version)
+            judge = self._judge(category, version)
             rows = []
-            pending = iter(self._prepared(sources, scorer, fetch, spent))
+            pending = iter(self._prepared(sources, judge, fetch, spent))
             while chunk := list(itertools.islice(pending, SCORE_BATCH)):
-                rows += self._scored(scorer, chunk, spent)
+                rows += self._rows(judge, chunk, spent)
         return BatchResult(pa.Table.from_pylist(rows, schema=NIGHT), spent, fetch.retries)
 
-    def _scorer(self, category: str, version: str) -> Scorer:
-        if category not in self._scorers:
-            model = load(self._store, category, version)
-            precision = model.precision(self._precision, self._device)
-            self._scorers[category] = Scorer(model, self._device, precision, self._backend)
-        return self._scorers[category]
+    def _judge(self, category: str, version: str) -> Judge:
+        if category not in self._judges:
+            self._judges[category] = Judge.load(
+                self._store, category, version, self._device, self._precision, self._backend
+            )
+        return self._judges[category]
 
     def _prepared(
-        self, sources: Sequence[Source], scorer: Scorer, fetch: Fetcher, spent: Spent
-    ) -> Iterator[tuple[Source, _Prepared]]:
+        self, sources: Sequence[Source], judge: Judge, fetch: Fetcher, spent: Spent
+    ) -> Iterator[tuple[Source, Prepared]]:
         """Images in order, some ahead of their use."""
-
-        def prepare(source: Source, content: Callable[[], bytes]) -> _Prepared:
-            try:
-                with spent.on("fetch"):
-                    found = content()
-                with spent.on("decode"):
-                    image, shape, note = decode_resized(found, scorer.artifact.input_shape)
-                return _Prepared(image, shape, note=note, size=len(found))
-            except ImageError as error:
-                return _Prepared(None, error=error.code, detail=str(error))
-            except MemoryError:
-                raise
-            except Exception as error:  # one image must not end the night, whatever a decoder does
-                return _Prepared(
-                    None, error="unreadable", detail=f"{type(error).__name__}: {error}"
-                )
-
-        waiting: deque[tuple[Source, Future[_Prepared], int]] = deque()
+        shape = judge.artifact.input_shape
+        waiting: deque[tuple[Source, Future[Prepared], int]] = deque()
         held_bytes = 0
         for source, content, held in _contents(sources, fetch, spent):
-            waiting.append((source, self._readers.submit(prepare, source, content), held))
+            waiting.append((source, self._readers.submit(prepare, content, shape, spent.on), held))
             held_bytes += held
             while len(waiting) > self._ahead or (waiting and held_bytes > MOST_HELD_BYTES):
                 first, future, freed = waiting.popleft()
@@ -189,35 +150,32 @@ class BatchScorer:
         for first, future, _ in waiting:
             yield first, future.result()
 
-    def _scored(
-        self, scorer: Scorer, chunk: Sequence[tuple[Source, _Prepared]], spent: Spent
+    def _rows(
+        self, judge: Judge, chunk: Sequence[tuple[Source, Prepared]], spent: Spent
     ) -> list[dict[str, Any]]:
-        rows = [_row(source, scorer.artifact.version, prepared) for source, prepared in chunk]
-        usable = [number for number, (_, prepared) in enumerate(chunk) if prepared.error is None]
-        if not usable:
-            return rows
         with spent.on("model"):
-            images = [image for _, p in chunk if (image := p.image) is not None]
-            verdicts = scorer.judge(np.stack(images))
-        threshold = scorer.artifact.calibration.pixel_threshold
+            judged = judge([prepared for _, prepared in chunk])
         with spent.on("pack"):
-            for number, verdict in zip(usable, verdicts, strict=True):
-                row = rows[number]
-                if verdict is None:
-                    row.update(error="not_finite", detail="the model's output is no number")
-                    continue
-                mask = verdict.anomaly_map > np.float32(threshold)
-                row.update(
-                    score=verdict.score,
-                    p_value=verdict.p_value,
-                    flagged=verdict.flagged,
-                    defect_share=float(mask.mean()),
-                    boxes=_boxes(mask, (row["height"], row["width"])),
-                )
-                if self._heatmaps == "all" or (self._heatmaps == "flagged" and verdict.flagged):
-                    row["heatmap"] = levels_to_png(encode_levels(verdict.anomaly_map, threshold))
-                    row["pixel_threshold"] = threshold
-        return rows
+            return [
+                self._row(source, judge.artifact.version, each)
+                for (source, _), each in zip(chunk, judged, strict=True)
+            ]
+
+    def _row(self, source: Source, version: str | None, judged: Judged) -> dict[str, Any]:
+        row = judged.row() | {
+            "uri": source.uri,
+            "category": source.category,
+            "model_version": version,
+        }
+        if source.size is not None:
+            row["size_bytes"] = source.size
+        verdict = judged.verdict
+        if verdict and (
+            self._heatmaps == "all" or (self._heatmaps == "flagged" and verdict.flagged)
+        ):
+            row["heatmap"] = levels_to_png(verdict.levels)
+            row["pixel_threshold"] = verdict.pixel_threshold
+        return row
 
 
 def _contents(
@@ -270,35 +228,3 @@ def _raising(error: ImageError) -> Callable[[], bytes]:
         raise error
 
     return read
-
-
-def _row(source: Source, version: str | None, prepared: _Prepared) -> dict[str, Any]:
-    height, width = prepared.shape or (None, None)
-    return {
-        "uri": source.uri,
-        "category": source.category,
-        "model_version": version,
-        "error": prepared.error,
-        "detail": prepared.detail,
-        "note": prepared.note,
-        "height": height,
-        "width": width,
-        "size_bytes": source.size if source.size is not None else prepared.size,
-    }
-
-
-def _boxes(mask: npt.NDArray[np.bool_], shape: tuple[int, int]) -> list[list[int]]:
-    """Around each 8-connected region of (h, w) bool, in pixels of an image of another size."""
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
-    if not count:
-        return []
-    areas = np.bincount(labels.ravel())[1:]
-    places = ndimage.find_objects(labels)
-    rows, columns = (own / seen for own, seen in zip(shape, mask.shape, strict=True))
-    boxes = []
-    for number in np.argsort(-areas, kind="stable")[:MOST_BOXES]:
-        down, across = places[number]
-        top, left = int(down.start * rows), int(across.start * columns)
-        bottom, right = round(down.stop * rows), round(across.stop * columns)
-        boxes.append([left, top, right - left, bottom - top])
-    return boxes

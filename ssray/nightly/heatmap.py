@@ -13,12 +13,10 @@ from PIL import Image
 from ssray.data.large import decode_resized
 from ssray.errors import DataError, ImageError, ScoringError
 from ssray.nightly.night_log import Completed, read_marker
-from ssray.scoring.heatmap import overlay, png_to_levels
+from ssray.scoring.heatmap import overlay, pictured_shape, png_to_levels
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
 
-LONGEST_SIDE = 4096
-"""Of a picture; larger images are drawn smaller."""
 _WITHOUT_IMAGE = 40
 """Grey level that stands for an image that is no longer there."""
 
@@ -29,7 +27,7 @@ def draw_heatmap(scores: Location, uri: str, out: Location) -> str:
     Args:
         scores: the folder of all nights, or of one.
         uri: of the image, as in the rows.
-        out: for the picture, a PNG of the image's size, if that is at most ``LONGEST_SIDE``.
+        out: for the picture, a PNG of the image's size, if that is at most 4,096 pixels a side.
 
     Raises:
         DataError: if no complete night has the image.
@@ -43,8 +41,7 @@ def draw_heatmap(scores: Location, uri: str, out: Location) -> str:
             "with --heatmaps all to keep those of images that are not flagged."
         )
     levels = png_to_levels(row["heatmap"])
-    shrunk = min(1.0, LONGEST_SIDE / max(row["height"], row["width"]))
-    shape = (max(1, round(shrunk * row["height"])), max(1, round(shrunk * row["width"])))
+    shape = pictured_shape((row["height"], row["width"]))
     try:
         image, _, _ = decode_resized(Fetcher()(uri), shape)
         over = "over the image"

@@ -33,9 +33,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from ssray.config import Backend, Precision
+from ssray.config import Backend, Heatmaps, Precision
 from ssray.errors import ConfigError, ScoringError
-from ssray.nightly.batch import BatchResult, Heatmaps
+from ssray.nightly.batch import BatchResult
 from ssray.nightly.plan import read_manifest
 from ssray.nightly.rows import NIGHT
 from ssray.nightly.summary import BatchFacts, Summary

@@ -22,8 +22,6 @@ from ssray.storage.archives import is_compressed_tar, split_member
 from ssray.storage.json_file import read_json
 from ssray.storage.location import Location
 
-BATCH = 256
-"""Images that are kept together, and scored again together if they were not all scored."""
 BATCHES_A_PART = 64
 LARGEST_COMPRESSED_BATCH = 4096
 """Images of a compressed tar, which has to be read from its beginning for every batch."""

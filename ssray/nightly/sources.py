@@ -14,13 +14,12 @@ import pyarrow.parquet as pq
 
 from ssray.data.dataset import image_extensions
 from ssray.errors import ConfigError, DataError, ImageError
+from ssray.nightly import CATEGORY_PATTERN
 from ssray.storage.archives import category_of, listed
 from ssray.storage.fetch import Fetcher
 from ssray.storage.listing import ListedFile, walk
 from ssray.storage.location import Location
 
-CATEGORY_PATTERN = r"(?P<category>[^/]+)/"
-"""The first folder, or an archive's name, is the category."""
 UNMATCHED = "unmatched"
 """Category of an image whose path the pattern does not fit."""
 _LISTS = (".parquet", ".csv")

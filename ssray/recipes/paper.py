@@ -40,7 +40,7 @@ from ssray.config import (
 def texture() -> Recipe:
     """Any surface: 512 px, f = 3, growing crops, neither flipped nor turned.
 
-    ``ssray train --data ROOT --models STORE --recipe paper-texture``
+    ``ssray train --data ROOT --category C --models STORE --recipe paper-texture``
 
     Cost: 9.1e16 FLOP. Neither the paper nor we have a figure.
     """
@@ -50,7 +50,7 @@ def texture() -> Recipe:
 def object_() -> Recipe:
     """Any part in a fixed place: 256 px, f = 3, whole images, foreign occlusion.
 
-    ``ssray train --data ROOT --models STORE --recipe paper-object``
+    ``ssray train --data ROOT --category C --models STORE --recipe paper-object``
 
     Cost: 2.3e16 FLOP. Neither the paper nor we have a figure.
     """

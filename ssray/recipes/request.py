@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ssray.config import Recipe, override, parse
 from ssray.errors import ConfigError
-from ssray.method.projection import is_texture
 from ssray.recipes import compact, paper
-from ssray.storage.location import Location
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class RecipeRequest:
     """What a user asked for: a recipe, a family or a file, and changes to it.
 
     Attributes:
-        name: of a recipe or a family, or the place of a recipe file.
+        name: of a recipe or a family, the place of a recipe file, or the recipe itself.
         settings: ``key.path=value`` assignments.
     """
 
-    name: str = "compact"
+    name: str | Recipe = "compact"
     settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class RecipeRequest:
         Raises:
             ConfigError: if there is no such recipe, or a setting is wrong.
         """
-        if self.name in FAMILIES:
+        if isinstance(self.name, str) and self.name in FAMILIES:
             override(FAMILIES[self.name].texture(), self.settings)
             override(FAMILIES[self.name].object_(), self.settings)
         else:
@@ -81,16 +81,21 @@ class RecipeRequest:
             images: gives some of its training images, (N, 3, H, W) float32 in [0, 1]; called
                 only if they decide.
         """
-        if self.name not in FAMILIES:
+        if isinstance(self.name, Recipe) or self.name not in FAMILIES:
             return self._named()
         family = FAMILIES[self.name]
         recipe = family.by_category.get(category)
         if recipe is None:
+            from ssray.method.projection import is_texture
+
             recipe = family.texture if is_texture(images()) else family.object_
         return override(recipe(), self.settings)
 
     def _named(self) -> Recipe:
-        recipe = RECIPES[self.name]() if self.name in RECIPES else read_recipe(self.name)
+        if isinstance(self.name, Recipe):
+            recipe = self.name
+        else:
+            recipe = RECIPES[self.name]() if self.name in RECIPES else read_recipe(self.name)
         return override(recipe, self.settings)
 
 
@@ -100,6 +105,8 @@ def read_recipe(place: str) -> Recipe:
     Raises:
         ConfigError: if there is none, or it holds no valid recipe.
     """
+    from ssray.storage.location import Location
+
     file = Location.parse(place)
     if not file.exists() or file.is_dir():
         known = ", ".join([*FAMILIES, *RECIPES])

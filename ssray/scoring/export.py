@@ -7,11 +7,12 @@ reduction, in float32. Decoding and resizing are left to whoever runs it; ``mode
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +20,15 @@ import torch
 from torch import Tensor, nn
 
 import ssray
+from ssray.config import ExportFormat
+from ssray.data.decode import UInt8Image
 from ssray.errors import ArtifactError, ConfigError
 from ssray.method.anomaly_map import MapMaker, difference_maps
-from ssray.method.inference import TILING
+from ssray.method.inference import TILING, to_network
 from ssray.models.artifact import ModelArtifact
+from ssray.scoring.judge import Judge, prepare_pixels
 from ssray.storage.location import Location
 
-Format = Literal["torch", "onnx", "openvino"]
 TOLERANCE = 1e-3
 """By which the exported model's maps and scores may differ, as shares of their thresholds."""
 _CPU = torch.device("cpu")
@@ -48,7 +51,7 @@ class AnomalyModel(nn.Module):
         return maps, self.maker.scores(maps)
 
 
-def export(model: ModelArtifact, kind: Format, out: Location) -> float:
+def export(model: ModelArtifact, kind: ExportFormat, out: Location) -> float:
     """Writes a model for another runtime, and compares what it gives there.
 
     Args:
@@ -76,20 +79,12 @@ def export(model: ModelArtifact, kind: Format, out: Location) -> float:
     module = AnomalyModel(model.build_all(_CPU), model.map_maker(_CPU)).eval()
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, height, width, generator=generator)
+    pattern = torch.randint(256, (1, height, width, 3), dtype=torch.uint8, generator=generator)
+    image = to_network(pattern, _CPU)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # exporters warn of sizes being fixed, as is meant
         run = _EXPORTERS[kind](module, image, Path(folder))
-        expected = module(image)
-        off = float("nan")
-        if run:
-            thresholds = model.calibration.pixel_threshold, model.calibration.image_threshold
-            off = max(
-                float(np.abs(np.asarray(found) - own.numpy()).max()) / threshold
-                for found, own, threshold in zip(
-                    run(image.numpy()), expected, thresholds, strict=True
-                )
-            )
+        off = _difference(model, run, pattern[0].numpy()) if run else math.nan
         if off > TOLERANCE:
             raise ArtifactError(
                 f"{model.category}: as {kind} the model gives maps or scores that differ by "
@@ -99,6 +94,30 @@ def export(model: ModelArtifact, kind: Format, out: Location) -> float:
             (out / path.name).write(path.read_bytes())
     (out / "model.json").write(json.dumps(_facts(model, kind), indent=2).encode())
     return off
+
+
+def _difference(model: ModelArtifact, run: _Run, pattern: UInt8Image) -> float:
+    """The largest difference between another runtime's map and score and ssray's own.
+
+    Args:
+        model: what was exported.
+        run: gives the map and the score of (1, 3, h, w) float32.
+        pattern: (h, w, 3) uint8 at the network's size.
+
+    Returns:
+        The difference as a share of the thresholds; infinity where ssray's own are no numbers.
+    """
+    judge = Judge(model, _CPU, "float32", "torch")
+    [judged] = judge([prepare_pixels(pattern, model.input_shape)])
+    if judged.verdict is None:
+        return math.inf
+    image = to_network(torch.from_numpy(pattern)[None], _CPU)
+    anomaly_map, score = (np.asarray(found) for found in run(image.contiguous().numpy()))
+    own = judged.verdict
+    return max(
+        float(np.abs(anomaly_map[0, 0] - own.anomaly_map).max()) / own.pixel_threshold,
+        float(np.abs(score[0] - own.score)) / model.calibration.image_threshold,
+    )
 
 
 def _to_torch(module: nn.Module, image: Tensor, folder: Path) -> _Run:
@@ -147,14 +166,14 @@ def _to_onnx(module: nn.Module, image: Tensor, folder: Path) -> _Run | None:
     return lambda images: session.run(None, {"image": images})
 
 
-_EXPORTERS: dict[Format, Callable[[nn.Module, Tensor, Path], _Run | None]] = {
+_EXPORTERS: dict[ExportFormat, Callable[[nn.Module, Tensor, Path], _Run | None]] = {
     "torch": _to_torch,
     "onnx": _to_onnx,
     "openvino": _to_openvino,
 }
 
 
-def _facts(model: ModelArtifact, kind: Format) -> dict[str, Any]:
+def _facts(model: ModelArtifact, kind: ExportFormat) -> dict[str, Any]:
     height, width = model.input_shape
     calibration = model.calibration
     return {

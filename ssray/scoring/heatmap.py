@@ -47,6 +47,9 @@ HEAT: UInt8Image = np.stack(
 ).astype(np.uint8)
 """(256, 3) uint8: the colour of each level; lightness rises with the level throughout."""
 
+LONGEST_SIDE = 4096
+"""Pixels of a picture's longer side; larger images are drawn smaller."""
+
 _CLEAR_BELOW, _FULL_FROM, _FULL_OPACITY = 32, 192, 0.85
 _FILL_OPACITY = 0.65
 _DIMMED = 0.55
@@ -110,6 +113,16 @@ def resize_levels(levels: UInt8Image, shape: tuple[int, int]) -> UInt8Image:
     rows, columns = shape
     resized = Image.fromarray(levels).resize((columns, rows), Image.Resampling.BILINEAR)
     return np.asarray(resized)
+
+
+def pictured_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the picture of an image: its own, or smaller ones of about its aspect.
+
+    >>> pictured_shape((600, 800)), pictured_shape((8192, 4096))
+    ((600, 800), (4096, 2048))
+    """
+    shrunk = min(1.0, LONGEST_SIDE / max(shape))
+    return max(1, round(shrunk * shape[0])), max(1, round(shrunk * shape[1]))
 
 
 def predicted_mask(levels: UInt8Image) -> Mask:

@@ -1,7 +1,4 @@
-"""The Scorer: a batch of images in, anomaly maps and scores out.
-
-The same callable serves the command line, the Ray Data actors and the tests.
-"""
+"""The Scorer: a batch of images in, anomaly maps and image scores out."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssray.config import Backend
-from ssray.data.decode import resize
 from ssray.method.inference import differences, to_network
 from ssray.method.transfer import downloaded, uploaded
 from ssray.models.artifact import ModelArtifact
@@ -38,23 +34,6 @@ class Scored:
 
     maps: Maps
     scores: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the model says of one image.
-
-    Attributes:
-        anomaly_map: (H, W) float32 at the network's resolution.
-        score: the image's.
-        p_value: how usual such a score is among defect-free images.
-        flagged: whether that is too unusual for the model's false-alarm rate.
-    """
-
-    anomaly_map: Maps
-    score: float
-    p_value: float
-    flagged: bool
 
 
 class Scorer:
@@ -85,10 +64,6 @@ class Scorer:
         self._device = device
         self._precision = precision
 
-    def prepare(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Resizes (H, W, 3) uint8 to the shape the network was trained at."""
-        return resize(image, self.artifact.input_shape)
-
     def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
         """Scores prepared images, (B, H, W, 3) uint8."""
         height, width = images.shape[1:3]
@@ -104,18 +79,6 @@ class Scorer:
             parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*found, strict=True)
         )
         return Scored(maps.numpy(), scores.numpy())
-
-    def judge(self, images: npt.NDArray[np.uint8]) -> list[Verdict | None]:
-        """Scores prepared images, (B, H, W, 3) uint8; None where the output is no number."""
-        scored = self(images)
-        calibration = self.artifact.calibration
-        p_values = calibration.p_values(scored.scores)
-        return [
-            Verdict(anomaly_map, float(score), float(p), bool(score > calibration.image_threshold))
-            if np.isfinite(score) and np.isfinite(anomaly_map).all()
-            else None
-            for anomaly_map, score, p in zip(scored.maps, scored.scores, p_values, strict=True)
-        ]
 
     def _launched(self, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         """Maps and scores, on a GPU perhaps before they are computed."""

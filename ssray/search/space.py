@@ -1,8 +1,8 @@
 """What a sweep varies: settings of the recipe by their ``--set`` keys, each a list or a range.
 
-A space is JSON, ``{"objective.corrupted_weight": {"low": 0.3, "high": 0.9}, "network.kernel": [3, 5]}``. What
-is not in it stays as the recipe has it. Settings of the anomaly map do not belong into it: they
-need no training, so every trained model is judged with all of them.
+A space is JSON, ``{"objective.corrupted_weight": {"low": 0.3, "high": 0.9},
+"network.kernel": [3, 5]}``. What is not in it stays as the recipe has it. Settings of the anomaly
+map do not belong into it: they need no training, so every trained model is judged with all of them.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Bytes, wherever they are: paths and S3, listing, archives, reads with retries, leases."""
+"""Reading and writing files on disks and in S3: listing, archives, retries and leases."""

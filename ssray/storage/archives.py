@@ -1,8 +1,10 @@
-"""Files inside tar and zip archives, read where they lie; their URI is ``ARCHIVE#MEMBER``.
+"""Reads files inside tar and zip archives without unpacking these to disk.
+
+The URI of such a file (a member) is ``ARCHIVE#MEMBER``.
 
 Members of a plain tar are read by their byte range and those of a zip through its directory, so
-that on S3 nothing else is fetched. A compressed tar has no such entry points: it is unpacked once
-a process, in memory.
+that on S3 nothing else is fetched. A compressed tar can only be read from its beginning: each
+process unpacks it once, in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from ssray.storage.location import Location
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 MAX_UNPACKED_BYTES = 4 * 1024**3
-"""Of a compressed tar; larger ones are refused."""
+"""The most bytes that a compressed tar may unpack to; larger ones are refused."""
 _CACHED = 8
 _READ_AHEAD_BYTES = 1 << 16
 _SPLIT = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, SUFFIXES))}))#(.+)", re.DOTALL)
@@ -37,25 +39,32 @@ _DAMAGED = (
     NotImplementedError,
     RuntimeError,
 )
-"""What reading raises for an archive that is no good: pyarrow for a place outside the file, zipfile
-for a compression it does not know, or a password."""
+"""The exceptions that reading a bad archive raises.
+
+``ArrowInvalid`` comes from a byte range outside the file; ``NotImplementedError`` and
+``RuntimeError`` come from zipfile, for an unknown compression and a member behind a password.
+"""
 
 
 class _Archive(Protocol):
-    """An open archive."""
+    """An open archive, whatever its format."""
 
     @property
-    def sizes(self) -> Mapping[str, int]: ...
+    def sizes(self) -> Mapping[str, int]:
+        """The size in bytes of each member, by name."""
+        ...
 
-    def read(self, member: str) -> bytes: ...
+    def read(self, member: str) -> bytes:
+        """Returns the content of a member; raises ``KeyError`` if there is none of that name."""
+        ...
 
 
 def read_file(uri: str) -> bytes:
-    """The content of a file, or of a member of an archive.
+    """Returns the content of a file, or of an archive's member.
 
     Raises:
-        OSError: if it can't be read, or the archive has no such member.
-        DataError: if the archive is damaged, locked or too large.
+        OSError: if the file can't be read, or the archive has no such member.
+        DataError: if the archive is damaged, behind a password or too large.
     """
     parts = split_member(uri)
     if parts is None:
@@ -66,7 +75,10 @@ def read_file(uri: str) -> bytes:
     except KeyError:
         raise FileNotFoundError(f"{archive} has no member {member}") from None
     except _DAMAGED as error:
-        raise DataError(f"{archive}: damaged, cut short or locked at {member}. ({error})") from None
+        raise DataError(
+            f"{archive}: damaged, cut short or behind a password at {member}. Expected an archive "
+            f"that can be read whole; copy it again or repack it. ({error})"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -74,9 +86,10 @@ class Member:
     """A file in an archive.
 
     Attributes:
-        name: its path there.
-        size: in bytes.
-        offset: of its first byte in a plain tar; None where members can't be read by range.
+        name: the path of the file inside the archive.
+        size: the size of the unpacked file in bytes.
+        offset: the position of its first byte in a plain tar; None for other archives, whose
+            members can't be read by byte range.
     """
 
     name: str
@@ -85,11 +98,13 @@ class Member:
 
 
 def listed(archive: Location) -> Iterator[Member]:
-    """The files in an archive in its own order; a tar's are held one at a time.
+    """Yields the files of an archive in the order in which they are stored.
+
+    Of a tar one entry is held in memory at a time, of a zip the whole directory.
 
     Raises:
-        OSError: if it can't be read.
-        DataError: if it is damaged, after the members before that place.
+        OSError: if the archive can't be read.
+        DataError: if it is damaged; the members before the damage have been yielded by then.
     """
     try:
         if archive.path.endswith(".zip"):
@@ -101,27 +116,38 @@ def listed(archive: Location) -> Iterator[Member]:
             for info, _ in _streamed(archive):
                 yield Member(_name(info.name), info.size, None)
     except _DAMAGED as error:
-        raise DataError(f"{archive}: damaged. ({error})") from None
+        raise DataError(
+            f"{archive}: damaged. Expected an archive that can be read to its end; copy it again "
+            f"or repack it. ({error})"
+        ) from None
 
 
 def streamed(archive: Location) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of a compressed tar's files, one at a time; raises as ``listed``."""
+    """Yields the name and content of each file of a compressed tar, one at a time.
+
+    Raises:
+        OSError: if the archive can't be read.
+        DataError: if it is damaged; the files before the damage have been yielded by then.
+    """
     try:
         for info, tar in _streamed(archive):
             file = tar.extractfile(info)
             assert file is not None
             yield _name(info.name), file.read()
     except _DAMAGED as error:
-        raise DataError(f"{archive}: damaged. ({error})") from None
+        raise DataError(
+            f"{archive}: damaged. Expected an archive that can be read to its end; copy it again "
+            f"or repack it. ({error})"
+        ) from None
 
 
 def is_compressed_tar(archive: str) -> bool:
-    """Whether it can only be read from its beginning."""
+    """Tells whether a name is that of a compressed tar, which must be read from its beginning."""
     return category_of(archive) is not None and not archive.endswith((".tar", ".zip"))
 
 
 def split_member(uri: str) -> tuple[str, str] | None:
-    """Archive and member that a URI names; None if it names a file.
+    """Splits ``ARCHIVE#MEMBER`` into its two parts; returns None if the URI names a plain file.
 
     >>> split_member("s3://bucket/a.tar#x/1.png")
     ('s3://bucket/a.tar', 'x/1.png')
@@ -131,7 +157,9 @@ def split_member(uri: str) -> tuple[str, str] | None:
 
 
 def category_of(archive: str) -> str | None:
-    """The file's name without the suffix of an archive; None if it has none.
+    """Returns the category that an archive is named after: its name without the suffix.
+
+    The result is None if the name does not end like an archive's.
 
     >>> category_of("grid.tar.gz"), category_of("grid.txt")
     ('grid', None)
@@ -141,10 +169,10 @@ def category_of(archive: str) -> str | None:
 
 
 def members(archive: Location) -> Mapping[str, int]:
-    """The files in an archive and their sizes in bytes.
+    """Returns the size in bytes of every file in an archive, by name.
 
     Raises:
-        DataError: if it can't be read, is damaged or too large.
+        DataError: if the archive can't be read, is damaged or too large.
     """
     try:
         return _opened(archive.uri).sizes
@@ -160,11 +188,14 @@ def _opened(uri: str) -> _Archive:
             return _Zip(place)
         return _Tar(place) if uri.endswith(".tar") else _unpacked(place)
     except _DAMAGED as error:
-        raise DataError(f"{uri}: not an archive that can be read. ({error})") from None
+        raise DataError(
+            f"{uri}: not an archive that can be read. Expected an undamaged "
+            f"{', '.join(SUFFIXES)} without a password; copy it again or repack it. ({error})"
+        ) from None
 
 
 class _Tar:
-    """A plain tar: the place of each member, found once."""
+    """A plain tar; its headers are read once, then each member by its byte range."""
 
     def __init__(self, place: Location) -> None:
         self._file: fs.NativeFile = place.open_file()
@@ -185,7 +216,7 @@ class _Tar:
 
 
 class _Zip:
-    """A zip; its reader is used by one thread at a time."""
+    """A zip; one thread at a time uses its reader, which is not safe for several."""
 
     def __init__(self, place: Location) -> None:
         file = place.open_file()
@@ -205,7 +236,7 @@ class _Zip:
 
 @dataclass(frozen=True)
 class _Unpacked:
-    """A compressed tar, unpacked."""
+    """A compressed tar whose files are all held in memory."""
 
     contents: Mapping[str, bytes]
 
@@ -233,7 +264,7 @@ def _unpacked(place: Location) -> _Unpacked:
 
 
 def _streamed(place: Location) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """The files of a compressed tar, each to be read before the next is asked for."""
+    """Yields the files of a compressed tar; each must be read before the next is asked for."""
     with place.filesystem.open_input_stream(place.path, compression=None) as stream:
         try:
             tar = tarfile.open(fileobj=stream, mode="r|*")  # noqa: SIM115
@@ -247,7 +278,7 @@ def _streamed(place: Location) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFil
 
 
 def _tar_members(place: Location) -> Iterator[tarfile.TarInfo]:
-    """The files of a plain tar, from its headers alone."""
+    """Yields the entries of a plain tar's files; only its headers are read."""
     with (
         place.open_file() as file,
         io.BufferedReader(file, _READ_AHEAD_BYTES) as buffered,

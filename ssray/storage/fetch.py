@@ -1,4 +1,4 @@
-"""Bytes of images from wherever they are; what fails on the way is tried again, and counted."""
+"""Reads files and archive members with retries, for storage that fails now and then."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ssray.storage.archives import read_file, split_member
 from ssray.storage.location import Location
 
 ATTEMPTS = 8
+"""How often a read is tried before its error counts."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 _FORBIDDEN = ("ACCESS_DENIED", "AccessDenied", "HTTP status 403")
@@ -28,12 +29,19 @@ def persistently(
     attempts: int = ATTEMPTS,
     on_retry: Callable[[], None] = lambda: None,
 ) -> _Result:
-    """Does what may fail on the way to a store, and may be done twice.
+    """Calls a function again until it raises no ``OSError``.
 
-    Between attempts it waits for a random time of at most 0.1 s, 0.2 s and so on up to 5 s.
+    Between attempts it waits for a random time of at most 0.1 s, 0.2 s and so on up to 5 s. A
+    missing file and a refused access are not tried again.
+
+    Args:
+        work: what to do; doing it twice must do no harm.
+        attempts: how often it is called at most.
+        on_retry: called before each further attempt.
 
     Raises:
-        OSError: the last attempt's; a missing file's and a refusal's at once.
+        OSError: the error of the last attempt, or at once if a file is missing or access to it is
+            refused.
     """
     pause = FIRST_PAUSE_SECONDS
     for left in reversed(range(attempts)):
@@ -51,15 +59,15 @@ def persistently(
 
 
 def is_refusal(error: OSError) -> bool:
-    """Whether a store says that this may not be read, however often it is asked."""
+    """Tells whether an error means that access is forbidden, so that a retry can't help."""
     return isinstance(error, PermissionError) or any(s in str(error) for s in _FORBIDDEN)
 
 
 class Fetcher:
-    """Reads files and members of archives; for many threads at once.
+    """Reads files and archive members with retries; many threads may use one at once.
 
     Attributes:
-        retries: how many requests were made again.
+        retries: how many requests failed and were made again so far.
     """
 
     def __init__(self, attempts: int = ATTEMPTS) -> None:
@@ -69,12 +77,14 @@ class Fetcher:
         self._archives: dict[str, fs.NativeFile] = {}
 
     def __call__(self, uri: str, size: int | None = None, offset: int | None = None) -> bytes:
-        """The content of a file, or of an archive's member; tries as ``persistently``.
+        """Returns the content of a file or archive member; retries as ``persistently`` does.
 
         Args:
-            uri: of the file, or ``ARCHIVE#MEMBER``.
-            size: in bytes, where that is known: fewer count as a broken connection.
-            offset: of a member in a plain tar, which is then read by its range.
+            uri: the file's path or URI, or ``ARCHIVE#MEMBER``.
+            size: the expected size in bytes, if it is known; an answer of fewer bytes counts as a
+                broken connection.
+            offset: the position of the member's first byte in a plain tar, if it is known; with
+                ``size`` the member is read by its byte range.
 
         Raises:
             ImageError: with code ``missing``, ``forbidden``, ``bad_archive`` or, after all
@@ -89,8 +99,17 @@ class Fetcher:
         return self._patiently(uri, lambda: self._range(archive, offset, size))
 
     def each(self, uri: str, begin: Callable[[], Iterator[_Result]]) -> Iterator[_Result]:
-        """What an iterator over an archive gives; where it breaks off, it is begun again, and
-        what was given before is passed over. Raises as a call.
+        """Yields what an iterator over an archive yields, with retries.
+
+        If the iterator breaks off with an ``OSError``, a new one is begun and its first items,
+        which were yielded already, are skipped.
+
+        Args:
+            uri: the archive, for the error message.
+            begin: starts the iterator; it must yield the same items each time.
+
+        Raises:
+            ImageError: as a call of the fetcher does.
         """
         given = 0
         running: Iterator[_Result] | None = None
@@ -113,7 +132,7 @@ class Fetcher:
             yield result
 
     def _range(self, archive: str, offset: int, size: int) -> bytes:
-        """Of an archive that stays open, so that a member costs one request."""
+        """Reads a byte range of an archive, which is kept open: one request for each member."""
         file = self._archives.get(archive)
         if file is None:
             file = Location.parse(archive).without_retries().open_file()

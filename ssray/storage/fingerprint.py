@@ -1,4 +1,4 @@
-"""What a set of images is, as one short name that any changed image changes."""
+"""A checksum over a set of image files, which tells whether any of them has changed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from ssray.errors import DataError
 from ssray.storage.archives import read_file
 
 THREADS = 16
-"""Files read at once: the wait for a network is longer than the work on a file."""
+"""How many files are read at once; most of the time goes into waiting for the network."""
 
 
 def fingerprint(uris: Sequence[str]) -> str:
-    """SHA-256, in hexadecimal, over the names and the contents of files, in any order.
+    """Returns one SHA-256, in hexadecimal, over the names and contents of files.
 
-    Folders do not count: the same images give the same fingerprint wherever they lie.
+    Neither the order of the files nor their folders count: the same images have the same
+    fingerprint wherever they lie.
 
     Raises:
         DataError: if a file can't be read.
@@ -31,5 +32,7 @@ def _line(uri: str) -> bytes:
     try:
         content = read_file(uri)
     except OSError as error:
-        raise DataError(f"{uri}: can't be read. ({error})") from None
+        raise DataError(
+            f"{uri}: can't be read. Expected a file of the data set. ({error})"
+        ) from None
     return f"{PurePosixPath(uri).name} {hashlib.sha256(content).hexdigest()}\n".encode()

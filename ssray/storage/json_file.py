@@ -1,4 +1,4 @@
-"""JSON files that a run leaves for the next one, read as the model that wrote them."""
+"""Reads JSON files that an earlier run left behind, and validates them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def read_json(place: Location, kind: type[_Model], remedy: str) -> _Model | None:
-    """Reads a file; None if there is none.
+    """Reads a JSON file; returns None if there is none.
 
     Args:
-        place: of the file.
-        kind: what wrote it.
-        remedy: a sentence on what to do where it can't be used.
+        place: the file.
+        kind: the pydantic model that it holds.
+        remedy: a sentence for the error message that says what to do if the file can't be used.
 
     Raises:
-        DataError: if it is damaged, or another version of ssray wrote it.
+        DataError: if the file is damaged, or another version of ssray wrote it.
     """
     found = place.read_tagged()
     if found is None:

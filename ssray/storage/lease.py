@@ -1,6 +1,7 @@
-"""A file that says that something is being worked on; who works renews it, a silent one is free.
+"""Lets one process at a time work on something, by a file that the holder keeps rewriting.
 
-No clocks are compared: who finds a lease watches whether it changes.
+A lease whose file has not changed for ``SILENCE_SECONDS`` is free to take. The clocks of different
+machines are never compared: a process that finds a lease watches whether its file changes.
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ from ssray.errors import ConflictError
 from ssray.storage.location import Location, Tagged
 
 BEAT_SECONDS = 5.0
+"""How often the holder rewrites the file."""
 SILENCE_SECONDS = 15.0
-"""After so long without a beat the holder is taken to be dead."""
+"""How long a file must stay unchanged before its holder counts as dead."""
 
 
 class Lease:
-    """A context manager; one process at a time is inside, if none sleeps for long.
+    """A context manager that one process at a time can enter.
 
-    One that was suspended, or cut off from the storage, may wake up inside while another is: what
-    must not come from two of them goes through ``write`` or after ``confirm``.
+    There is one exception: a process that was suspended, or cut off from the storage, may wake up
+    inside the block after another one has taken the lease over. What two processes must not both do
+    therefore goes through ``write``, or is done right after ``confirm``.
 
     Attributes:
-        name: of this holder, like no other.
-        taken_over: whether someone held it before and did not give it back.
-        lost: whether someone else took it over, as happens to a process that was suspended.
+        name: a random name of this holder.
+        taken_over: whether an earlier holder never gave the lease back.
+        lost: whether another process has taken the lease over from this one.
     """
 
     def __init__(
@@ -42,15 +45,15 @@ class Lease:
         beat: float = BEAT_SECONDS,
         silence: float = SILENCE_SECONDS,
     ) -> None:
-        """Takes nothing yet.
+        """Prepares a lease; entering the block takes it.
 
         Args:
             place: the lease's file.
-            work: what it is for, in words.
-            on_wait: called if someone else holds it, before it is watched.
+            work: what the lease is for, in words for error messages.
+            on_wait: called if another process seems to hold the lease, before this one waits.
             beat: seconds between two renewals.
-            silence: seconds without a renewal after which a holder is taken to be dead; the same
-                for all who want the lease, and several beats long.
+            silence: seconds without a renewal after which a holder is taken to be dead. It is to
+                be several beats long, and the same for all processes that want the lease.
         """
         self.taken_over = False
         self.lost = False
@@ -61,10 +64,10 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
-        """Takes the lease, after ``silence`` seconds if someone else holds it.
+        """Takes the lease; if there is one already, waits ``silence`` seconds first.
 
         Raises:
-            ConflictError: if someone else renews it meanwhile, or takes it first.
+            ConflictError: if another process renews the lease meanwhile, or takes it first.
         """
         found = self._place.read_tagged()
         if found:
@@ -96,32 +99,34 @@ class Lease:
             self._place.delete()
 
     def confirm(self) -> None:
-        """Makes sure that nobody else has taken over until now.
+        """Checks that this process still holds the lease.
 
         Raises:
-            ConflictError: if someone has.
+            ConflictError: if another process has taken it over.
         """
         found = self._place.read_tagged()
         if found is None or not self._wrote(found):
             raise ConflictError(
                 f"{self._work} was taken over: this process slept, or could not renew "
-                f"{self._place}, for more than {self._silence_seconds:g} s. It goes on elsewhere."
+                f"{self._place}, for more than {self._silence_seconds:g} s. The work goes on in "
+                "another process; nothing is to be done here."
             )
 
     def write(self, place: Location, content: bytes) -> None:
-        """Writes a file as the holder: never over what a later holder wrote.
+        """Writes a file, but never over what a later holder of the lease wrote.
 
         Raises:
-            ConflictError: if someone else has taken over.
+            ConflictError: if another process has taken the lease over.
         """
         while True:
             found = place.read_tagged()
             self.confirm()
-            with contextlib.suppress(ConflictError):  # written since; by whom, ``confirm`` tells
+            with contextlib.suppress(ConflictError):  # changed since; ``confirm`` finds out who did
                 place.write_if(content, found.tag if found else None)
                 return
 
     def _beat(self) -> None:
+        """Rewrites the file every ``beat`` seconds until the block is left."""
         count = 0
         while not self._left.wait(self._beat_seconds):
             count += 1
@@ -142,7 +147,8 @@ class Lease:
 
     def _held_elsewhere(self) -> ConflictError:
         return ConflictError(
-            f"{self._work} is under way elsewhere ({self._place} is being renewed)."
+            f"{self._work} is under way elsewhere ({self._place} is being renewed). Wait until it "
+            "ends, or end it there, then start again."
         )
 
     def _content(self, count: int) -> bytes:

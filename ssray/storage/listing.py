@@ -1,4 +1,4 @@
-"""The files below a place, one at a time: a listing of millions is never held as a whole."""
+"""Lists the files below a folder or S3 prefix one at a time, also where there are millions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from ssray.storage.location import Location
 
 @dataclass(frozen=True)
 class ListedFile:
-    """A file that a listing came upon.
+    """A file that was found in a listing.
 
     Attributes:
-        place: where it is.
-        path: below the place that was listed, with slashes; its name if that is the file itself.
-        size: in bytes.
+        place: where the file is.
+        path: the path relative to the place that was listed, with slashes; the file's name if a
+            single file was listed.
+        size: the size in bytes.
     """
 
     place: Location
@@ -27,9 +28,9 @@ class ListedFile:
 
 
 def walk(root: Location) -> Iterator[ListedFile]:
-    """Every file below a folder or prefix, at any depth; or the file itself.
+    """Yields every file below a folder or prefix, at any depth; or the file itself.
 
-    On S3 a page of the listing is held at a time, on a disk the names in one folder. The order is
+    Memory holds one page of the listing on S3, and the names in one folder on a disk. The order is
     by name within each folder, and the same each time. Names that begin with a dot are left out.
 
     Raises:
@@ -37,7 +38,7 @@ def walk(root: Location) -> Iterator[ListedFile]:
     """
     try:
         if not root.exists():
-            raise DataError(f"{root}: no such file, folder or prefix.")
+            raise DataError(f"{root}: no such file, folder or prefix. Check the path.")
         if not root.is_dir():
             [info] = root.filesystem.get_file_info([root.path])
             yield ListedFile(root, info.base_name, info.size)
@@ -46,7 +47,9 @@ def walk(root: Location) -> Iterator[ListedFile]:
         else:
             yield from _walk_disk(root, "")
     except OSError as error:
-        raise DataError(f"{root}: can't be listed. ({error})") from None
+        raise DataError(
+            f"{root}: can't be listed. Check the path and the access to it. ({error})"
+        ) from None
 
 
 def _walk_s3(root: Location) -> Iterator[ListedFile]:

@@ -1,6 +1,7 @@
-"""A location (path, ``file://`` or ``s3://`` URI) as a filesystem and a path.
+"""Where a file or folder is: a path, or a ``file://`` or ``s3://`` URI, with reads and writes.
 
-The only module that knows there are clouds; ``ssray.storage.s3`` is its hand for S3.
+All other modules work with a ``Location`` and don't tell disks from S3; what only S3 needs is in
+``ssray.storage.s3``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _S3 = "s3://"
 
 
 class Tagged(NamedTuple):
-    """A file's content, and what tells whether it is still the same file."""
+    """A file's content with a tag that changes whenever the content does."""
 
     content: bytes
     tag: str
@@ -32,7 +33,14 @@ class Tagged(NamedTuple):
 
 @dataclass(frozen=True)
 class Location:
-    """A place on a filesystem. ``/`` joins, ``uri`` is what tables store.
+    """A place on a filesystem, which need not exist.
+
+    ``place / name`` is the place of that name below it.
+
+    Attributes:
+        filesystem: the pyarrow filesystem.
+        path: the path on that filesystem; for S3 it begins with the bucket.
+        prefix: what goes before the path in a URI: ``s3://``, or nothing.
 
     >>> str(Location.parse("/data") / "grid" / "000.png")
     '/data/grid/000.png'
@@ -44,10 +52,11 @@ class Location:
 
     @classmethod
     def parse(cls, uri: str | Path) -> Location:
-        """Reads a path, relative or absolute, or a URI.
+        """Makes a location from a URI, or from a relative or absolute path.
 
         Raises:
-            DataError: if the scheme is unknown, the URI malformed or the bucket out of reach.
+            DataError: if the scheme is unknown, the URI is malformed or the bucket can't be
+                reached.
         """
         text = str(uri)
         if "://" not in text:
@@ -58,14 +67,16 @@ class Location:
             if text.startswith("file://"):
                 return cls(*fs.FileSystem.from_uri(text))
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{text}: can't be opened. ({error})") from None
+            raise DataError(
+                f"{text}: can't be opened. Check the URI and the AWS variables. ({error})"
+            ) from None
         raise DataError(f"{text}: expected a path, or file:// or s3://bucket/prefix.")
 
     def __truediv__(self, name: str) -> Location:
         return Location(self.filesystem, posixpath.join(self.path, name), self.prefix)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A store is opened anew where it arrives: pyarrow's own way forgets how to retry."""
+        """Pickles an S3 location as its URI, since pyarrow's own pickling drops the retries."""
         if self.in_s3:
             return Location.parse, (self.uri,)
         return Location, (self.filesystem, self.path, self.prefix)
@@ -75,58 +86,68 @@ class Location:
 
     @property
     def uri(self) -> str:
+        """The location as text, as tables store it; ``parse`` reads it back."""
         return str(self)
 
     def make_folder(self) -> None:
-        """Creates the folder and those above it.
+        """Creates the folder and those above it; in S3 it only checks that the bucket exists.
 
         Raises:
-            DataError: if something else has its name or it can't be created.
+            DataError: if a file of that name is in the way, the folder can't be created, or there
+                is no such bucket.
         """
         try:
             if not self.in_s3:
                 self.filesystem.create_dir(self.path, recursive=True)
             elif not self._bucket.exists():
-                raise DataError(f"{self}: no such bucket.")
+                raise DataError(f"{self}: no such bucket. Create it, or check its name.")
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{self}: can't be created. Expected a folder to write to. ({error})"
             ) from None
 
     def exists(self) -> bool:
+        """Tells whether there is a file, folder or prefix here."""
         info: fs.FileInfo = self.filesystem.get_file_info(self.path)
         return bool(info.type != fs.FileType.NotFound)
 
     def is_dir(self) -> bool:
+        """Tells whether there is a folder, or a prefix of S3 objects, here."""
         info: fs.FileInfo = self.filesystem.get_file_info(self.path)
         return bool(info.type == fs.FileType.Directory)
 
     def children(self) -> list[fs.FileInfo]:
-        """What lies directly inside, by name; empty if there is no such place."""
+        """Lists what lies directly inside, by name; empty if there is no such place."""
         selector = fs.FileSelector(self.path, allow_not_found=True)
         found: list[fs.FileInfo] = self.filesystem.get_file_info(selector)
         return sorted(found, key=lambda info: str(info.path))
 
     def files(self) -> list[fs.FileInfo]:
-        """Every file below, at any depth, by path; empty if there is no such place."""
+        """Lists every file below, at any depth, by path; empty if there is no such place."""
         selector = fs.FileSelector(self.path, recursive=True, allow_not_found=True)
         found: list[fs.FileInfo] = self.filesystem.get_file_info(selector)
         return sorted((f for f in found if f.is_file), key=lambda info: str(info.path))
 
     def at(self, info: fs.FileInfo) -> Location:
+        """Returns the location of something that ``children`` or ``files`` found."""
         return Location(self.filesystem, info.path, self.prefix)
 
     def without_retries(self) -> Location:
-        """The same place, where a request that fails is not made again."""
+        """Returns the same place with S3 requests that are made once and not again on failure."""
         if not self.in_s3:
             return self
         return Location(s3.filesystem(self._bucket.path, attempts=1), self.path, self.prefix)
 
     def open_file(self) -> fs.NativeFile:
-        """For reading by range; many threads may use ``read_at`` at once."""
+        """Opens the file for reads of byte ranges; many threads may call ``read_at`` at once."""
         return self.filesystem.open_input_file(self.path)
 
     def read(self) -> bytes:
+        """Returns the content of the file.
+
+        Raises:
+            OSError: if there is no such file or it can't be read.
+        """
         if self.in_s3 and "//" in self.path:  # a key that pyarrow refuses
             found = self.read_tagged()
             if found is None:
@@ -137,7 +158,7 @@ class Location:
         return content
 
     def write(self, content: bytes) -> None:
-        """Writes a file; readers see the old one or the new one, never a part."""
+        """Writes a file; a reader sees the old content or the new one, never a part of it."""
         if self.in_s3:
             with self.filesystem.open_output_stream(self.path) as stream:
                 stream.write(content)
@@ -149,7 +170,7 @@ class Location:
         self.filesystem.move(partial, self.path)
 
     def delete(self) -> None:
-        """Removes a file, or a folder and all below it; nothing if there is none."""
+        """Removes a file, or a folder and all below it; does nothing if there is none."""
         with contextlib.suppress(FileNotFoundError):  # a prefix may be listed that holds nothing
             if self.is_dir():
                 self.filesystem.delete_dir(self.path)
@@ -157,7 +178,7 @@ class Location:
                 self.filesystem.delete_file(self.path)
 
     def read_tagged(self) -> Tagged | None:
-        """The file with what ``write_if`` asks for; None if there is none."""
+        """Returns the content with the tag that ``write_if`` takes; None if there is no file."""
         if self.in_s3:
             found = s3.read(*self._bucket_and_key)
             return Tagged(*found) if found else None
@@ -168,14 +189,14 @@ class Location:
         return Tagged(content, hashlib.sha256(content).hexdigest())
 
     def write_if(self, content: bytes, tag: str | None) -> None:
-        """Writes the file if it is still what was read; of several writers one wins.
+        """Writes the file unless it was changed since it was read; of several writers one wins.
 
         Args:
             content: what to write.
-            tag: of the file as it was read; None if there was none.
+            tag: the tag that ``read_tagged`` gave; None if there was no file.
 
         Raises:
-            ConflictError: if someone else wrote it since.
+            ConflictError: if another process wrote the file since.
         """
         if self.in_s3:
             s3.write_if(*self._bucket_and_key, content, tag)
@@ -191,7 +212,7 @@ class Location:
 
     @property
     def in_s3(self) -> bool:
-        """Whether it is an object, or a prefix of objects, of a store."""
+        """Whether this is an object, or a prefix of objects, in S3."""
         return self.prefix == _S3
 
     @property

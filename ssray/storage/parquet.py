@@ -1,4 +1,4 @@
-"""Tables as Parquet files."""
+"""Writes Arrow tables as Parquet files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ssray.storage.location import Location
 
 
 def write_table(table: pa.Table, place: Location) -> None:
-    """Writes one Parquet file."""
+    """Writes a table as one Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     place.write(buffer.getvalue())

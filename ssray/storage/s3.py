@@ -1,4 +1,4 @@
-"""What S3 needs beyond a filesystem: where it is, and writes that depend on what is there.
+"""Requests to S3: opening a bucket, listing, and writes on the condition that nothing changed.
 
 Endpoint, region and credentials are found as boto3 finds them: in the standard AWS variables
 (``AWS_ENDPOINT_URL`` among them), in the profile that ``AWS_PROFILE`` names, or from the machine's
@@ -21,11 +21,11 @@ from pyarrow import fs
 
 from ssray.errors import ConflictError
 
-# Where Ray shows a worker's log, it would tell for every client where its endpoint was found.
+# Ray shows the log of its workers, where botocore says for each client how it found the endpoint.
 logging.getLogger("botocore").setLevel(logging.WARNING)
 
 ATTEMPTS = 5
-"""How often a request is made before its error counts."""
+"""How often a request is made before its error is raised."""
 _AWS_DOMAINS = (".amazonaws.com", ".amazonaws.com.cn")
 _REFUSED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 _ABSENT = frozenset({"NoSuchKey", "404"})
@@ -34,20 +34,21 @@ _Environment = tuple[tuple[str, str], ...]
 
 
 def filesystem(bucket: str, attempts: int = ATTEMPTS) -> fs.S3FileSystem:
-    """The filesystem that holds a bucket; one for all calls under the same AWS variables.
+    """Returns the filesystem of a bucket; it is made once for the same AWS variables.
 
     Args:
+        bucket: the name of the bucket.
         attempts: how often a request is made before its error is raised.
 
     Raises:
-        OSError: if the AWS variables or the profile make no sense, or nothing says in which
-            region the bucket is and AWS does not know it either.
+        OSError: if the AWS variables or the profile are not valid, or no region is set and AWS
+            does not know the bucket's either.
     """
     return _filesystem(bucket, attempts, _environment())
 
 
 def read(bucket: str, key: str) -> tuple[bytes, str] | None:
-    """An object and its ETag; None if there is none.
+    """Returns the content of an object and its ETag; None if there is no such object.
 
     Raises:
         OSError: if the server can't be reached or refuses.
@@ -65,7 +66,9 @@ def read(bucket: str, key: str) -> tuple[bytes, str] | None:
 
 
 def list_objects(bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
-    """Keys and sizes of the objects whose key begins with a prefix, a page at a time.
+    """Yields key and size in bytes of each object whose key begins with a prefix.
+
+    The listing is fetched a page at a time.
 
     Raises:
         OSError: if the server can't be reached or refuses.
@@ -80,10 +83,10 @@ def list_objects(bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
 
 
 def write_if(bucket: str, key: str, content: bytes, tag: str | None) -> None:
-    """Writes an object if its ETag is still ``tag``, or, for None, if there is none.
+    """Writes an object if its ETag is still ``tag``; for a tag of None, if it does not exist.
 
     Raises:
-        ConflictError: if someone else wrote it first.
+        ConflictError: if another process wrote it first.
         OSError: if the server can't be reached or refuses.
     """
     condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}

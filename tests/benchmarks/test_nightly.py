@@ -103,7 +103,8 @@ def seconds_on_one_core(plant: Plant, out: Location, count: int) -> float:
 
 def images_a_second(plant: Plant, out: Location, batch: int) -> float:
     """Of a night, from the first batch that is done to the last."""
-    from ssray.cluster.nightly import NightRequest, score_night
+    from ssray.cluster.nightly import score_night
+    from ssray.nightly.protocol import NightRequest
     from ssray.nightly.sources import CategoryRule
 
     seen: list[tuple[float, int]] = []

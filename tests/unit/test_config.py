@@ -130,7 +130,7 @@ def test_compute_is_validated() -> None:
 
 
 def test_every_setting_has_a_description() -> None:
-    lines = settings_help(Recipe)
+    lines = settings_help(Recipe())
     assert len(lines) > 20
     assert not [line for line in lines if line.endswith("None")]
 

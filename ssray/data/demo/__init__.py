@@ -1,1 +1,1 @@
-"""A generated data set in the layout of MVTec AD: textures, objects and their defects."""
+"""Generates a data set of textures, objects and their defects, in the layout of MVTec AD."""

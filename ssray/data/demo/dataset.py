@@ -1,4 +1,4 @@
-"""A generated data set in the layout of MVTec AD, to try ssray without any download.
+"""Generates a data set in the layout of MVTec AD, to try ssray without any download.
 
 Every image draws from a random generator of its own, seeded by the data set's seed, its
 category, its folder and its number. A larger data set therefore starts with the images
@@ -26,7 +26,9 @@ from ssray.data.demo.textures import Grain, GrainStyle, Weave, WeaveStyle
 from ssray.errors import ConfigError
 
 MARKER = "demo-data.json"
+"""The file in a demo data set's folder that says with which arguments it was written."""
 FORMAT = 1
+"""The version of the generator; a data set of another version is written anew."""
 
 _GOOD = "good"
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -40,14 +42,14 @@ S = TypeVar("S", bound=Specimen)
 
 
 @dataclass(frozen=True)
-class Family(Generic[S]):
-    """A kind of product.
+class ProductFamily(Generic[S]):
+    """A kind of product, such as washers, of which there can be several categories.
 
     Attributes:
-        name: of its first category; further ones append a number.
+        name: the name of its first category; further ones append a number.
         grey: whether its camera is monochrome.
-        style: draws what the images of one category share.
-        defects: by the name of their folder.
+        style: draws at random what all images of one category have in common.
+        defects: the functions that draw its defects, by the name of the defect's folder.
     """
 
     name: str
@@ -56,8 +58,8 @@ class Family(Generic[S]):
     defects: Mapping[str, Callable[[S, Floats, Canvas, np.random.Generator], Stages]]
 
 
-FAMILIES: tuple[Family[Any], ...] = (
-    Family[Weave](
+PRODUCT_FAMILIES: tuple[ProductFamily[Any], ...] = (
+    ProductFamily[Weave](
         "weave",
         grey=False,
         style=WeaveStyle.draw,
@@ -68,7 +70,7 @@ FAMILIES: tuple[Family[Any], ...] = (
             "thread": defects.thread,
         },
     ),
-    Family[Grain](
+    ProductFamily[Grain](
         "grain",
         grey=False,
         style=GrainStyle.draw,
@@ -79,7 +81,7 @@ FAMILIES: tuple[Family[Any], ...] = (
             "thread": defects.thread,
         },
     ),
-    Family[Washer](
+    ProductFamily[Washer](
         "washer",
         grey=True,
         style=WasherStyle.draw,
@@ -90,7 +92,7 @@ FAMILIES: tuple[Family[Any], ...] = (
             "scratch": defects.scratch,
         },
     ),
-    Family[Connector](
+    ProductFamily[Connector](
         "connector",
         grey=False,
         style=ConnectorStyle.draw,
@@ -102,16 +104,16 @@ FAMILIES: tuple[Family[Any], ...] = (
         },
     ),
 )
-"""Categories take these in turn."""
+"""The kinds of product; the categories of a data set take them in turn."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One photograph.
+    """One photograph, with the truth about its defect.
 
     Attributes:
         image: (H, W, 3) uint8 sRGB-like values, or (H, W) for a monochrome camera.
-        clean: the same photograph, sensor noise included, of the product without its defect.
+        clean: the same photograph, with the same sensor noise, of the product without the defect.
         mask: (H, W) bool, True where the defect changed the image visibly.
     """
 
@@ -122,7 +124,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Request:
-    """The parameters that decide every pixel of a demo data set."""
+    """The arguments of ``write_demo_data``, which decide every pixel of a demo data set."""
 
     categories: int
     images: int
@@ -140,11 +142,11 @@ class Request:
 
 
 class Category:
-    """One product line: the same kind of product, photographed again and again."""
+    """One product, photographed again and again: every image is another specimen of it."""
 
     def __init__(self, index: int, seed: int, size: int) -> None:
         self.name = category_name(index)
-        self.family = FAMILIES[index % len(FAMILIES)]
+        self.family = PRODUCT_FAMILIES[index % len(PRODUCT_FAMILIES)]
         self._seed = (seed, index)
         self._size = size
         rng = self._rng(_STYLE, 0)
@@ -155,11 +157,11 @@ class Category:
         self._canvas = Canvas(x, y, pixel=1 / size)
 
     def train(self, number: int) -> Sample:
-        """A defect-free training image."""
+        """Draws the defect-free training image of a number."""
         return self._photograph(_TRAIN, number, defect=None)
 
     def test(self, number: int, defect: str | None = None) -> Sample:
-        """A test image, with the named defect of this family or none."""
+        """Draws the test image of a number, with the named defect of this family or with none."""
         folder = _TEST if defect is None else _TEST + 1 + list(self.family.defects).index(defect)
         return self._photograph(folder, number, defect)
 
@@ -191,7 +193,11 @@ class Category:
         return Sample(_digitised(stages[-1] + noise), _digitised(stages[0] + noise), mask)
 
     def _expose(self, surface: Floats, light: Floats) -> Floats:
-        """(size, size, 3) or, for a monochrome camera, (size, size, 1) floats."""
+        """Lights a surface and averages it down to pixels, as a camera does.
+
+        Returns:
+            (size, size, 3) float64, or (size, size, 1) for a monochrome camera.
+        """
         lit = surface * light[..., None]
         if self.family.grey:
             lit = (lit @ _LUMA)[..., None]
@@ -202,20 +208,20 @@ class Category:
 
 
 def category_name(index: int) -> str:
-    """The name of the category with this index, counted from 0.
+    """Returns the name of the category with this index, counted from 0.
 
     >>> [category_name(i) for i in range(5)]
     ['weave', 'grain', 'washer', 'connector', 'weave_2']
     """
-    turn, family = divmod(index, len(FAMILIES))
-    name: str = FAMILIES[family].name
+    turn, family = divmod(index, len(PRODUCT_FAMILIES))
+    name: str = PRODUCT_FAMILIES[family].name
     return name if turn == 0 else f"{name}_{turn + 1}"
 
 
 def write_demo_data(
     out: Path, *, categories: int = 3, images: int = 60, seed: int = 0, size: int = 128
 ) -> list[str]:
-    """Writes a generated data set in the layout of MVTec AD.
+    """Generates a data set and writes it in the layout of MVTec AD.
 
     ``CATEGORY/train/good``, ``CATEGORY/test/good`` and ``CATEGORY/test/DEFECT`` hold 8-bit
     PNG images of ``size`` x ``size`` pixels named 000.png and so on, three channels or, for
@@ -231,8 +237,8 @@ def write_demo_data(
             connector in turn, each with its own colours, counts and sizes.
         images: training images a category, at least 4. Half as many good and half as many
             defective test images come with them, at least 8 of each.
-        seed: at least 0.
-        size: side of the images, pixels, at least 64.
+        seed: the seed of all random choices, at least 0.
+        size: the side of the images in pixels, at least 64.
 
     Returns:
         The names of the categories.
@@ -253,7 +259,7 @@ def write_demo_data(
 
 
 def _prepare(out: Path, request: Request, names: list[str]) -> bool:
-    """Makes room in ``out``; True if it already holds what is requested."""
+    """Empties ``out`` of an earlier demo data set; returns True if it holds the requested one."""
     advice = "choose a new or empty folder, or remove it yourself"
     if out.exists() and not out.is_dir():
         raise ConfigError(f"demo data: {out} is a file, expected a folder; {advice}.")
@@ -301,6 +307,7 @@ def _write_marker(out: Path, request: Request, *, complete: bool) -> None:
 
 
 def _write_category(folder: Path, category: Category, images: int) -> None:
+    """Writes all images and masks of one category."""
     for part, draw, count in (
         ("train", category.train, images),
         ("test", category.test, max(8, images // 2)),
@@ -327,12 +334,15 @@ def _shares(total: int, names: list[str]) -> list[tuple[str, int]]:
 
 
 def _light(canvas: Canvas, level: float, rng: np.random.Generator) -> Floats:
-    """(H, W) factors: the lamp's level, a gradient across the image, the lens's falloff.
+    """Draws the light on each point: the lamp, a gradient across the image, the lens's falloff.
 
     Args:
-        canvas: where to draw.
-        level: 0 to 1, from the darkest lamp (-6 %) to the brightest (+6 %).
-        rng: draws the gradient, at most 6 % from the middle to a side.
+        canvas: the points.
+        level: the lamp's level, from 0 for the darkest (-6 %) to 1 for the brightest (+6 %).
+        rng: draws the gradient, which is at most 6 % from the middle to a side.
+
+    Returns:
+        (H, W) factors by which the surface's reflectance is multiplied.
     """
     slope, angle = rng.uniform(0, 0.06), rng.uniform(0, 2 * np.pi)
     x, y = 2 * canvas.x - 1, 2 * canvas.y - 1
@@ -342,6 +352,6 @@ def _light(canvas: Canvas, level: float, rng: np.random.Generator) -> Floats:
 
 
 def _digitised(image: Floats) -> Bytes:
-    """8-bit values; a single channel loses its axis."""
+    """Turns [0, 1] floats into 8-bit values; an axis of a single channel is dropped."""
     levels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
     return levels[..., 0] if levels.shape[-1] == 1 else levels

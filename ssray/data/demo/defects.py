@@ -1,7 +1,7 @@
-"""The defects of the generated demo data, and the mask of what a defect changed.
+"""Draws the defects of the generated demo data, and the masks of what they changed.
 
-A defect returns the surface in one or two *stages*, each (H, W, 3) like the surface it
-starts from. The last stage is what the camera sees. The mask covers what any stage
+The function of a defect returns the surface in one or two *stages*, each (H, W, 3) like the
+surface it starts from. The last stage is what the camera sees. The mask covers what any stage
 changed: a misplaced part passes through a stage without it, so its mask covers the place
 where it is as well as the place where it should have been.
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ssray.data.demo.surfaces import Floats, Noise, Specimen, inside, smoothstep
 
 VISIBLE = 0.03
-"""Least local change that a mask marks, as a share of the full range (8 of 255 levels)."""
+"""The smallest local change that a mask marks, as a share of the full scale (8 of 255 levels)."""
 
 _STRIP = 8192  # points drawn at a time
 
@@ -31,27 +31,37 @@ P_co = TypeVar("P_co", covariant=True)
 
 
 class HasParts(Protocol[P_co]):
-    """A specimen from which a part can be missing."""
+    """A product from which a part can be missing."""
 
-    def without_part(self, rng: np.random.Generator) -> P_co: ...
+    def without_part(self, rng: np.random.Generator) -> P_co:
+        """Returns the same product without one of its parts."""
+        ...
 
 
 class HasMovableParts(Protocol[P_co]):
-    """A specimen whose parts can sit in the wrong place."""
+    """A product whose parts can sit in the wrong place."""
 
-    def with_moved_part(self, rng: np.random.Generator) -> tuple[P_co, P_co]: ...
+    def with_moved_part(self, rng: np.random.Generator) -> tuple[P_co, P_co]:
+        """Returns the same product without one part, and with that part in a wrong place."""
+        ...
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """Where a surface is drawn: (H, W) points, and the side of one output pixel."""
+    """The points at which a surface is drawn.
+
+    Attributes:
+        x: (H, W) positions to the right, 0 to 1 over the image.
+        y: (H, W) positions downwards, 0 to 1 over the image.
+        pixel: the side of one pixel of the final image, as a share of its side.
+    """
 
     x: Floats
     y: Floats
     pixel: float
 
     def draw(self, specimen: Specimen) -> Floats:
-        """(H, W, 3) reflectance."""
+        """Returns the reflectance of a product at each point, (H, W, 3)."""
         return _in_strips(specimen.reflectance, self.x, self.y)
 
 
@@ -59,7 +69,7 @@ Stages = tuple[Floats, ...]
 
 
 def scratch(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
-    """A thin, slightly curved line that fades at both ends."""
+    """Draws a scratch: a thin, slightly curved line that fades at both ends."""
     points = _curve(specimen.anchor(rng), rng.uniform(0.22, 0.5), 0.12, rng)
     distance, position = _distance_to(points, canvas)
     width = max(rng.uniform(0.009, 0.015), canvas.pixel)
@@ -69,7 +79,7 @@ def scratch(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Ge
 
 
 def blob(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
-    """A low-contrast stain with a soft, irregular edge and a slight tint."""
+    """Draws a stain of low contrast with a soft, irregular edge and a slight tint."""
     cx, cy = specimen.anchor(rng)
     radius = rng.uniform(0.05, 0.09)
     noise, stretch = Noise(rng), rng.uniform(0.75, 1.3)
@@ -84,7 +94,7 @@ def blob(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Gener
 
 
 def thread(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
-    """A loose strand of another tone on the surface, with its shadow."""
+    """Draws a loose strand of another tone on the surface, with its shadow."""
     points = _curve(specimen.anchor(rng), rng.uniform(0.25, 0.5), 0.45, rng)
     width = max(rng.uniform(0.013, 0.02), canvas.pixel)
     tone = clean.mean(axis=(0, 1)) + _sign(rng) * rng.uniform(0.2, 0.3)
@@ -99,7 +109,7 @@ def thread(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Gen
 
 
 def cut(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
-    """A slit: the structure slips along it and gapes, lighter or darker, in the middle."""
+    """Draws a slit, along which the structure is displaced; its gap is lighter or darker."""
     points = _curve(specimen.anchor(rng), rng.uniform(0.2, 0.34), 0.06, rng)
     distance, position = _distance_to(points, canvas)
     ends = smoothstep(position / 0.3) * smoothstep((1 - position) / 0.3)
@@ -121,20 +131,20 @@ def cut(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Genera
 def missing(
     specimen: HasParts[Specimen], clean: Floats, canvas: Canvas, rng: np.random.Generator
 ) -> Stages:
-    """A part that is not there."""
+    """Draws the product with one part missing."""
     return (canvas.draw(specimen.without_part(rng)),)
 
 
 def misplaced(
     specimen: HasMovableParts[Specimen], clean: Floats, canvas: Canvas, rng: np.random.Generator
 ) -> Stages:
-    """A part in the wrong place. Its mask covers both places."""
+    """Draws the product with one part in the wrong place; the mask covers both places."""
     without, moved = specimen.with_moved_part(rng)
     return canvas.draw(without), canvas.draw(moved)
 
 
 def changed(stages: Stages) -> npt.NDArray[np.bool_]:
-    """The pixels that change visibly from any stage to the next.
+    """Finds the pixels that change visibly from any stage to the next.
 
     Args:
         stages: (H, W, C) float images in [0, 1] without sensor noise, the clean one first.
@@ -154,7 +164,7 @@ def changed(stages: Stages) -> npt.NDArray[np.bool_]:
 
 
 def _neighbours(image: npt.NDArray[T]) -> list[npt.NDArray[T]]:
-    """Nine (H, W) views: every pixel's 3 x 3 neighbourhood, the border repeated."""
+    """Returns nine (H, W) views that hold every pixel's 3 x 3 neighbours, the border repeated."""
     padded = np.pad(image, 1, mode="edge")
     height, width = image.shape
     return [padded[r : r + height, c : c + width] for r in range(3) for c in range(3)]
@@ -165,6 +175,7 @@ def _sign(rng: np.random.Generator) -> float:
 
 
 def _shifted(surface: Floats, cover: Floats, strength: float | Floats) -> Floats:
+    """Makes a surface lighter or darker by ``strength`` where ``cover``, (H, W), is 1."""
     changed_surface: Floats = np.clip(surface + cover[..., None] * strength, 0.02, 0.98)
     return changed_surface
 
@@ -172,13 +183,16 @@ def _shifted(surface: Floats, cover: Floats, strength: float | Floats) -> Floats
 def _curve(
     middle: tuple[float, float], length: float, bow: float, rng: np.random.Generator
 ) -> Floats:
-    """(N, 2) points of a cubic arc through the neighbourhood of ``middle``.
+    """Draws a random cubic arc through the neighbourhood of a point.
 
     Args:
-        middle: (x, y).
-        length: distance of the two ends.
+        middle: the point, (x, y).
+        length: the distance between the two ends.
         bow: how far the arc leaves the straight line at most, as a share of ``length``.
         rng: draws direction and shape.
+
+    Returns:
+        (N, 2) points along the arc.
     """
     angle = rng.uniform(0, 2 * np.pi)
     along = length * np.array([math.cos(angle), math.sin(angle)])
@@ -198,7 +212,11 @@ def _curve(
 
 
 def _distance_to(points: Floats, canvas: Canvas) -> tuple[Floats, Floats]:
-    """Distance to a polyline, and the position 0 to 1 along it of its nearest point."""
+    """Measures, for each point of a canvas, how far away a line through ``points`` is.
+
+    Returns:
+        The (H, W) distances, and how far along the line its nearest point lies, from 0 to 1.
+    """
 
     def nearest(x: Floats, y: Floats) -> Floats:
         best, position = np.full_like(x, np.inf), np.zeros_like(x)
@@ -216,7 +234,7 @@ def _distance_to(points: Floats, canvas: Canvas) -> tuple[Floats, Floats]:
 
 
 def _in_strips(draw: Callable[[Floats, Floats], Floats], x: Floats, y: Floats) -> Floats:
-    """``draw(x, y)``, a few rows at a time: intermediate arrays that stay small are far faster."""
+    """Computes ``draw(x, y)`` a few rows at a time, which keeps its arrays small and is faster."""
     rows = max(1, _STRIP // x.shape[1])
     starts = range(0, len(x), rows)
     return np.concatenate([draw(x[i : i + rows], y[i : i + rows]) for i in starts])

@@ -1,4 +1,4 @@
-"""The objects of the generated demo data: washer and connector."""
+"""Draws the objects of the generated demo data: washers and connectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ssray.data.demo.surfaces import Floats, Noise, colour, inside, over, rotate
 
 @dataclass(frozen=True)
 class WasherStyle:
-    """A turned metal flange with a ring of bolt holes on a plain table, seen in grey."""
+    """The style of a washer: a turned metal flange with a ring of bolt holes, on a plain table."""
 
     outer: float
     inner: float
@@ -26,6 +26,7 @@ class WasherStyle:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Self:
+        """Draws a random style."""
         outer, inner = rng.uniform(0.36, 0.41), rng.uniform(0.11, 0.16)
         width = outer - inner
         return cls(
@@ -56,7 +57,7 @@ class WasherStyle:
 
 @dataclass(frozen=True)
 class Washer:
-    """A flange; ``holes`` are the (N, 2) centres of its bolt holes about its own centre."""
+    """One washer; ``holes`` are the (N, 2) centres of its bolt holes relative to its own centre."""
 
     style: WasherStyle
     centre: Floats
@@ -96,11 +97,11 @@ class Washer:
         )
 
     def without_part(self, rng: np.random.Generator) -> Washer:
-        """The same flange, one hole never drilled."""
+        """Returns the same washer with one hole never drilled."""
         return self._without(int(rng.integers(len(self.holes))))
 
     def with_moved_part(self, rng: np.random.Generator) -> tuple[Washer, Washer]:
-        """The same flange without one hole, and with that hole drilled beside its place."""
+        """Returns the same washer without one hole, and with that hole drilled beside its place."""
         index = int(rng.integers(len(self.holes)))
         without = self._without(index)
         turn = rng.choice((-1, 1)) * rng.uniform(0.5, 0.9) * self.style.hole / self.style.hole_ring
@@ -124,7 +125,7 @@ class Washer:
 
 @dataclass(frozen=True)
 class ConnectorStyle:
-    """A packaged part on a board, a row of pins along its upper and its lower side."""
+    """The style of a connector: a body on a board, with pins along its upper and lower side."""
 
     half_length: float
     half_width: float
@@ -137,6 +138,7 @@ class ConnectorStyle:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Self:
+        """Draws a random style."""
         return cls(
             half_length=rng.uniform(0.36, 0.41),
             half_width=rng.uniform(0.15, 0.2),
@@ -150,6 +152,7 @@ class ConnectorStyle:
 
     @property
     def pitch(self) -> float:
+        """The distance between the middles of neighbouring pins."""
         return 1.84 * self.half_length / self.pins
 
     def specimen(self, rng: np.random.Generator) -> Connector:
@@ -168,9 +171,10 @@ class ConnectorStyle:
 
 @dataclass(frozen=True)
 class Connector:
-    """A packaged part; (2, N) tables hold its upper and lower pins, length 0 = no pin.
+    """One connector; ``shift``, ``bend`` and ``length`` are (2, N) tables of its pins.
 
-    ``shift`` moves a whole pin along the row, ``bend`` only its tip.
+    The first row is that of the upper pins. ``shift`` moves a whole pin along the row, ``bend``
+    only its tip, and a pin of length 0 is missing.
     """
 
     style: ConnectorStyle
@@ -213,11 +217,11 @@ class Connector:
         )
 
     def without_part(self, rng: np.random.Generator) -> Connector:
-        """The same part, one pin broken off."""
+        """Returns the same connector with one pin broken off."""
         return self._without(self._some_pin(rng))
 
     def with_moved_part(self, rng: np.random.Generator) -> tuple[Connector, Connector]:
-        """The same part without one pin, and with that pin bent sideways."""
+        """Returns the same connector without one pin, and with that pin bent sideways."""
         pin = self._some_pin(rng)
         bend = self.bend.copy()
         bend[pin] = rng.choice((-1, 1)) * rng.uniform(0.35, 0.6) * self.style.pitch
@@ -243,7 +247,7 @@ class Connector:
         return distance
 
     def _pins(self, px: Floats, py: Floats) -> tuple[Floats, Floats]:
-        """Coverage and brightness of the pins, (H, W) each, about 0 to 1."""
+        """Returns the coverage and brightness of the pins, (H, W) each, about 0 to 1."""
         style = self.style
         side = (py > 0).astype(np.intp)
         out = np.abs(py) - style.half_width
@@ -263,7 +267,7 @@ class Connector:
         return cover, sheen
 
     def _print(self, px: Floats, py: Floats) -> Floats:
-        """Coverage of two lines of printed bars and the mark of pin 1."""
+        """Returns the coverage, (H, W), of two lines of printed bars and the mark of pin 1."""
         style = self.style
         rows, columns = style.print.shape
         cell = 1.3 * style.half_length / columns

@@ -1,4 +1,4 @@
-"""What the products of the generated demo data have in common.
+"""The protocols and drawing helpers that all products of the generated demo data share.
 
 A *style* is what all images of a category share (colours, counts, sizes); a *specimen*
 is one product in front of the camera, with its own pose, jitter and grain. Both are
@@ -28,31 +28,31 @@ EDGE = 0.012  # blur of the camera: an edge rises over this length
 
 
 class Specimen(Protocol):
-    """One product in front of the camera."""
+    """One product in front of the camera, which can be drawn at any point."""
 
     def reflectance(self, x: Floats, y: Floats) -> Floats:
-        """(H, W, 3) linear RGB, about 0 to 0.9, at (H, W) points."""
+        """Returns the reflectance at (H, W) points: (H, W, 3) linear RGB, about 0 to 0.9."""
         ...
 
     def solid(self, x: Floats, y: Floats) -> Floats:
-        """(H, W) in [0, 1]: where there is material that can be scratched or stained."""
+        """Returns 1 where there is material that can be scratched or stained, else 0: (H, W)."""
         ...
 
     def anchor(self, rng: np.random.Generator) -> tuple[float, float]:
-        """A random point (x, y) on the material."""
+        """Draws a random point (x, y) on the material."""
         ...
 
 
 class Style(Protocol[S_co]):
-    """What the products of one category share."""
+    """What all products of one category have in common."""
 
     def specimen(self, rng: np.random.Generator) -> S_co:
-        """A product with its normal variation."""
+        """Draws a random product of this style."""
         ...
 
 
 class Noise:
-    """Smooth noise of about unit range: values on a lattice of spacing 1, interpolated."""
+    """Smooth random noise in [-1, 1], interpolated between values on a lattice of spacing 1."""
 
     _SIDE = 128  # the lattice repeats after this length; a power of two
 
@@ -60,7 +60,7 @@ class Noise:
         self._values = rng.uniform(-1, 1, self._SIDE * self._SIDE)
 
     def __call__(self, x: Floats, y: Floats) -> Floats:
-        """(H, W) in [-1, 1] at (H, W) points, in lattice units."""
+        """Returns the noise, (H, W) in [-1, 1], at (H, W) points in units of the lattice."""
         left, top = np.floor(x), np.floor(y)
         fx, fy = smoothstep(x - left), smoothstep(y - top)
         repeat = self._SIDE - 1
@@ -78,13 +78,13 @@ class Noise:
 
 
 def smoothstep(t: Floats) -> Floats:
-    """0 below 0, 1 above 1, a smooth cubic between."""
+    """Rises from 0 at t = 0 to 1 at t = 1 as a smooth cubic, and is constant outside."""
     t = np.clip(t, 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def inside(distance: Floats, blur: float = EDGE) -> Floats:
-    """Coverage in [0, 1] of a shape by its signed distance (negative inside)."""
+    """Turns the signed distance to a shape (negative inside) into its coverage in [0, 1]."""
     return smoothstep(0.5 - distance / blur)
 
 
@@ -94,7 +94,7 @@ def colour(
     saturation: tuple[float, float],
     value: tuple[float, float],
 ) -> Floats:
-    """A random RGB colour, (3,), from ranges of hue, saturation and value."""
+    """Draws a random RGB colour, (3,), from ranges of hue, saturation and value."""
     return np.array(
         colorsys.hsv_to_rgb(rng.uniform(*hue) % 1, rng.uniform(*saturation), rng.uniform(*value))
     )
@@ -107,11 +107,11 @@ def over(below: Floats, above: Floats, coverage: Floats) -> Floats:
 
 
 def rotated(x: Floats, y: Floats, angle: float) -> tuple[Floats, Floats]:
-    """Points in a frame turned by ``angle`` radians."""
+    """Returns the coordinates of points in a frame turned by ``angle`` radians."""
     cos, sin = math.cos(angle), math.sin(angle)
     return cos * x + sin * y, cos * y - sin * x
 
 
 def anywhere(rng: np.random.Generator) -> tuple[float, float]:
-    """A random point (x, y) away from the image's border."""
+    """Draws a random point (x, y) that is not close to the image's border."""
     return rng.uniform(0.15, 0.85), rng.uniform(0.15, 0.85)

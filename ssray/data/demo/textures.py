@@ -1,4 +1,4 @@
-"""The textures of the generated demo data: woven fabric and grained surface."""
+"""Draws the textures of the generated demo data: woven fabric and wood grain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssray.data.demo.surfaces import Floats, Noise, anywhere, colour, over, rota
 
 @dataclass(frozen=True)
 class WeaveStyle:
-    """A woven fabric: warp threads run down the image, weft threads across it."""
+    """The style of a fabric: warp threads run down the image, weft threads across it."""
 
     threads: float
     pattern: npt.NDArray[np.float64]
@@ -22,6 +22,7 @@ class WeaveStyle:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Self:
+        """Draws a random style."""
         hue = rng.uniform()
         near = (hue - 0.06, hue + 0.06)
         colours = [
@@ -49,6 +50,8 @@ class WeaveStyle:
 
 @dataclass(frozen=True)
 class _Gap:
+    """Where a thread is missing: its axis and index, and the range along it, in threads."""
+
     axis: int
     index: int
     start: float
@@ -57,7 +60,7 @@ class _Gap:
 
 @dataclass(frozen=True)
 class Weave:
-    """A piece of woven fabric. Thread positions count threads, from the image's corner."""
+    """One piece of woven fabric; positions are counted in threads from the image's corner."""
 
     TABLE = 48  # a multiple of every pattern's length
 
@@ -97,7 +100,7 @@ class Weave:
         return anywhere(rng)
 
     def without_part(self, rng: np.random.Generator) -> Weave:
-        """The same fabric, one thread missing over a few crossings."""
+        """Returns the same fabric with one thread missing over a few crossings."""
         axis = int(rng.integers(2))
         across, along = (np.array(anywhere(rng)) * self.style.threads) + (
             self.phase if axis == 0 else self.phase[::-1]
@@ -106,7 +109,7 @@ class Weave:
         return replace(self, gap=_Gap(axis, math.floor(across), along - half, along + half))
 
     def _threads(self, axis: int, across: Floats, along: Floats) -> tuple[Floats, Floats, Floats]:
-        """Height, tone and coverage, each in about [0, 1], of the threads along one axis."""
+        """Returns height, tone and coverage of the threads along one axis, each about 0 to 1."""
         index = np.floor(across)
         row = index.astype(np.intp) % self.TABLE
         wander = 0.04 * self.noise(7 * index + 61 * axis, 0.3 * along)
@@ -121,7 +124,7 @@ class Weave:
         return height, tone, smoothstep(height / 0.4)
 
     def _lift(self, thread: Floats, along: Floats) -> Floats:
-        """1 where a thread passes over the crossing ones, -1 where it passes under."""
+        """Returns 1 where a thread passes over the crossing ones, -1 where it passes under them."""
         before = np.floor(along - 0.5)
         first, second = (
             self.style.pattern[(thread + before + step).astype(np.intp) % len(self.style.pattern)]
@@ -133,7 +136,7 @@ class Weave:
 
 @dataclass(frozen=True)
 class GrainStyle:
-    """Wood veneer: dark lines of late wood along the grain, fine pores between them."""
+    """The style of a veneer: dark lines of late wood along the grain, fine pores between them."""
 
     lines: float
     angle: float
@@ -143,6 +146,7 @@ class GrainStyle:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Self:
+        """Draws a random style."""
         hue = rng.uniform(0.05, 0.1)
         light = colour(rng, (hue, hue), (0.3, 0.5), (0.68, 0.8))
         return cls(
@@ -165,7 +169,7 @@ class GrainStyle:
 
 @dataclass(frozen=True)
 class Grain:
-    """A piece of veneer."""
+    """One piece of wood veneer."""
 
     TABLE = 32
 

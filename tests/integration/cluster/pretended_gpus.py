@@ -22,19 +22,16 @@ quiet_local_ray()
 import pyarrow.parquet as pq  # noqa: E402  Ray reads its settings when imported
 import ray  # noqa: E402
 
-from ssray.cluster.categories import (  # noqa: E402
-    evaluate_categories,
-    train_categories,
-    training_uris,
-)
+from ssray.cluster.categories import evaluate_categories, train_categories  # noqa: E402
 from ssray.cluster.evaluate import score  # noqa: E402
-from ssray.cluster.nightly import NightRequest, score_night  # noqa: E402
+from ssray.cluster.nightly import score_night  # noqa: E402
 from ssray.cluster.search import SweepRequest, sweep_categories  # noqa: E402
 from ssray.cluster.train import train_category  # noqa: E402
 from ssray.config import Compute, override  # noqa: E402
-from ssray.data.dataset import index_images  # noqa: E402
+from ssray.data.dataset import index_images, training_uris  # noqa: E402
 from ssray.models import artifact  # noqa: E402
 from ssray.models import store as model_store  # noqa: E402
+from ssray.nightly.protocol import NightRequest  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
 from ssray.recipes.compact import demo  # noqa: E402
 from ssray.recipes.request import RecipeRequest  # noqa: E402

@@ -14,18 +14,21 @@ import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from ssray.cluster.score import prepare_images, score_rows
 from ssray.config import Compute, Recipe, override
 from ssray.data.dataset import index_dataset, index_images
-from ssray.data.decode import read_image, read_mask
+from ssray.data.decode import read_image, read_mask, resize
 from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError, DataError, ScoringError, TrainingError
 from ssray.metrics.pixels import PixelCounts
 from ssray.models import artifact
 from ssray.models import store as model_store
+from ssray.models.artifact import ModelArtifact
 from ssray.recipes.request import RecipeRequest
 from ssray.scoring.heatmap import png_to_levels
+from ssray.scoring.judge import Judge
+from ssray.scoring.labelled import LabelledImage, judge_labelled, prepare_labelled
 from ssray.scoring.scorer import Scorer, resize_map
+from ssray.storage.fetch import Fetcher
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 from ssray.training.fit import ProgressRow
@@ -142,7 +145,7 @@ def test_evaluation_equals_scoring_by_hand(
         if row["split"] == "test":
             image = read_image(row["uri"])
             truth = read_mask(row["mask_uri"]) if row["mask_uri"] else np.zeros(image.shape[:2])
-            result = scorer(scorer.prepare(image)[None])
+            result = scorer(resize(image, model.input_shape)[None])
             labels.append(row["label"])
             scores.append(result.scores[0])
             pixels.append(resize_map(result.maps[0], truth.shape).ravel())
@@ -227,13 +230,17 @@ def cut(demo_root: Path, tmp_path: Path) -> pa.Table:
     return index_dataset(Location.parse(tmp_path / "data"), ["grain"])
 
 
+def prepared(images: pa.Table, model: ModelArtifact) -> list[LabelledImage]:
+    """Images of a table, ready for a model."""
+    return [prepare_labelled(row, model.input_shape, Fetcher()) for row in images.to_pylist()]
+
+
 def test_maps_are_resampled_to_masks_of_another_size_and_empty_ones_are_errors(
     cut: pa.Table, store: Location, tmp_path: Path
 ) -> None:
     model = artifact.load(store, "grain", model_store.published_version(store, "grain"))
-    scorer = Scorer(model, torch.device("cpu"), torch.float32)
-    prepared = prepare_images(cut, {"grain": model.input_shape}).to_pylist()
-    rows = score_rows(scorer, prepared, Location.parse(tmp_path / "maps"))
+    judge = Judge(model, torch.device("cpu"), "float32", "torch")
+    rows = judge_labelled(judge, prepared(cut, model), Location.parse(tmp_path / "maps"))
     assert [row["error"] for row in rows] == [None, None, "mask_empty"]
     kept = sorted((tmp_path / "maps/grain/cut").iterdir())
     assert [np.load(path).shape for path in kept] == [(90, 100)] * 2
@@ -249,11 +256,11 @@ def test_a_map_that_is_not_finite_costs_its_image_and_no_other(
 ) -> None:
     model = artifact.load(store, "grain", model_store.published_version(store, "grain"))
     scorer = Scorer(model, torch.device("cpu"), torch.float32)
-    prepared = prepare_images(cut, {"grain": model.input_shape}).to_pylist()[:2]
     scored = scorer(np.zeros((2, *model.input_shape, 3), np.uint8))
     scored.maps[0, 3, 3] = np.nan
     monkeypatch.setattr(Scorer, "__call__", lambda self, images: scored)
-    broken, sound = score_rows(scorer, prepared)
+    judge = Judge(model, torch.device("cpu"), "float32", "torch")
+    broken, sound = judge_labelled(judge, prepared(cut, model)[:2])
     assert (broken["error"], broken.get("score")) == ("not_finite", None)
     assert sound["score"] == pytest.approx(scored.scores[1])
     counts = PixelCounts()

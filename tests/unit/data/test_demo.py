@@ -12,12 +12,18 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from ssray.data.demo.dataset import FAMILIES, MARKER, Category, category_name, write_demo_data
+from ssray.data.demo.dataset import (
+    MARKER,
+    PRODUCT_FAMILIES,
+    Category,
+    category_name,
+    write_demo_data,
+)
 from ssray.data.demo.defects import VISIBLE
 from ssray.errors import ConfigError
 
 SIZE = 64
-KINDS = [(i, kind) for i, family in enumerate(FAMILIES) for kind in family.defects]
+KINDS = [(i, kind) for i, family in enumerate(PRODUCT_FAMILIES) for kind in family.defects]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def same(a: dict[str, npt.NDArray[np.uint8]], b: dict[str, npt.NDArray[np.uint8]
 def test_layout_follows_mvtec_ad(default_data: Path) -> None:
     for index, name in enumerate(("weave", "grain", "washer")):
         folder = default_data / name
-        kinds = sorted(FAMILIES[index].defects)
+        kinds = sorted(PRODUCT_FAMILIES[index].defects)
         assert sorted(p.name for p in folder.iterdir()) == ["ground_truth", "test", "train"]
         assert sorted(p.name for p in (folder / "test").iterdir()) == sorted(["good", *kinds])
         assert sorted(p.name for p in (folder / "ground_truth").iterdir()) == kinds

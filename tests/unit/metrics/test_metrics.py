@@ -274,7 +274,7 @@ def test_impossible_values_are_refused_and_leave_the_counts(bad: float) -> None:
     before = counts.to_bytes()
     values = np.full((4, 4), 1e-30, np.float32)
     values[1, 2] = bad
-    with pytest.raises(ValueError, match="finite and at least 0"):
+    with pytest.raises(ValueError, match="expected finite values of at least 0"):
         counts.add(values, np.zeros((4, 4), bool))
     assert counts.to_bytes() == before
 
@@ -402,7 +402,7 @@ def test_aupimo_of_ties_is_the_integral_of_the_line() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_scores_must_be_finite(bad: float) -> None:
     for measure in (image_metrics, image_auroc):
-        with pytest.raises(ValueError, match="1 image scores are not finite"):
+        with pytest.raises(ValueError, match="1 of 2 image scores are infinite or NaN"):
             measure(np.array([0, 1]), np.array([0.0, bad]))
 
 

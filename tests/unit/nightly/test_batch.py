@@ -19,13 +19,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ssray.config import Compute, Recipe
+from ssray.config import Compute, Heatmaps, Recipe
 from ssray.data.decode import decode_image, resize
 from ssray.errors import ConfigError, DataError, ImageError, ScoringError
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.nightly import batch
-from ssray.nightly.batch import BatchResult, BatchScorer, Heatmaps
+from ssray.nightly.batch import BatchResult, BatchScorer
 from ssray.nightly.night_log import (
     MARKER,
     Completed,
@@ -43,6 +43,7 @@ from ssray.nightly.plan import write_manifest
 from ssray.nightly.quarantine import MOST_DEATHS, STRIKES, quarantined
 from ssray.nightly.sources import CategoryRule, Source
 from ssray.nightly.summary import summarise
+from ssray.scoring import judge
 from ssray.scoring.heatmap import png_to_levels, predicted_mask
 from ssray.scoring.scorer import Scorer
 from ssray.storage import archives, fetch
@@ -103,16 +104,6 @@ def test_rows_are_what_the_scorer_says(
         assert row["pixel_threshold"] == pytest.approx(calibration.pixel_threshold)
         assert bool(row["boxes"]) == bool(mask.any())
     assert set(result.spent.seconds) == {"fetch", "decode", "model", "pack", "write"}
-
-
-def test_boxes_are_in_pixels_of_the_image() -> None:
-    from ssray.nightly.batch import _boxes
-
-    mask = np.zeros((10, 20), bool)
-    mask[1, 1] = True
-    mask[4:8, 10:16] = True
-    assert _boxes(mask, (100, 100)) == [[50, 40, 30, 40], [5, 10, 5, 10]]
-    assert _boxes(np.zeros((4, 4), bool), (8, 8)) == []
 
 
 def test_heatmaps_are_kept_of_the_images_asked_for(store: Location, images: list[Path]) -> None:
@@ -241,14 +232,14 @@ def test_a_compressed_tar_that_breaks_off_is_read_again(
 def test_whatever_a_decoder_raises_is_a_row(
     store: Location, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = batch.decode_resized
+    decode = judge.decode_resized
 
     def raising(content: bytes, shape: tuple[int, int]) -> Any:
         if content == images[1].read_bytes():
             raise ZeroDivisionError("in a decoder")
         return decode(content, shape)
 
-    monkeypatch.setattr(batch, "decode_resized", raising)
+    monkeypatch.setattr(judge, "decode_resized", raising)
     rows = scored(store, sources_of(images)).rows.to_pylist()
     assert [row["error"] for row in rows] == [None, "unreadable", *[None] * (len(images) - 2)]
     assert rows[1]["detail"] == "ZeroDivisionError: in a decoder"

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ssray.calibration.calibrate import calibrate
 from ssray.config import Compute, Objective, Recipe, Schedule, override
+from ssray.data.decode import resize
 from ssray.errors import ArtifactError, ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker, smooth
 from ssray.method.augmentation import draw_crops, random_light, relight
@@ -289,7 +290,7 @@ def test_images_of_any_shape_train_and_score_at_it(small: Recipe, tmp_path: Path
     built = build_model(uris, "noise", "v1", recipe, Compute(), CPU, threads=1)
     assert built.input_shape == (44, 59)
     scorer = Scorer(built, CPU, torch.float32)
-    prepared = scorer.prepare(np.asarray(Image.open(uris[0])))
+    prepared = resize(np.asarray(Image.open(uris[0])), built.input_shape)
     scored = scorer(prepared[None])
     assert scored.maps.shape == (1, 44, 59)
     assert np.isfinite(scored.maps).all()

@@ -1,0 +1,140 @@
+"""Images that may have labels: prepared with their masks, judged, and counted against them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ssray.data.decode import read_mask
+from ssray.errors import ImageError
+from ssray.metrics.labels import DEFECT, GOOD
+from ssray.metrics.pixels import PixelCounts
+from ssray.scoring.heatmap import levels_to_png
+from ssray.scoring.judge import Judge, Prepared, prepare
+from ssray.scoring.scorer import resize_map
+from ssray.storage.fetch import Fetcher
+from ssray.storage.location import Location
+
+Truth = npt.NDArray[np.bool_]
+"""(H, W) bool, True where an image is defective."""
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image of a table of images (``ssray.data.dataset``), ready to be judged.
+
+    Attributes:
+        uri: where it is.
+        category: whose model judges it.
+        split_type: ``good``, or the kind of its defect; None where nobody knows.
+        label: 0 good, 1 defective; None where nobody knows.
+        prepared: the image at the network's size, or why there is none.
+        truth: where it is defective; None where nobody knows.
+    """
+
+    uri: str
+    category: str
+    split_type: str | None
+    label: int | None
+    prepared: Prepared
+    truth: Truth | None
+
+
+def prepare_labelled(
+    row: Mapping[str, Any], shape: tuple[int, int], fetch: Fetcher
+) -> LabelledImage:
+    """Fetches, decodes and resizes an image, and reads its mask.
+
+    A mask that can't be used makes its image unusable: the reason code then begins with ``mask_``.
+
+    Args:
+        row: of a table of images.
+        shape: rows and columns of the network's input.
+        fetch: reads files.
+    """
+    prepared = prepare(lambda: fetch(row["uri"], row["size_bytes"]), shape)
+    truth = None
+    if prepared.shape:
+        try:
+            truth = _truth(row, prepared.shape)
+        except ImageError as error:
+            prepared = Prepared.unusable(error.code, str(error))
+    return LabelledImage(
+        row["uri"], row["category"], row["split_type"], row["label"], prepared, truth
+    )
+
+
+def _truth(row: Mapping[str, Any], shape: tuple[int, int]) -> Truth | None:
+    """The mask; no defect anywhere for a good image; None for a defect without a mask."""
+    if row["mask_uri"] is None:
+        return np.zeros(shape, bool) if row["label"] == GOOD else None
+    try:
+        mask = read_mask(row["mask_uri"])
+    except ImageError as error:
+        raise ImageError(f"mask_{error.code}", str(error)) from None
+    if row["label"] == DEFECT and not mask.any():
+        raise ImageError("mask_empty", f"{row['mask_uri']}: no pixel above 127 of 255")
+    return mask
+
+
+def judge_labelled(
+    judge: Judge, images: Sequence[LabelledImage], maps: Location | None = None
+) -> list[dict[str, Any]]:
+    """Judges images of one category and type.
+
+    Args:
+        judge: the category's model.
+        images: prepared for it.
+        maps: keeps each anomaly map as ``map_place`` says, (H, W) float32, at the resolution of the
+            mask, or of the image where there is none.
+
+    Returns:
+        Rows of ``ssray.scoring.tables.SCORED_PARTS`` in the images' order. Pixels are counted
+        against the masks, and the counts of all images are kept in the first row.
+    """
+    rows, counts = [], PixelCounts()
+    for image, judged in zip(images, judge([each.prepared for each in images]), strict=True):
+        row = judged.row() | {
+            "uri": image.uri,
+            "category": image.category,
+            "split_type": image.split_type,
+            "label": image.label,
+            "model_version": judge.artifact.version,
+        }
+        rows.append(row)
+        if judged.verdict is None:
+            continue
+        row["heatmap"] = levels_to_png(judged.verdict.levels)
+        if image.truth is not None:
+            full_size = resize_map(judged.verdict.anomaly_map, _shape(image.truth))
+            counts.add(full_size, image.truth)
+        elif maps is not None:
+            full_size = resize_map(judged.verdict.anomaly_map, judged.verdict.shape)
+        if maps is not None:
+            place = map_place(maps, image.category, image.split_type, image.uri)
+            place.write(_npy(full_size))
+    if counts.good_pixels or counts.defective_pixels:
+        rows[0]["pixel_counts"] = counts.to_bytes()
+    return rows
+
+
+def map_place(maps: Location, category: str, split_type: str | None, uri: str) -> Location:
+    """Where the anomaly map of an image is kept: ``CATEGORY/TYPE/NAME.npy``."""
+    return maps / category / (split_type or "images") / f"{PurePosixPath(uri).stem}.npy"
+
+
+def _shape(truth: Truth) -> tuple[int, int]:
+    return truth.shape[0], truth.shape[1]
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    """The array as a file that ``numpy.load`` reads."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
