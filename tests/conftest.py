@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from ssray.models.artifact import ModelArtifact
 from ssray.recipes.compact import demo
 from ssray.storage.location import Location
 from ssray.training.build import build_model
-from tests.helpers import BUCKET, TINY, free_ports
+from tests.helpers import BUCKET, TINY, Ended, free_ports
 
 if TYPE_CHECKING:
     from selenium import webdriver
@@ -129,6 +129,24 @@ def _wait_for_a_write(server: subprocess.Popen[bytes], log: Path) -> None:
             if server.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"SeaweedFS does not answer: {error}\n{log.read_text()[-2000:]}")
             time.sleep(0.2)
+
+
+@pytest.fixture
+def program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Runs ``ssray`` with arguments to its end, in this process."""
+    from ssray.cli.main import main
+
+    def run(*arguments: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["ssray", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        wrote = capsys.readouterr()
+        return Ended(int(left.value.code or 0), wrote.out, wrote.err)
+
+    return run
 
 
 @pytest.fixture
