@@ -8,22 +8,25 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 
 from ssray.cluster.environment import quiet_local_ray
-from ssray.config import Recipe, override
+from ssray.config import Compute, Recipe, override
 from ssray.data.demo.dataset import write_demo_data
+from ssray.models.artifact import ModelArtifact
 from ssray.recipes.compact import demo
 from ssray.storage.location import Location
-from tests.helpers import BUCKET, TINY, free_ports
+from ssray.training.build import build_model
+from tests.helpers import BUCKET, TINY, Ended, free_ports
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 quiet_local_ray()
 
@@ -57,6 +60,14 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny() -> Recipe:
     """A recipe that trains in a second."""
     return override(demo(), TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(demo_root: Path, tiny: Recipe) -> ModelArtifact:
+    """A model of ``weave`` that was trained for a moment, version v1; for all, so change copies."""
+    uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
+    compute, device = Compute(precision="float32"), torch.device("cpu")
+    return build_model(uris, "weave", "v1", tiny, compute, device, threads=1)
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +132,24 @@ def _wait_for_a_write(server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture
+def program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ended]:
+    """Runs ``ssray`` with arguments to its end, in this process."""
+    from ssray.cli.main import main
+
+    def run(*arguments: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["ssray", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        wrote = capsys.readouterr()
+        return Ended(int(left.value.code or 0), wrote.out, wrote.err)
+
+    return run
+
+
+@pytest.fixture
 def stripes() -> torch.Tensor:
     """(12, 32, 32, 3) uint8 images of shifted stripes: something a network can learn."""
     columns = np.arange(32)
@@ -132,6 +161,10 @@ def stripes() -> torch.Tensor:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[webdriver.Chrome]:
     """A headless browser."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
     names = ("chromium", "chromium-browser", "google-chrome")
     binary = next(filter(None, map(shutil.which, names)), None)
     driver = shutil.which("chromedriver")

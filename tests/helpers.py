@@ -8,6 +8,7 @@ import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ssray.storage.location import Location
@@ -24,6 +25,15 @@ TINY = (
     "schedule.images=24",
 )
 """Settings with which the demo recipe trains in a second."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
 
 
 def breaking_off(

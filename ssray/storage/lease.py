@@ -37,7 +37,13 @@ class Lease:
     """
 
     def __init__(
-        self, place: Location, work: str, on_wait: Callable[[], None] = lambda: None
+        self,
+        place: Location,
+        work: str,
+        on_wait: Callable[[], None] = lambda: None,
+        *,
+        beat: float = BEAT_SECONDS,
+        silence: float = SILENCE_SECONDS,
     ) -> None:
         """Prepares a lease; entering the block takes it.
 
@@ -45,16 +51,20 @@ class Lease:
             place: the lease's file.
             work: what the lease is for, in words for error messages.
             on_wait: called if another process seems to hold the lease, before this one waits.
+            beat: seconds between two renewals.
+            silence: seconds without a renewal after which a holder is taken to be dead. It is to
+                be several beats long, and the same for all processes that want the lease.
         """
         self.taken_over = False
         self.lost = False
         self._place, self._work, self._on_wait = place, work, on_wait
+        self._beat_seconds, self._silence_seconds = beat, silence
         self.name = secrets.token_hex(8)
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> Self:
-        """Takes the lease; if there is one already, waits ``SILENCE_SECONDS`` first.
+        """Takes the lease; if there is one already, waits ``silence`` seconds first.
 
         Raises:
             ConflictError: if another process renews the lease meanwhile, or takes it first.
@@ -62,9 +72,9 @@ class Lease:
         found = self._place.read_tagged()
         if found:
             self._on_wait()
-            deadline = time.monotonic() + SILENCE_SECONDS
+            deadline = time.monotonic() + self._silence_seconds
             while found and time.monotonic() < deadline:
-                time.sleep(BEAT_SECONDS / 5)
+                time.sleep(self._beat_seconds / 5)
                 now = self._place.read_tagged()
                 if now and now.content != found.content:
                     raise self._held_elsewhere()
@@ -98,8 +108,8 @@ class Lease:
         if found is None or not self._wrote(found):
             raise ConflictError(
                 f"{self._work} was taken over: this process slept, or could not renew "
-                f"{self._place}, for more than {SILENCE_SECONDS:g} s. The work goes on in another "
-                "process; nothing is to be done here."
+                f"{self._place}, for more than {self._silence_seconds:g} s. The work goes on in "
+                "another process; nothing is to be done here."
             )
 
     def write(self, place: Location, content: bytes) -> None:
@@ -116,9 +126,9 @@ class Lease:
                 return
 
     def _beat(self) -> None:
-        """Rewrites the file every ``BEAT_SECONDS`` until the block is left."""
+        """Rewrites the file every ``beat`` seconds until the block is left."""
         count = 0
-        while not self._left.wait(BEAT_SECONDS):
+        while not self._left.wait(self._beat_seconds):
             count += 1
             with contextlib.suppress(OSError, ConflictError):  # the next beat may get through
                 found = self._place.read_tagged()

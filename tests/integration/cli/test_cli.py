@@ -1,19 +1,17 @@
-"""The command line as a user meets it, in a process of its own."""
+"""The command line from data to scores: with a Ray that runs, and in processes of its own."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ssray.cli.main import cli
 from ssray.storage.location import Location
-from tests.helpers import TINY
-
-COMMANDS = sorted(cli.commands)
+from tests.helpers import TINY, Ended
 
 
 def ssray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -27,78 +25,48 @@ def ssray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_command_explains_itself() -> None:
-    from click.testing import CliRunner
-
-    names = "demo demo-data diagnose evaluate heatmap models nightly score sweep train"
-    assert names.split() == COMMANDS
-    for command in COMMANDS:
-        result = CliRunner().invoke(cli, [command, "--help"])
-        assert result.exit_code == 0
-        assert len(result.output.splitlines()) > 5
-
-
-def test_options_mirror_the_configuration() -> None:
-    from ssray.config import Compute
-
-    commands = (cli.commands[name] for name in ("train", "evaluate"))
-    options = {p.name: p for command in commands for p in command.params}
-    for name, field in Compute.model_fields.items():
-        assert options[name].default == field.default
-        assert options[name].help == f"{field.description}."
-
-
-def test_data_models_and_results_may_lie_in_s3(demo_root: Path, s3_server: str) -> None:
+def test_data_models_and_results_may_lie_in_s3(
+    ray_local: None, program: Callable[..., Ended], demo_root: Path, s3_server: str
+) -> None:
     data = Location.parse(f"s3://{s3_server}/cli/data")
     for path in (demo_root / "weave").rglob("*.png"):
         (data / str(path.relative_to(demo_root))).write(path.read_bytes())
     store, out = f"s3://{s3_server}/cli/models", f"s3://{s3_server}/cli/out"
     tiny = [part for setting in TINY for part in ("--set", setting)]
     chosen = ("--data", str(data), "--category", "weave", "--models", store)
-    trained = ssray("train", *chosen, "--recipe", "demo", *tiny)
-    assert trained.returncode == 0, trained.stderr
-    assert "weave  published" in trained.stdout
-    assert "up to date" in ssray("train", *chosen, "--recipe", "demo", *tiny).stdout
+    trained = program("train", *chosen, "--recipe", "demo", *tiny)
+    assert trained.code == 0, trained.err
+    assert "weave  published" in trained.out
+    assert "up to date" in program("train", *chosen, "--recipe", "demo", *tiny).out
     maps = ("--maps", f"{out}/maps")
-    evaluated = ssray("evaluate", *chosen, "--out", out, *maps)
-    assert evaluated.returncode == 0, evaluated.stderr
+    evaluated = program("evaluate", *chosen, "--out", out, *maps)
+    assert evaluated.code == 0, evaluated.err
     names = {info.base_name for info in Location.parse(out).files()}
     assert {"metrics.parquet", "scores.parquet", "report.html", "000.npy"} <= names
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("option", "value", "message"),
     [
-        (["train", "--data", "{root}", "--category", "nut", "--models", "{out}"],
-         "no category nut. Found: grain, weave."),
-        (["train", "--data", "{root}/nowhere", "--category", "nut", "--models", "{out}"],
-         "no such folder"),
-        (["train", "--data", "{root}", "--category", "weave", "--models", "{out}",
-          "--set", "network.wdth=3"], "unknown key 'network.wdth'"),
-        (["train", "--data", "{root}", "--category", "weave", "--models", "{out}",
-          "--max-minutes", "-1"], "max_minutes"),
-        (["train", "--data", "{root}", "--category", "weave", "--models", "{out}",
-          "--recipe", "best"], "Known: compact, paper, compact-texture"),
-        (["evaluate", "--data", "{root}", "--models", "{out}", "--out", "{out}"],
-         "no published model for any category"),
-        (["score", "--images", "{root}/nope", "--category", "weave", "--models", "{out}",
-          "--out", "{out}"], "no published model for 'weave'"),
-        (["diagnose", "--data", "{root}", "--category", "weave", "--models", "{out}",
-          "--out", "{out}"], "no published model for 'weave'"),
-        (["models", "list", "--models", "{out}"], "no models here"),
-        (["demo-data", "--out", "{root}/weave"], "{root}/weave"),
-        (["demo-data", "--out", "{out}", "--images", "1"], "images"),
-        (["train"], "Missing option '--data'"),
+        ("--set", "network.wdth=3", "unknown key 'network.wdth'"),
+        ("--recipe", "best", "Known: compact, paper, compact-texture"),
     ],
-)  # fmt: skip
-def test_a_mistake_is_one_clear_line_and_exit_code_2(
-    arguments: list[str], message: str, demo_root: Path, tmp_path: Path
+)
+def test_a_mistake_in_the_recipe_is_one_clear_line_and_exit_code_2(
+    ray_local: None,
+    program: Callable[..., Ended],
+    option: str,
+    value: str,
+    message: str,
+    demo_root: Path,
+    tmp_path: Path,
 ) -> None:
-    values = {"root": demo_root, "out": tmp_path / "out"}
-    result = ssray(*(argument.format(**values) for argument in arguments))
-    assert result.returncode == 2
-    assert message.format(**values) in result.stderr
-    assert "Traceback" not in result.stderr + result.stdout
+    """Found with the images of the category, when Ray runs already."""
+    chosen = ("--data", demo_root, "--category", "weave", "--models", tmp_path)
+    result = program("train", *chosen, option, value)
+    assert result.code == 2
+    assert message in result.err
+    assert "Traceback" not in result.err + result.out
 
 
 def test_from_data_to_scores(tmp_path: Path) -> None:

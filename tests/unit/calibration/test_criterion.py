@@ -18,7 +18,7 @@ from ssray.errors import DataError
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import Reconstructor
 
-SIDE = 64
+SIDE = 32
 RADIUS = (0.1, 0.2)
 
 
@@ -105,9 +105,9 @@ def labelled(tmp_path: Path, references: Tensor) -> list[LabelledImage]:
         defective = number >= 2
         pixels = image.copy()
         if defective:
-            pixels[20:30, 30:44] = 255
+            pixels[10:16, 15:22] = 255
             mask = np.zeros((2 * SIDE, 2 * SIDE), np.uint8)
-            mask[40:60, 60:88] = 255
+            mask[20:32, 30:44] = 255
             Image.fromarray(mask).save(mask_place)
         Image.fromarray(pixels).save(place)
         mask_uri = str(mask_place) if defective else None
@@ -145,7 +145,7 @@ def test_labelled_images_choose_with_their_masks_and_without(
         assert found.selection.image_auroc == 1
         for evidence in found.evidence.values():
             assert len(evidence.clean) == len(references) + 2
-            assert evidence.truth.float().mean() == (pytest.approx(140 / SIDE**2) if masked else 0)
+            assert evidence.truth.float().mean() == (pytest.approx(42 / SIDE**2) if masked else 0)
         assert (found.selection.pixel_auroc is not None) == masked
 
 

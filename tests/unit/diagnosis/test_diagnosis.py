@@ -15,11 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
-from selenium import webdriver
 from torch import Tensor
 
 from ssray.cli.main import cli
-from ssray.config import Compute, Recipe
 from ssray.diagnosis.findings import Diagnosis, paragraph, percent
 from ssray.diagnosis.tables import MOMENTS, PROJECTION, moments_table, projection_table
 from ssray.errors import SsrayError
@@ -34,10 +32,10 @@ from ssray.method.projection import (
     swap_patches,
 )
 from ssray.models import artifact
+from ssray.models.artifact import ModelArtifact
 from ssray.models.store import publish
 from ssray.report.diagnosis import render_diagnosis
 from ssray.storage.location import Location
-from ssray.training.build import build_model
 from tests.unit.report.test_evaluation import HOSTILE, Document
 
 SHAPE = (32, 40)
@@ -353,39 +351,11 @@ def test_page_is_whole_escaped_and_fetches_nothing() -> None:
     assert all("nan" not in (line["points"] or "") for line in document.all("polyline"))
 
 
-def test_page_in_a_browser(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    images = texture()
-    path = tmp_path / "diagnosis.html"
-    page = render_diagnosis(diagnosed(images, projecting(images)), "today", "1.2.3")
-    path.write_text(page, encoding="utf-8")
-    for width in (1280, 400):
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
-        )
-        browser.get(path.as_uri())
-        content, room = browser.execute_script(
-            "const page = document.documentElement; return [page.scrollWidth, page.clientWidth]"
-        )
-        assert content <= room
-        boxes = browser.execute_script(
-            "return [...document.querySelectorAll('svg.lines polyline')].map(line => {"
-            " const box = line.getBoundingClientRect(); return [box.width, box.height] })"
-        )
-        assert len(boxes) == 8
-        assert all(wide > 150 for wide, _ in boxes)
-        assert boxes[2][1] > 80  # from every trial right to none
-
-
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, demo_root: Path, tiny: Recipe) -> Path:
-    """A model of ``weave`` that was trained for a moment."""
+def store(tmp_path_factory: pytest.TempPathFactory, tiny_model: ModelArtifact) -> Path:
+    """A store with a model of ``weave``."""
     place = tmp_path_factory.mktemp("models")
-    uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
-    compute = Compute(precision="float32")
-    device = torch.device("cpu")
-    model = build_model(uris, "weave", "v1", tiny, compute, device, threads=1)
-    artifact.save(model, Location.parse(place))
+    artifact.save(tiny_model, Location.parse(place))
     publish(Location.parse(place), "weave", "v1", None)
     return place
 

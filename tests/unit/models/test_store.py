@@ -1,58 +1,33 @@
-"""Which version is in use, on a disk and on a real S3 server, and the commands around it."""
+"""Which version is in use: on a disk here; tests/integration/models repeats it on an S3 server."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import threading
 from pathlib import Path
 
 import pytest
-import torch
-from click.testing import CliRunner, Result
 
-from ssray.cli.main import cli
-from ssray.config import Compute, Recipe
 from ssray.errors import ArtifactError, ConflictError, SsrayError
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.models.store import publish, published, published_version, rollback, versions
 from ssray.storage.location import Location
-from ssray.training.build import build_model
 
 CATEGORY = "weave"
 
 
-@pytest.fixture(scope="module")
-def model(demo_root: Path, tiny: Recipe) -> ModelArtifact:
-    uris = sorted(str(path) for path in (demo_root / CATEGORY / "train/good").iterdir())
-    device = torch.device("cpu")
-    return build_model(uris, CATEGORY, "v1", tiny, Compute(), device, threads=1)
-
-
-@pytest.fixture(params=["disk", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, model: ModelArtifact) -> Location:
-    """A store with three complete versions, none of them in use."""
-    if request.param == "disk":
-        place = Location.parse(tmp_path / "models")
-    else:
-        place = Location.parse(f"s3://{request.getfixturevalue('s3_server')}/{tmp_path.name}")
-    for version in ("v1", "v2", "v3"):
-        artifact.save(dataclasses.replace(model, version=version), place)
-    return place
+@pytest.fixture
+def place(tmp_path: Path) -> Location:
+    return Location.parse(tmp_path / "models")
 
 
 @pytest.fixture
-def on_disk(tmp_path: Path, model: ModelArtifact) -> Path:
-    """A store with one version, in use."""
-    place = Location.parse(tmp_path / "models")
-    artifact.save(model, place)
-    publish(place, CATEGORY, "v1", None)
-    return tmp_path / "models"
-
-
-def models(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(cli, ["models", *map(str, arguments)], standalone_mode=False)
+def store(place: Location, tiny_model: ModelArtifact) -> Location:
+    """A store with three complete versions, none of them in use."""
+    for version in ("v1", "v2", "v3"):
+        artifact.save(dataclasses.replace(tiny_model, version=version), place)
+    return place
 
 
 def test_a_version_is_in_use_once_it_is_published(store: Location) -> None:
@@ -127,53 +102,7 @@ def test_publishing_what_is_in_use_changes_nothing(store: Location) -> None:
         rollback(store, CATEGORY)
 
 
-def test_the_commands(on_disk: Path, model: ModelArtifact) -> None:
-    place = Location.parse(on_disk)
-    artifact.save(dataclasses.replace(model, version="v2"), place)
-    chosen = ("--models", on_disk, "--category", CATEGORY)
-    assert "v1 is in use again" not in models("publish", *chosen, "--version", "v2").output
-    assert published(place) == {CATEGORY: "v2"}
-    shown = json.loads(models("show", *chosen).output)
-    assert (shown["version"], shown["origin"]["training_images"]) == ("v2", 6)
-    assert json.loads(models("show", *chosen, "--version", "v1").output)["version"] == "v1"
-    every = models("list", *chosen).output.splitlines()
-    assert [line.split()[:3] for line in every[1:]] == [
-        [CATEGORY, "v1", "complete"],
-        [CATEGORY, "v2", "in"],
-    ]
-    assert len(models("list", "--models", on_disk).output.splitlines()) == 2
-    assert "v1 is in use again" in models("rollback", *chosen).output
-    assert published(place) == {CATEGORY: "v1"}
-    assert "v1  intact" in models("verify", "--models", on_disk).output
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "reason"),
-    [
-        ("weights.safetensors", lambda old: old[:-1], "checksum differs"),
-        ("calibration.json", lambda old: old.replace(b"0", b"1", 1), "checksum differs"),
-        ("training.json", None, "listed in manifest.json but missing"),
-        (
-            "manifest.json",
-            lambda old: old.replace(b'"format_version": 6', b'"format_version": 7'),
-            "format version 7, this ssray reads 2, 3, 4, 5, 6",
-        ),
-        ("manifest.json", lambda old: old[:-10], "cannot be read as JSON"),
-    ],
-)
-def test_verify_names_what_is_wrong(on_disk: Path, file: str, change: object, reason: str) -> None:
-    place = on_disk / CATEGORY / "v1" / file
-    content = place.read_bytes()
-    place.unlink()
-    if callable(change):
-        place.write_bytes(change(content))
-    result = models("verify", "--models", on_disk)
-    assert reason in result.output
-    assert isinstance(result.exception, ArtifactError)
-    assert "1 of 1 models can't be used" in str(result.exception)
-
-
-def test_a_pointer_that_names_nothing_is_an_error(on_disk: Path) -> None:
-    (on_disk / CATEGORY / "published.json").write_text("{}")
+def test_a_pointer_that_names_nothing_is_an_error(store: Location) -> None:
+    (store / CATEGORY / "published.json").write(b"{}")
     with pytest.raises(SsrayError, match=r"published\.json: names no version"):
-        published_version(Location.parse(on_disk), CATEGORY)
+        published_version(store, CATEGORY)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from selenium import webdriver
 
 from ssray.config import MapSettings
 from ssray.report.search import render_sweep
@@ -143,29 +141,3 @@ def test_the_page_tells_everything_and_escapes_it(trials: list[TrialResult]) -> 
     assert "selection score is 0.9817; the recipe demo as it is reached 0.9816" in document.words
     assert "No trial ended with a model" in document.words
     assert document.words.count(f"lost: {HOSTILE}") == 2
-
-
-@pytest.mark.timeout(360)
-@pytest.mark.parametrize("width", [1280, 400])
-def test_the_page_in_a_browser(
-    browser: webdriver.Chrome, tmp_path: Path, trials: list[TrialResult], width: int
-) -> None:
-    path = tmp_path / "sweep.html"
-    path.write_text(page(trials), encoding="utf-8")
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
-    )
-    browser.get(path.as_uri())
-    log = browser.get_log("browser")  # type: ignore[no-untyped-call]
-    assert [entry for entry in log if entry["level"] == "SEVERE"] == []
-    content, room = browser.execute_script(
-        "const page = document.documentElement; return [page.scrollWidth, page.clientWidth]"
-    )
-    assert content <= room
-    sizes = browser.execute_script(
-        "return [...document.querySelectorAll('svg.parallel')].map(svg => {"
-        " const box = svg.getBoundingClientRect(); return [box.width, box.height] })"
-    )
-    assert len(sizes) == 1
-    assert min(sizes[0]) > 100

@@ -44,7 +44,7 @@ def part(category: str, kind: str, scores: list[float], seed: int) -> list[dict[
     return rows
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
     place = Location.parse(tmp_path_factory.mktemp("parts"))
     rows = [

@@ -19,7 +19,7 @@ from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.search.ensembles import best_ensemble
 from ssray.storage.location import Location
 
-SIDE = 64
+SIDE = 32
 CPU = torch.device("cpu")
 CRITERION = Criterion(radius=(0.1, 0.15), seed=0)
 
