@@ -178,7 +178,7 @@ def scoring_progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, i
             nonlocal printed, begun, first
             now = time.monotonic()
             if first is None:
-                first, begun = done, now
+                first, begun, printed = done, now, now
             progress.update(task, description="images", completed=done, total=count)
             if not console.is_terminal and now - printed >= LINE_SECONDS:
                 printed = now
