@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import platform
 import resource
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ssray.config import Device, Network, Precision
 from ssray.errors import ConfigError
@@ -109,24 +111,53 @@ def _computes_bfloat16(device: torch.device) -> bool:
 
 @functools.cache
 def _faster_precision(network: Network, device: torch.device) -> torch.dtype:
-    seconds = {dtype: _seconds_a_step(network, device, dtype) for dtype in _DTYPES.values()}
-    return min(seconds, key=lambda dtype: seconds[dtype])
+    """The precision in which a forward and backward pass on a small batch takes less time."""
+    seconds = {}
+    for precision in _DTYPES.values():
+        model = Autoencoder(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = torch.rand(4, 3, _TIMED_SIDE, _TIMED_SIDE, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        seconds[precision] = seconds_a_step(model, images, precision)
+    return min(seconds, key=lambda precision: seconds[precision])
 
 
-def _seconds_a_step(network: Network, device: torch.device, precision: torch.dtype) -> float:
-    """The fastest of a few forward and backward passes on a small batch."""
-    model = Autoencoder(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.rand(4, 3, _TIMED_SIDE, _TIMED_SIDE, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    fastest = float("inf")
+def seconds_a_step(
+    network: nn.Module,
+    images: Tensor,
+    precision: torch.dtype,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> float:
+    """Times a few steps on the same images and returns the seconds of the fastest.
+
+    Args:
+        network: maps the images to a reconstruction of the same shape. It is changed if there is an
+            optimizer.
+        images: (B, 3, H, W) float32, on the network's device.
+        precision: the data type of the network's inner layers.
+        optimizer: takes a step with the gradients. Without one a step is a forward and a backward
+            pass whose gradients add up.
+    """
+    fastest = math.inf
     for step in range(1 + _TIMED_STEPS):
+        _wait_for(images.device)
         started = time.perf_counter()
-        with autocast(device, precision):
-            loss = F.mse_loss(model(images), images)
+        if optimizer:
+            optimizer.zero_grad(set_to_none=True)
+        with autocast(images.device, precision):
+            loss = F.mse_loss(network(images), images)
         loss.backward()
+        if optimizer:
+            optimizer.step()
+        _wait_for(images.device)
         if step:
             fastest = min(fastest, time.perf_counter() - started)
     return fastest
+
+
+def _wait_for(device: torch.device) -> None:
+    """Waits until a GPU has done all that it was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def peak_memory_gib(device: torch.device) -> dict[str, float]:

@@ -13,15 +13,13 @@ and no worse after 1,000 (``docs/measured.md``).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 
 from ssray.config import Recipe
 from ssray.method.autoencoder import Autoencoder
-from ssray.method.inference import autocast
+from ssray.models.device import seconds_a_step
 from ssray.training.schedule import batch_size, images_to_see
 
 LEAST_STEPS = 2000
@@ -31,7 +29,6 @@ LEAST_GAIN = 1.1
 MEMORY_SHARE = 0.5
 """Of a GPU, or of the part of one that a worker has: that the network and its gradients may take,
 as the images, their corruption and other processes need some, too."""
-_TIMED_STEPS = 3
 
 
 def most_growth(recipe: Recipe, training_images: int) -> float:
@@ -116,7 +113,7 @@ def _speed(
         try:
             images = torch.rand(batch, 3, *shape, device=device)
             images = images.contiguous(memory_format=torch.channels_last)
-            seconds = _seconds_a_step(network, optimizer, images, precision)
+            seconds = seconds_a_step(network, images, precision, optimizer)
         except RuntimeError:  # libraries that find no memory have errors of their own
             if not on_gpu:
                 raise
@@ -149,30 +146,3 @@ def worth_growing(speed: Callable[[int], float | None], batches: Sequence[int]) 
             break
         best, fastest = batch, found
     return best
-
-
-def _seconds_a_step(
-    network: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: torch.Tensor,
-    precision: torch.dtype,
-) -> float:
-    """The fastest of a few steps."""
-    fastest = math.inf
-    for step in range(1 + _TIMED_STEPS):
-        _wait_for(images.device)
-        started = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(images.device, precision):
-            loss = F.mse_loss(network(images), images)
-        loss.backward()
-        optimizer.step()
-        _wait_for(images.device)
-        if step:
-            fastest = min(fastest, time.perf_counter() - started)
-    return fastest
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -73,11 +73,11 @@ def test_a_device_is_filled_by_steps_that_it_was_timed_at(
     """A device that takes 10 ms a step and 1 ms an image more."""
     batches: list[int] = []
 
-    def seconds(network: object, optimizer: object, images: Tensor, precision: object) -> float:
+    def seconds(network: object, images: Tensor, precision: object, optimizer: object) -> float:
         batches.append(len(images))
         return 0.01 + 0.001 * len(images)
 
-    monkeypatch.setattr(growth, "_seconds_a_step", seconds)
+    monkeypatch.setattr(growth, "seconds_a_step", seconds)
     shape = (64, 64)
     recipe = override(tiny, ["schedule.batch=4"])
     found = filling_growth(recipe, shape, CPU, torch.float32, parts=1, most=100)
