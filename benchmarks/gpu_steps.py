@@ -34,6 +34,7 @@ from ssray.method.corruption import KINDS, corrupt
 from ssray.method.inference import autocast, to_network
 from ssray.method.objective import reconstruction_objective
 from ssray.models.artifact import ModelArtifact
+from ssray.models.device import PRECISIONS
 from ssray.recipes import compact, paper
 from ssray.scoring.export import export as export_model
 from ssray.scoring.scorer import Scorer
@@ -363,7 +364,7 @@ def maps_equal_the_cpus(setup: Setup) -> None:
             if precision == "bfloat16" and name:
                 continue
             torch.backends.cudnn.allow_tf32 = allowed
-            found = Scorer(model, setup.device, getattr(torch, precision))(images).maps
+            found = Scorer(model, setup.device, PRECISIONS[precision])(images).maps
             off = float(np.abs(found - expected).max() / expected.max())
             bound = 10 * most if precision == "float32" and allowed else most
             row(f"maps in {precision}{name}, largest difference", off, most=bound)

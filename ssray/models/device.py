@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,17 @@ from ssray.errors import ConfigError
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import autocast
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PrecisionName = Literal["float32", "bfloat16"]
+
+PRECISION_NAMES: dict[torch.dtype, PrecisionName] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+}
+"""The names of the precisions in which a network's inner layers can run."""
+PRECISIONS: dict[str, torch.dtype] = {name: dtype for dtype, name in PRECISION_NAMES.items()}
+"""The precisions by their names."""
+OPENVINO_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+"""What OpenVINO calls the precisions."""
 _TIMED_STEPS = 3
 _TIMED_SIDE = 96
 _GLIBC_OPTIONS = {-3: 32 * 1024**2, -1: 2**31 - 1}
@@ -90,7 +101,7 @@ def resolve_precision(precision: Precision, device: torch.device, network: Netwo
             "and would be slower than in float32. Use --precision auto or float32."
         )
     if precision != "auto":
-        return _DTYPES[precision]
+        return PRECISIONS[precision]
     if device.type == "cuda":
         return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
     return _faster_precision(network, device)
@@ -98,7 +109,7 @@ def resolve_precision(precision: Precision, device: torch.device, network: Netwo
 
 def kept_precision(precision: str, device: torch.device) -> torch.dtype:
     """What a model was trained in so far; float32 on a GPU without instructions for bfloat16."""
-    return _DTYPES[precision] if _computes_bfloat16(device) else torch.float32
+    return PRECISIONS[precision] if _computes_bfloat16(device) else torch.float32
 
 
 def _computes_bfloat16(device: torch.device) -> bool:
@@ -113,7 +124,7 @@ def _computes_bfloat16(device: torch.device) -> bool:
 def _faster_precision(network: Network, device: torch.device) -> torch.dtype:
     """The precision in which a forward and backward pass on a small batch takes less time."""
     seconds = {}
-    for precision in _DTYPES.values():
+    for precision in PRECISIONS.values():
         model = Autoencoder(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = torch.rand(4, 3, _TIMED_SIDE, _TIMED_SIDE, device=device)
         images = images.contiguous(memory_format=torch.channels_last)

@@ -18,6 +18,7 @@ from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import Evidence
 from ssray.config import Difference
 from ssray.models.artifact import ModelArtifact, new_version
+from ssray.models.device import PRECISION_NAMES
 
 LEAST_GAIN = 0.1
 """A pair's error is to be lower by this share than the best model's: it takes twice as long."""
@@ -92,7 +93,7 @@ def _ensemble(
     facts = one.facts.model_copy(
         update={
             "training_key": f"{one.facts.training_key}+{other.facts.training_key}",
-            "precision": "bfloat16" if precision == torch.bfloat16 else "float32",
+            "precision": PRECISION_NAMES[precision],
             "images_seen": one.facts.images_seen + other.facts.images_seen,
             "seconds": one.facts.seconds + other.facts.seconds,
         }

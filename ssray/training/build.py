@@ -16,7 +16,7 @@ import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from ssray.errors import TrainingError
 from ssray.method.autoencoder import Autoencoder
 from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.models.device import (
+    PRECISION_NAMES,
     describe_hardware,
     kept_precision,
     peak_memory_gib,
@@ -46,11 +47,6 @@ from ssray.training.images import Feed, Fold
 InWhole = Callable[[ProgressRow], ProgressRow]
 
 _ROUNDING = 1e-9
-_DTYPES = [torch.float32, torch.bfloat16]
-_NAMES: dict[torch.dtype, Literal["float32", "bfloat16"]] = {
-    torch.float32: "float32",
-    torch.bfloat16: "bfloat16",
-}
 _PACKAGES = ("numpy", "pillow", "pyarrow", "ray", "safetensors", "scipy", "torch")
 
 
@@ -142,7 +138,9 @@ def build_model(
     history = [*before.history]
     for number, (part, split) in list(enumerate(fits))[len(networks) :]:
         unseen = split.held_out
-        finished = _Before(_NAMES[precision], growth, networks, tuple(history), before.resumed)
+        finished = _Before(
+            PRECISION_NAMES[precision], growth, networks, tuple(history), before.resumed
+        )
         in_whole = functools.partial(
             _in_whole, before=history[-1] if history else None, number=number, parts=len(fits)
         )
@@ -210,7 +208,7 @@ def build_model(
         max_minutes=compute.max_minutes,
         resumed=before.resumed,
         device=str(device),
-        precision=_NAMES[precision],
+        precision=PRECISION_NAMES[precision],
         images_per_step=trained.schedule.batch,
         workers=team.size,
         threads=threads,
@@ -395,5 +393,6 @@ def _growth(
 
 def _agreed(precision: torch.dtype, team: ProcessGroup) -> torch.dtype:
     """Rank 0's choice for all: two workers that time themselves may disagree."""
-    [chosen] = team.first(_DTYPES.index(precision))
-    return _DTYPES[int(chosen)]
+    known = list(PRECISION_NAMES)
+    [chosen] = team.first(known.index(precision))
+    return known[int(chosen)]
