@@ -43,9 +43,9 @@ from ssray.errors import SsrayError
 from ssray.method.anomaly_map import MapMaker
 from ssray.recipes import compact
 from ssray.storage.location import Location
-from ssray.training import images as feeding
 from ssray.training.build import ensemble_parts
 from ssray.training.fit import fit
+from ssray.training.images import load_feed
 
 HEAD = """
 # Ablation
@@ -209,7 +209,7 @@ def perform(run: Run) -> dict[str, Any]:
     torch.set_num_threads(1)
     manifest = index_dataset(Location.parse(run.root), [run.category])
     train = manifest.filter(pc.equal(manifest["split"], "train"))
-    feed = feeding.load(train["uri"].to_pylist(), run.recipe, threads=1, seed=run.seed)
+    feed = load_feed(train["uri"].to_pylist(), run.recipe, threads=1, seed=run.seed)
     training, held_out = feed.sample, feed.held_out
     networks: list[nn.Module] = []
     validation, seconds = 0.0, 0.0

@@ -40,10 +40,10 @@ from ssray.scoring.export import export as export_model
 from ssray.scoring.scorer import Scorer
 from ssray.storage.location import Location
 from ssray.training import fit as training
-from ssray.training import images as feeding
 from ssray.training.build import build_model
 from ssray.training.fit import fit
 from ssray.training.growth import filling_growth, grown, most_growth
+from ssray.training.images import load_feed
 
 CPU = torch.device("cpu")
 SMALL = 8
@@ -386,7 +386,7 @@ def trained_quality_equals_the_cpus(setup: Setup) -> None:
             ["image_size=64", f"schedule.images={images}", "schedule.epochs=null"],
         )
         test_set = TestSet.read(manifest, recipe.image_size)
-        feed = feeding.load(uris, recipe, threads=2, seed=0)
+        feed = load_feed(uris, recipe, threads=2, seed=0)
 
         def judged(
             device: torch.device, precision: torch.dtype, growth: float = 1

@@ -29,11 +29,11 @@ from ssray.report.reconstructions import reconstruction_sheet
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.lease import SILENCE_SECONDS, Lease
 from ssray.storage.location import Location
-from ssray.training import images as feeding
 from ssray.training.build import Progress, build_model, training_key
 from ssray.training.checkpoint import CheckpointFile
 from ssray.training.distributed import BACKENDS
 from ssray.training.fit import ProgressRow
+from ssray.training.images import exceeds_memory, texture_uris
 
 TRAININGS = ".training"
 """Folder of a store for what trainings under way need."""
@@ -157,7 +157,7 @@ def train_category(
     to_train_on = round(len(uris) * (1 - recipe.schedule.holdout))
     workers, each = training_workers(compute, recipe, to_train_on, cores)
     check_capacity(workers, each.cpus, each.gpus)
-    data_fingerprint = fingerprint([*uris, *feeding.texture_uris(recipe)])
+    data_fingerprint = fingerprint([*uris, *texture_uris(recipe)])
     key = training_key(recipe, compute, data_fingerprint, trial.criterion if trial else None)
     done = _completed(store, category, key)
     if done:
@@ -181,7 +181,7 @@ def train_category(
             data_fingerprint=data_fingerprint,
             store=store,
             folder=folder,
-            streamed=feeding.exceeds(uris, recipe.image_size, compute.memory_gib, each.cpus),
+            streamed=exceeds_memory(uris, recipe.image_size, compute.memory_gib, each.cpus),
             instead_of=in_use(store, category),
             trial=trial,
             progress=Queue(actor_options={"num_cpus": 0}),

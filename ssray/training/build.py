@@ -37,12 +37,11 @@ from ssray.models.device import (
     resolve_precision,
     use_cores,
 )
-from ssray.training import images as feeding
 from ssray.training.checkpoint import Checkpoint, CheckpointFile
 from ssray.training.distributed import ProcessGroup
 from ssray.training.fit import ProgressRow, fit
 from ssray.training.growth import filling_growth, grown, most_growth
-from ssray.training.images import Feed, Fold
+from ssray.training.images import Feed, Fold, cut_folds, load_feed, load_textures, stream_feed
 
 InWhole = Callable[[ProgressRow], ProgressRow]
 
@@ -113,12 +112,12 @@ def build_model(
     """
     team = ProcessGroup.current()
     if decode:
-        feed = feeding.stream(
+        feed = stream_feed(
             uris, recipe, threads, compute.seed, compute.memory_gib, decode, on_decoded
         )
     else:
-        feed = feeding.load(uris, recipe, threads, compute.seed, on_decoded)
-    textures = feeding.load_textures(recipe, threads)
+        feed = load_feed(uris, recipe, threads, compute.seed, on_decoded)
+    textures = load_textures(recipe, threads)
     use_cores(threads)
     stored = checkpoints.read() if checkpoints else None
     before = _Before.read(stored, recipe) if stored else _Before()
@@ -132,7 +131,7 @@ def build_model(
     growth = before.growth or _growth(recipe, compute, feed, device, precision, parts_a_step, team)
     trained = grown(recipe, growth)
     parts = ensemble_parts(trained)
-    splits: list[Feed | Fold] = [feed, *feeding.folds(feed, recipe.decision.folds)]
+    splits: list[Feed | Fold] = [feed, *cut_folds(feed, recipe.decision.folds)]
     fits = [(part, split) for split in splits for part in parts]
     networks = [network.to(device) for network in before.networks]
     history = [*before.history]

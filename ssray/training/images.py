@@ -81,7 +81,7 @@ class Feed:
         return int(seen), self.skipped + int(lost)
 
 
-def exceeds(uris: Sequence[str], longer_side: int, memory_gib: float, threads: int) -> bool:
+def exceeds_memory(uris: Sequence[str], longer_side: int, memory_gib: float, threads: int) -> bool:
     """Whether the decoded images need more memory than there is for them.
 
     Raises:
@@ -90,7 +90,7 @@ def exceeds(uris: Sequence[str], longer_side: int, memory_gib: float, threads: i
     return len(uris) * _bytes(common_shape(uris, longer_side, threads)) > memory_gib * _GIB
 
 
-def load(
+def load_feed(
     uris: Sequence[str],
     recipe: Recipe,
     threads: int,
@@ -103,7 +103,7 @@ def load(
         DataError: if none can be used.
         TrainingError: if fewer than 4 can.
     """
-    first, rest = split(uris, recipe.schedule.holdout, seed)
+    first, rest = split_uris(uris, recipe.schedule.holdout, seed)
     loaded = load_images([*first, *rest], recipe.image_size, threads, on_decoded=on_decoded)
     count = len(loaded.images)
     if count < MIN_IMAGES:
@@ -117,7 +117,7 @@ def load(
     return Feed(images[held:], images[:held], len(damaged))
 
 
-def stream(
+def stream_feed(
     uris: Sequence[str],
     recipe: Recipe,
     threads: int,
@@ -139,7 +139,7 @@ def stream(
     """
     shape = common_shape(uris, recipe.image_size, threads)
     affordable = int(memory_gib * _GIB / _bytes(shape))
-    first, rest = split(uris, recipe.schedule.holdout, seed)
+    first, rest = split_uris(uris, recipe.schedule.holdout, seed)
     held = len(first)
     if affordable - held < MIN_WINDOW:
         least = (held + MIN_WINDOW) * _bytes(shape) / _GIB
@@ -160,7 +160,7 @@ def stream(
     return Feed(window, torch.from_numpy(loaded.images), len(loaded.skipped))
 
 
-def held_out(
+def load_held_out(
     uris: Sequence[str], recipe: Recipe, threads: int, seed: int, shape: tuple[int, int]
 ) -> Tensor:
     """What a training on the images leaves out, (M, H, W, 3) uint8, without decoding the others.
@@ -171,7 +171,7 @@ def held_out(
     Raises:
         DataError: if none of them can be used.
     """
-    first, _ = split(uris, recipe.schedule.holdout, seed)
+    first, _ = split_uris(uris, recipe.schedule.holdout, seed)
     return torch.from_numpy(load_images(first, recipe.image_size, threads, shape=shape).images)
 
 
@@ -201,7 +201,7 @@ def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
     return torch.from_numpy(load_images(uris, recipe.image_size, threads, square=True).images)
 
 
-def split(uris: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+def split_uris(uris: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
     """Images to hold out, 2 to 1,024 of them at random, and the others."""
     held = min(max(MIN_HELD_OUT, round(share * len(uris))), MOST_HELD_OUT)
     shuffled = [uris[i] for i in np.random.default_rng(seed).permutation(len(uris))]
@@ -242,7 +242,7 @@ class Fold:
         return torch.cat(chosen)
 
 
-def folds(feed: Feed, count: int) -> list[Fold]:
+def cut_folds(feed: Feed, count: int) -> list[Fold]:
     """Cuts all images into parts, each to be left out once.
 
     Raises:

@@ -23,11 +23,11 @@ from ssray.models.artifact import ModelArtifact
 from ssray.models.device import kept_precision, resolve_device, resolve_precision
 from ssray.scoring.scorer import Scorer, resize_map
 from ssray.storage.location import Location
-from ssray.training import images as feeding
 from ssray.training.build import build_model, ensemble_parts
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.early_stopping import separation
 from ssray.training.fit import ProgressRow, fit
+from ssray.training.images import split_uris
 from ssray.training.schedule import batch_size, crop_shape, learning_rate
 
 CPU = torch.device("cpu")
@@ -352,12 +352,12 @@ def test_bfloat16_trains_to_about_the_same_loss(stripes: torch.Tensor, small: Re
 
 def test_held_out_images_are_apart_and_at_least_two() -> None:
     uris = [str(number) for number in range(100)]
-    held_out, training = feeding.split(uris, 0.05, seed=0)
+    held_out, training = split_uris(uris, 0.05, seed=0)
     assert len(held_out) == 5
     assert sorted(held_out + training) == sorted(uris)
-    assert feeding.split(uris, 0.05, seed=1)[0] != held_out
-    assert len(feeding.split(uris[:6], 0.05, seed=0)[0]) == 2
-    assert len(feeding.split(uris * 200, 0.1, seed=0)[0]) == 1024
+    assert split_uris(uris, 0.05, seed=1)[0] != held_out
+    assert len(split_uris(uris[:6], 0.05, seed=0)[0]) == 2
+    assert len(split_uris(uris * 200, 0.1, seed=0)[0]) == 1024
 
 
 def test_synthetic_defects_change_what_their_truth_says() -> None:
