@@ -29,8 +29,8 @@ from ssray.models.artifact import new_version
 from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
 from ssray.training.build import Progress, build_model
-from ssray.training.fit import ProgressRow
 from ssray.training.images import load_feed
+from ssray.training.progress import ProgressRow
 
 CPU = torch.device("cpu")
 MINUTES = (1, 2, 4, 7, 10, 15, 20, 30, 40, 50, 60)

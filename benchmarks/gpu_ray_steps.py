@@ -48,7 +48,7 @@ from ssray.recipes.request import RecipeRequest  # noqa: E402
 from ssray.scoring.evaluation import PAPER  # noqa: E402
 from ssray.storage.location import Location  # noqa: E402
 from ssray.training.distributed import BACKENDS, ProcessGroup  # noqa: E402
-from ssray.training.fit import ProgressRow  # noqa: E402
+from ssray.training.progress import ProgressRow  # noqa: E402
 
 EARLIER_NIGHT = 280.0
 """Images a second of a night on one H100 with 16 cores, at commit 6638c20."""

@@ -39,11 +39,11 @@ from ssray.recipes import compact, paper
 from ssray.scoring.export import export as export_model
 from ssray.scoring.scorer import Scorer
 from ssray.storage.location import Location
-from ssray.training import fit as training
 from ssray.training.build import build_model
-from ssray.training.fit import fit
+from ssray.training.fit import TrainingRun, fit
 from ssray.training.growth import filling_growth, grown, most_growth
-from ssray.training.images import load_feed
+from ssray.training.images import Feed, load_feed
+from ssray.training.trainer import Numerics
 
 CPU = torch.device("cpu")
 SMALL = 8
@@ -289,14 +289,13 @@ def _training_against_bare_steps(setup: Setup, name: str, recipe: Recipe) -> Non
     ready = random_images(setup, batch, side)
     generator = torch.Generator().manual_seed(0)
     bare = bare_step(network_of(recipe, setup.device), ready, setup.precision)
-    run = training._Run(
-        images[8:], images[:8], larger, setup.device, setup.precision, 0, None, None, None
-    )
+    numerics = Numerics(setup.device, setup.precision)
+    run = TrainingRun(Feed(images[8:], images[:8]), larger, numerics)
     if setup.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     works: dict[str, Callable[[], object]] = {
         "bare": bare,
-        "ours": lambda: run.step(checkpoint_due=False),
+        "ours": run.step,
         "drawing": lambda: corrupt(ready, recipe.corruption, side, generator),
     }
     rounds = 2 if setup.small else max(6, round(600 / batch))
@@ -391,13 +390,7 @@ def trained_quality_equals_the_cpus(setup: Setup) -> None:
         def judged(
             device: torch.device, precision: torch.dtype, growth: float = 1
         ) -> tuple[float, float, float]:
-            fitted = fit(
-                feed.sample,
-                feed.held_out,
-                grown(recipe, growth),
-                device=device,
-                precision=precision,
-            )
+            fitted = fit(feed, grown(recipe, growth), Numerics(device, precision))
             calibration, average = calibrate(
                 [fitted.model], feed.held_out, feed.sample, recipe, precision, 0
             )

@@ -21,7 +21,7 @@ from rich.table import Table
 from ssray.models.store import StoredVersion
 from ssray.nightly.night_log import Completed
 from ssray.storage.location import Location
-from ssray.training.fit import ProgressRow
+from ssray.training.progress import ProgressRow
 
 LINE_SECONDS = 10.0
 """Where there is no terminal, long loops print a line this often."""

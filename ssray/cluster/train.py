@@ -32,8 +32,8 @@ from ssray.storage.location import Location
 from ssray.training.build import Progress, build_model, training_key
 from ssray.training.checkpoint import CheckpointFile
 from ssray.training.distributed import BACKENDS
-from ssray.training.fit import ProgressRow
 from ssray.training.images import exceeds_memory, texture_uris
+from ssray.training.progress import ProgressRow
 
 TRAININGS = ".training"
 """Folder of a store for what trainings under way need."""

@@ -39,9 +39,11 @@ from ssray.models.device import (
 )
 from ssray.training.checkpoint import Checkpoint, CheckpointFile
 from ssray.training.distributed import ProcessGroup
-from ssray.training.fit import ProgressRow, fit
+from ssray.training.fit import Checkpointing, fit
 from ssray.training.growth import filling_growth, grown, most_growth
 from ssray.training.images import Feed, Fold, cut_folds, load_feed, load_textures, stream_feed
+from ssray.training.progress import ProgressRow
+from ssray.training.trainer import Numerics
 
 InWhole = Callable[[ProgressRow], ProgressRow]
 
@@ -161,20 +163,15 @@ def build_model(
 
         try:
             fitted = fit(
-                split.training,
-                unseen,
+                Feed(split.training, unseen, textures=textures),
                 part,
-                device=device,
-                precision=precision,
+                Numerics(device, precision, compute.compile, parts_a_step),
                 seed=compute.seed,
                 max_minutes=compute.max_minutes and compute.max_minutes / len(parts),
-                textures=textures,
-                parts=parts_a_step,
-                compiled=compute.compile,
-                resume=stored,
-                checkpoint_minutes=compute.checkpoint_minutes if checkpoints else math.inf,
+                checkpointing=Checkpointing(
+                    stored, compute.checkpoint_minutes if checkpoints else math.inf, keep
+                ),
                 on_row=add_row,
-                on_checkpoint=keep,
             )
         except torch.cuda.OutOfMemoryError as error:
             raise TrainingError(

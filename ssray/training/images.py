@@ -7,6 +7,7 @@ out is the same either way.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -38,11 +39,13 @@ class Feed:
         training: (N, H, W, 3) uint8, or a window over more.
         held_out: (M, H, W, 3) uint8, the same in every process.
         skipped: how many could not be used of those decoded before the training.
+        textures: (T, H', W', 3) uint8 foreign content for the corruption, or None.
     """
 
     training: Tensor | ImageWindow
     held_out: Tensor
-    skipped: int
+    skipped: int = 0
+    textures: Tensor | None = None
 
     @property
     def sample(self) -> Tensor:
@@ -68,6 +71,27 @@ class Feed:
         """That the images to train on take on the device."""
         training = self.training
         return training.nbytes if isinstance(training, Tensor) else training.capacity_bytes
+
+    def on(self, device: torch.device) -> Feed:
+        """The feed with its images to train on and its textures on a device."""
+        training = self.training
+        if isinstance(training, ImageWindow):
+            training.to(device)
+        else:
+            training = training.to(device)
+        textures = None if self.textures is None else self.textures.to(device)
+        return dataclasses.replace(self, training=training, textures=textures)
+
+    def images_after(self, drawn: float) -> Tensor:
+        """The images to draw from, (N, H, W, 3) uint8, once this process has drawn so many.
+
+        Raises:
+            DataError: if there is a window and none of the images can be used.
+        """
+        if isinstance(self.training, Tensor):
+            return self.training
+        self.training.advance(drawn)
+        return self.training.images
 
     def counted(self) -> tuple[int, int]:
         """Images there were to draw from so far, and those that could not be used.

@@ -28,7 +28,7 @@ from ssray.scoring.heatmap import png_to_levels
 from ssray.scoring.scorer import Scorer, resize_map
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
-from ssray.training.fit import ProgressRow
+from ssray.training.progress import ProgressRow
 from tests.helpers import TINY
 
 pytestmark = pytest.mark.usefixtures("ray_local")

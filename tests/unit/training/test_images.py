@@ -16,8 +16,9 @@ from ssray.data.window import DRAWS, START, ImageWindow
 from ssray.errors import ConfigError, DataError, ImageError, TrainingError
 from ssray.training.build import build_model
 from ssray.training.checkpoint import Checkpoint
-from ssray.training.fit import fit
+from ssray.training.fit import Checkpointing, fit
 from ssray.training.images import cut_folds, exceeds_memory, load_feed, stream_feed
+from ssray.training.trainer import Numerics
 
 CPU = torch.device("cpu")
 GIB = 1024**3
@@ -152,19 +153,15 @@ def test_a_streamed_training_is_within_its_memory_and_resumes_to_the_same_weight
 ) -> None:
     recipe = override(tiny, ["schedule.images=120"])
 
-    def train(**options) -> tuple[dict[str, torch.Tensor], list[Checkpoint]]:
+    def train(resume: Checkpoint | None = None) -> tuple[dict[str, torch.Tensor], list[Checkpoint]]:
         feed = stream_feed(folder, recipe, 1, 0, memory_for(24), decode)
         assert isinstance(feed.training, ImageWindow)
         taken: list[Checkpoint] = []
         fitted = fit(
-            feed.training,
-            feed.held_out,
+            feed,
             recipe,
-            device=CPU,
-            precision=torch.float32,
-            checkpoint_minutes=0,
-            on_checkpoint=taken.append,
-            **options,
+            Numerics(CPU, torch.float32),
+            checkpointing=Checkpointing(resume, every_minutes=0, callback=taken.append),
         )
         assert len(feed.training.images) + len(feed.held_out) <= 24
         assert fitted.history[-1].epoch == pytest.approx(120 / 54, rel=0.05)
