@@ -43,9 +43,9 @@ from ssray.errors import SsrayError
 from ssray.method.anomaly_map import MapMaker
 from ssray.recipes import compact
 from ssray.storage.location import Location
-from ssray.training.build import ensemble_parts
 from ssray.training.fit import fit
 from ssray.training.images import load_feed
+from ssray.training.plan import ensemble_parts
 from ssray.training.trainer import Numerics
 
 HEAD = """

@@ -28,7 +28,7 @@ from ssray.models import store as model_store
 from ssray.models.artifact import new_version
 from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
-from ssray.training.build import Progress, build_model
+from ssray.training.build import BuildRequest, Callbacks, Progress, build_model
 from ssray.training.images import load_feed
 from ssray.training.progress import ProgressRow
 
@@ -68,7 +68,10 @@ def main() -> None:
             epochs.append(epoch)
 
     model = build_model(
-        uris, options.category, version, recipe, compute, CPU, threads=threads, on_row=keep
+        BuildRequest(uris, options.category, version, recipe, compute),
+        CPU,
+        threads=threads,
+        callbacks=Callbacks(on_row=keep),
     )
     assert model is not None  # this is rank 0
     store = Location.parse(options.models)

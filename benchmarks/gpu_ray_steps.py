@@ -185,7 +185,7 @@ def strips(count: int) -> list[bytes]:
 
 def strip_model(setup: Setup, recipe: Recipe) -> artifact.ModelArtifact:
     """A model for such images."""
-    from ssray.training.build import build_model
+    from ssray.training.build import BuildRequest, build_model
 
     few = override(
         recipe,
@@ -204,7 +204,9 @@ def strip_model(setup: Setup, recipe: Recipe) -> artifact.ModelArtifact:
             path.write_bytes(content)
             uris.append(str(path))
         compute = Compute(images_per_step=4, precision="float32" if setup.small else "bfloat16")
-        model = build_model(uris, "strip", "v1", few, compute, setup.device, threads=2)
+        model = build_model(
+            BuildRequest(uris, "strip", "v1", few, compute), setup.device, threads=2
+        )
     assert model is not None  # this process is alone
     return model
 

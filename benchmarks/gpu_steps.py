@@ -39,7 +39,7 @@ from ssray.recipes import compact, paper
 from ssray.scoring.export import export as export_model
 from ssray.scoring.scorer import Scorer
 from ssray.storage.location import Location
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 from ssray.training.fit import TrainingRun, fit
 from ssray.training.growth import filling_growth, grown, most_growth
 from ssray.training.images import Feed, load_feed
@@ -182,7 +182,9 @@ def growth_of(setup: Setup, recipe: Recipe) -> float:
     """How far its step grows on the device, for a category of usual size."""
     shape = (recipe.image_size, recipe.image_size)
     most = 2 if setup.small else most_growth(recipe, TRAINING_IMAGES)
-    return filling_growth(recipe, shape, setup.device, setup.precision, parts=1, most=most)
+    return filling_growth(
+        recipe, shape, Numerics(setup.device, setup.precision, parts=1), most=most
+    )
 
 
 def machine(setup: Setup) -> None:
@@ -348,7 +350,7 @@ def quick_model(setup: Setup, recipe: Recipe) -> ModelArtifact:
         [name] = write_demo_data(Path(folder), categories=1, images=20, size=size)
         uris = sorted(str(p) for p in Path(folder, name, "train/good").iterdir())
         compute = Compute(images_per_step=4, precision="float32" if setup.small else "bfloat16")
-        model = build_model(uris, name, "v", few, compute, setup.device, threads=2)
+        model = build_model(BuildRequest(uris, name, "v", few, compute), setup.device, threads=2)
     assert model is not None  # this process is alone
     return model
 

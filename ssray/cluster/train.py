@@ -29,7 +29,7 @@ from ssray.report.reconstructions import reconstruction_sheet
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.lease import SILENCE_SECONDS, Lease
 from ssray.storage.location import Location
-from ssray.training.build import Progress, build_model, training_key
+from ssray.training.build import BuildRequest, Callbacks, Progress, build_model, training_key
 from ssray.training.checkpoint import CheckpointFile
 from ssray.training.distributed import BACKENDS
 from ssray.training.images import exceeds_memory, texture_uris
@@ -307,19 +307,20 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
         device = ray.train.torch.get_device()  # of this worker's, if it sees those of others, too
     if not is_complete(job.store / job.category / job.version):
         model = build_model(
-            job.uris,
-            job.category,
-            job.version,
-            job.recipe,
-            job.compute,
+            BuildRequest(
+                job.uris,
+                job.category,
+                job.version,
+                job.recipe,
+                job.compute,
+                data_fingerprint=job.data_fingerprint,
+                criterion=job.trial.criterion if job.trial else None,
+            ),
             device,
             threads=job.each.threads(),
-            data_fingerprint=job.data_fingerprint,
             checkpoints=CheckpointFile(job.folder),
             decode=decode_on_cluster if job.streamed else None,
-            on_decoded=on_decoded,
-            on_row=on_row,
-            criterion=job.trial.criterion if job.trial else None,
+            callbacks=Callbacks(on_decoded=on_decoded, on_row=on_row),
         )
         if model:
             save(model, job.store)

@@ -87,7 +87,7 @@ def fit(
     """
     if recipe.objective.kind == "ensemble":
         raise ValueError(
-            "fit trains one network; ssray.training.build.ensemble_parts splits an ensemble"
+            "fit trains one network; ssray.training.plan.ensemble_parts splits an ensemble"
         )
     run = TrainingRun(feed, recipe, numerics, seed=seed, max_minutes=max_minutes)
     if checkpointing.resume:

@@ -67,6 +67,11 @@ class Feed:
         return self.training.total
 
     @property
+    def streamed(self) -> bool:
+        """Whether a window moves over the images to train on."""
+        return isinstance(self.training, ImageWindow)
+
+    @property
     def nbytes(self) -> int:
         """That the images to train on take on the device."""
         training = self.training
@@ -255,6 +260,10 @@ class Fold:
     def held_out(self) -> Tensor:
         """(M, H, W, 3) uint8: the part."""
         return self._chosen(left_out=True)
+
+    def cut(self) -> Feed:
+        """The images to train on and those of the part as a feed of their own."""
+        return Feed(self.training, self.held_out, textures=self.feed.textures)
 
     def _chosen(self, left_out: bool) -> Tensor:
         chosen, before = [], 0

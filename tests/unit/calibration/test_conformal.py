@@ -15,7 +15,7 @@ from ssray.calibration.conformal import least_rate, p_values, threshold
 from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.errors import ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 from ssray.training.images import Feed, cut_folds
 
 SCORES = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=60).map(np.array)
@@ -65,11 +65,13 @@ def test_folds_give_a_score_to_every_image(
     compute = Compute(precision="float32")
     plain, folded = (
         build_model(
-            uris,
-            "stripes",
-            "v1",
-            override(tiny, ["image_size=32", f"decision.folds={folds}"]),
-            compute,
+            BuildRequest(
+                uris,
+                "stripes",
+                "v1",
+                override(tiny, ["image_size=32", f"decision.folds={folds}"]),
+                compute,
+            ),
             torch.device("cpu"),
             threads=1,
         )

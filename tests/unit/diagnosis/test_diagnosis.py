@@ -37,7 +37,7 @@ from ssray.models import artifact
 from ssray.models.store import publish
 from ssray.report.diagnosis import render_diagnosis
 from ssray.storage.location import Location
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 from tests.unit.report.test_evaluation import HOSTILE, Document
 
 SHAPE = (32, 40)
@@ -384,7 +384,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, demo_root: Path, tiny: Recip
     uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
     compute = Compute(precision="float32")
     device = torch.device("cpu")
-    model = build_model(uris, "weave", "v1", tiny, compute, device, threads=1)
+    model = build_model(BuildRequest(uris, "weave", "v1", tiny, compute), device, threads=1)
     artifact.save(model, Location.parse(place))
     publish(Location.parse(place), "weave", "v1", None)
     return place

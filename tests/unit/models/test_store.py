@@ -18,7 +18,7 @@ from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.models.store import publish, published, published_version, rollback, versions
 from ssray.storage.location import Location
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 
 CATEGORY = "weave"
 
@@ -27,7 +27,7 @@ CATEGORY = "weave"
 def model(demo_root: Path, tiny: Recipe) -> ModelArtifact:
     uris = sorted(str(path) for path in (demo_root / CATEGORY / "train/good").iterdir())
     device = torch.device("cpu")
-    return build_model(uris, CATEGORY, "v1", tiny, Compute(), device, threads=1)
+    return build_model(BuildRequest(uris, CATEGORY, "v1", tiny, Compute()), device, threads=1)
 
 
 @pytest.fixture(params=["disk", "s3"])

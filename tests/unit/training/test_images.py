@@ -14,7 +14,7 @@ from ssray.config import Compute, Recipe, override
 from ssray.data.decode import UInt8Image, read_image, resize
 from ssray.data.window import DRAWS, START, ImageWindow
 from ssray.errors import ConfigError, DataError, ImageError, TrainingError
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.fit import Checkpointing, fit
 from ssray.training.images import cut_folds, exceeds_memory, load_feed, stream_feed
@@ -179,7 +179,9 @@ def test_a_model_of_streamed_images_is_complete(folder: list[str], tiny: Recipe)
     Path(folder[7]).write_bytes(b"not an image")
     recipe = override(tiny, ["schedule.images=240"])
     compute = Compute(memory_gib=memory_for(24))
-    built = build_model(folder, "s", "v1", recipe, compute, CPU, threads=1, decode=decode)
+    built = build_model(
+        BuildRequest(folder, "s", "v1", recipe, compute), CPU, threads=1, decode=decode
+    )
     assert built is not None
     assert built.facts.training_images + built.facts.held_out_images == 59
     assert built.facts.held_out_images == 6

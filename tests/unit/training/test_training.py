@@ -23,11 +23,12 @@ from ssray.models.artifact import ModelArtifact
 from ssray.models.device import kept_precision, resolve_device, resolve_precision
 from ssray.scoring.scorer import Scorer, resize_map
 from ssray.storage.location import Location
-from ssray.training.build import build_model, ensemble_parts
+from ssray.training.build import BuildRequest, Callbacks, build_model
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.early_stopping import separation
 from ssray.training.fit import Checkpointing, Fitted, fit
 from ssray.training.images import Feed, split_uris
+from ssray.training.plan import ensemble_parts
 from ssray.training.progress import ProgressRow
 from ssray.training.schedule import batch_size, crop_shape, learning_rate
 from ssray.training.trainer import Numerics
@@ -259,14 +260,10 @@ def test_every_objective_builds_a_model(
     recipe = override(small, ["image_size=32", f"objective.kind={kind}"])
     epochs: list[ProgressRow] = []
     built = build_model(
-        uris,
-        "s",
-        "v1",
-        recipe,
-        Compute(),
+        BuildRequest(uris, "s", "v1", recipe, Compute()),
         CPU,
         threads=1,
-        on_row=lambda progress: epochs.append(progress.history[-1]),
+        callbacks=Callbacks(on_row=lambda progress: epochs.append(progress.history[-1])),
     )
     assert len(built.weights) == (2 if kind == "ensemble" else 1)
     assert epochs[-1].budget_spent == 1.0
@@ -294,7 +291,7 @@ def test_images_of_any_shape_train_and_score_at_it(small: Recipe, tmp_path: Path
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     uris = sorted(str(path) for path in tmp_path.glob("*.png"))
     recipe = override(small, ["image_size=59", "schedule.images=8"])
-    built = build_model(uris, "noise", "v1", recipe, Compute(), CPU, threads=1)
+    built = build_model(BuildRequest(uris, "noise", "v1", recipe, Compute()), CPU, threads=1)
     assert built.input_shape == (44, 59)
     scorer = Scorer(built, CPU, torch.float32)
     prepared = scorer.prepare(np.asarray(Image.open(uris[0])))
@@ -310,7 +307,7 @@ def test_four_images_are_enough_to_build_a_model(
         Image.fromarray(image.numpy()).save(tmp_path / f"{i}.png")
     uris = sorted(str(path) for path in tmp_path.glob("*.png"))
     recipe = override(small, ["image_size=32", "anomaly_map.average_power=1"])
-    built = build_model(uris, "s", "v1", recipe, Compute(), CPU, threads=1)
+    built = build_model(BuildRequest(uris, "s", "v1", recipe, Compute()), CPU, threads=1)
     assert (built.facts.training_images, built.facts.held_out_images) == (2, 2)
     assert built.calibration.reference_images == 4
     assert built.average_map is not None
@@ -342,7 +339,7 @@ def test_textures_from_a_folder_reach_the_corruption(
             f"corruption.mix={mix}",
         ],
     )
-    assert build_model(uris, "s", "v1", recipe, Compute(), CPU, threads=1).weights
+    assert build_model(BuildRequest(uris, "s", "v1", recipe, Compute()), CPU, threads=1).weights
     with pytest.raises(ConfigError, match="go together"):
         override(small, ["corruption.textures=somewhere"])
 
@@ -417,7 +414,7 @@ def model(tmp_path: Path, stripes: torch.Tensor, small: Recipe) -> ModelArtifact
     (tmp_path / "broken.png").write_bytes(b"")
     uris = sorted(str(path) for path in tmp_path.glob("*.png"))
     recipe = override(small, ["image_size=32"])
-    return build_model(uris, "stripes", "v1", recipe, Compute(), CPU, threads=1)
+    return build_model(BuildRequest(uris, "stripes", "v1", recipe, Compute()), CPU, threads=1)
 
 
 def test_a_built_model_knows_its_origin(model: ModelArtifact) -> None:
