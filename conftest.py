@@ -24,22 +24,16 @@ def hazelnut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from ssray.recipes.compact import demo
     from ssray.scoring.judge import Judge, prepare
     from ssray.storage.location import Location
-    from ssray.training.build import build_model
+    from ssray.training.build import BuildRequest, build_model
 
     folder = tmp_path_factory.mktemp("hazelnut")
     write_demo_data(folder / "data", categories=1, images=12, size=64)
     images = sorted((folder / "data").glob("*/train/good/*.png"))
     settings = ["image_size=64", "network.width=4", "schedule.images=200", "schedule.holdout=0.3"]
     recipe = override(demo(), settings)
-    model = build_model(
-        [str(path) for path in images],
-        "hazelnut",
-        "v1",
-        recipe,
-        Compute(precision="float32"),
-        torch.device("cpu"),
-        threads=1,
-    )
+    uris, compute = [str(path) for path in images], Compute(precision="float32")
+    request = BuildRequest(uris, "hazelnut", "v1", recipe, compute)
+    model = build_model(request, torch.device("cpu"), threads=1)
     assert model is not None
     store = Location.parse(folder / "store")
     save(model, store)

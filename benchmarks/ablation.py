@@ -44,9 +44,10 @@ from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import Reconstructor
 from ssray.recipes import compact
 from ssray.storage.location import Location
-from ssray.training import images as feeding
-from ssray.training.build import ensemble_parts
 from ssray.training.fit import fit
+from ssray.training.images import load_feed
+from ssray.training.plan import ensemble_parts
+from ssray.training.trainer import Numerics
 
 HEAD = """
 # Ablation
@@ -210,12 +211,13 @@ def perform(run: Run) -> dict[str, Any]:
     torch.set_num_threads(1)
     manifest = index_dataset(Location.parse(run.root), [run.category])
     train = manifest.filter(pc.equal(manifest["split"], "train"))
-    feed = feeding.load(train["uri"].to_pylist(), run.recipe, threads=1, seed=run.seed)
+    feed = load_feed(train["uri"].to_pylist(), run.recipe, threads=1, seed=run.seed)
     training, held_out = feed.sample, feed.held_out
+    numerics = Numerics(CPU, PRECISION)
     networks: list[nn.Module] = []
     validation, seconds = 0.0, 0.0
     for part in ensemble_parts(run.recipe):
-        fitted = fit(training, held_out, part, device=CPU, precision=PRECISION, seed=run.seed)
+        fitted = fit(feed, part, numerics, seed=run.seed)
         networks.append(fitted.model)
         validation, seconds = (
             fitted.history[-1].validation_loss,

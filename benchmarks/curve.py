@@ -29,9 +29,9 @@ from ssray.models import store as model_store
 from ssray.models.artifact import new_version
 from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
-from ssray.training import images as feeding
-from ssray.training.build import Progress, build_model
-from ssray.training.fit import ProgressRow
+from ssray.training.build import BuildRequest, Callbacks, Progress, build_model
+from ssray.training.images import load_feed
+from ssray.training.progress import ProgressRow
 
 CPU = torch.device("cpu")
 MINUTES = (1, 2, 4, 7, 10, 15, 20, 30, 40, 50, 60)
@@ -69,13 +69,16 @@ def main() -> None:
             epochs.append(epoch)
 
     model = build_model(
-        uris, options.category, version, recipe, compute, CPU, threads=threads, on_row=keep
+        BuildRequest(uris, options.category, version, recipe, compute),
+        CPU,
+        threads=threads,
+        callbacks=Callbacks(on_row=keep),
     )
     assert model is not None  # this is rank 0
     store = Location.parse(options.models)
     artifact.save(model, store)
     model_store.publish(store, options.category, version, before)
-    feed = feeding.load(uris, recipe, threads, options.seed)
+    feed = load_feed(uris, recipe, threads, options.seed)
     precision = model.precision("auto", CPU)
     test_set = TestSet.read(manifest, recipe.image_size)
     network = Autoencoder(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -46,7 +46,7 @@ from ssray.recipes.request import RecipeRequest  # noqa: E402
 from ssray.scoring.evaluation import PAPER  # noqa: E402
 from ssray.storage.location import Location  # noqa: E402
 from ssray.training.distributed import BACKENDS, ProcessGroup  # noqa: E402
-from ssray.training.fit import ProgressRow  # noqa: E402
+from ssray.training.progress import ProgressRow  # noqa: E402
 
 EARLIER_NIGHT = 280.0
 """Images a second of a night on one H100 with 16 cores, at commit 6638c20."""
@@ -183,7 +183,7 @@ def strips(count: int) -> list[bytes]:
 
 def strip_model(setup: Setup, recipe: Recipe) -> artifact.ModelArtifact:
     """A model for such images."""
-    from ssray.training.build import build_model
+    from ssray.training.build import BuildRequest, build_model
 
     few = override(
         recipe,
@@ -202,7 +202,9 @@ def strip_model(setup: Setup, recipe: Recipe) -> artifact.ModelArtifact:
             path.write_bytes(content)
             uris.append(str(path))
         compute = Compute(images_per_step=4, precision="float32" if setup.small else "bfloat16")
-        model = build_model(uris, "strip", "v1", few, compute, setup.device, threads=2)
+        model = build_model(
+            BuildRequest(uris, "strip", "v1", few, compute), setup.device, threads=2
+        )
     assert model is not None  # this process is alone
     return model
 

@@ -34,15 +34,16 @@ from ssray.method.corruption import KINDS, corrupt
 from ssray.method.inference import Reconstructor, autocast, to_network
 from ssray.method.objective import reconstruction_objective
 from ssray.models.artifact import ModelArtifact
+from ssray.models.device import PRECISIONS
 from ssray.recipes import compact, paper
 from ssray.scoring.export import export as export_model
 from ssray.scoring.scorer import Scorer
 from ssray.storage.location import Location
-from ssray.training import fit as training
-from ssray.training import images as feeding
-from ssray.training.build import build_model
-from ssray.training.fit import fit
+from ssray.training.build import BuildRequest, build_model
+from ssray.training.fit import TrainingRun, fit
 from ssray.training.growth import filling_growth, grown, most_growth
+from ssray.training.images import Feed, load_feed
+from ssray.training.trainer import Numerics
 
 CPU = torch.device("cpu")
 SMALL = 8
@@ -181,7 +182,9 @@ def growth_of(setup: Setup, recipe: Recipe) -> float:
     """How far its step grows on the device, for a category of usual size."""
     shape = (recipe.image_size, recipe.image_size)
     most = 2 if setup.small else most_growth(recipe, TRAINING_IMAGES)
-    return filling_growth(recipe, shape, setup.device, setup.precision, parts=1, most=most)
+    return filling_growth(
+        recipe, shape, Numerics(setup.device, setup.precision, parts=1), most=most
+    )
 
 
 def machine(setup: Setup) -> None:
@@ -288,14 +291,13 @@ def _training_against_bare_steps(setup: Setup, name: str, recipe: Recipe) -> Non
     ready = random_images(setup, batch, side)
     generator = torch.Generator().manual_seed(0)
     bare = bare_step(network_of(recipe, setup.device), ready, setup.precision)
-    run = training._Run(
-        images[8:], images[:8], larger, setup.device, setup.precision, 0, None, None, None
-    )
+    numerics = Numerics(setup.device, setup.precision)
+    run = TrainingRun(Feed(images[8:], images[:8]), larger, numerics)
     if setup.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     works: dict[str, Callable[[], object]] = {
         "bare": bare,
-        "ours": lambda: run.step(checkpoint_due=False),
+        "ours": run.step,
         "drawing": lambda: corrupt(ready, recipe.corruption, side, generator),
     }
     rounds = 2 if setup.small else max(6, round(600 / batch))
@@ -348,7 +350,7 @@ def quick_model(setup: Setup, recipe: Recipe) -> ModelArtifact:
         [name] = write_demo_data(Path(folder), categories=1, images=20, size=size)
         uris = sorted(str(p) for p in Path(folder, name, "train/good").iterdir())
         compute = Compute(images_per_step=4, precision="float32" if setup.small else "bfloat16")
-        model = build_model(uris, name, "v", few, compute, setup.device, threads=2)
+        model = build_model(BuildRequest(uris, name, "v", few, compute), setup.device, threads=2)
     assert model is not None  # this process is alone
     return model
 
@@ -363,7 +365,7 @@ def maps_equal_the_cpus(setup: Setup) -> None:
             if precision == "bfloat16" and name:
                 continue
             torch.backends.cudnn.allow_tf32 = allowed
-            found = Scorer(model, setup.device, getattr(torch, precision))(images).maps
+            found = Scorer(model, setup.device, PRECISIONS[precision])(images).maps
             off = float(np.abs(found - expected).max() / expected.max())
             bound = 10 * most if precision == "float32" and allowed else most
             row(f"maps in {precision}{name}, largest difference", off, most=bound)
@@ -385,18 +387,12 @@ def trained_quality_equals_the_cpus(setup: Setup) -> None:
             ["image_size=64", f"schedule.images={images}", "schedule.epochs=null"],
         )
         test_set = TestSet.read(manifest, recipe.image_size)
-        feed = feeding.load(uris, recipe, threads=2, seed=0)
+        feed = load_feed(uris, recipe, threads=2, seed=0)
 
         def judged(
             device: torch.device, precision: torch.dtype, growth: float = 1
         ) -> tuple[float, float, float]:
-            fitted = fit(
-                feed.sample,
-                feed.held_out,
-                grown(recipe, growth),
-                device=device,
-                precision=precision,
-            )
+            fitted = fit(feed, grown(recipe, growth), Numerics(device, precision))
             calibration, average = calibrate(
                 Reconstructor([fitted.model], precision), feed.held_out, feed.sample, recipe, 0
             )

@@ -32,8 +32,10 @@ from ssray.config import Recipe, override
 from ssray.method.autoencoder import Autoencoder
 from ssray.models.device import resolve_precision, use_cores
 from ssray.recipes.request import RECIPES
-from ssray.training import fit as training
+from ssray.training.fit import TrainingRun
 from ssray.training.growth import grown
+from ssray.training.images import Feed
+from ssray.training.trainer import Numerics
 
 CPU = torch.device("cpu")
 WARM, ROUNDS = 3, 15
@@ -112,8 +114,8 @@ def _time_steps(
     else:
         dist.barrier()
         dist.destroy_process_group()
-    run = training._Run(images[:32], images[32:], recipe, CPU, precision, 0, None, None, None)
-    return _median(lambda: run.step(checkpoint_due=False))
+    run = TrainingRun(Feed(images[:32], images[32:]), recipe, Numerics(CPU, precision))
+    return _median(run.step)
 
 
 def _time_exchange(rank: int, processes: int, port: int, recipe: Recipe) -> float:

@@ -22,7 +22,7 @@ from ssray.data.demo.dataset import write_demo_data
 from ssray.models.artifact import ModelArtifact
 from ssray.recipes.compact import demo
 from ssray.storage.location import Location
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 from tests.helpers import BUCKET, TINY, Ended, free_ports
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def tiny_model(demo_root: Path, tiny: Recipe) -> ModelArtifact:
     """A model of ``weave`` that was trained for a moment, version v1; for all, so change copies."""
     uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
     compute, device = Compute(precision="float32"), torch.device("cpu")
-    return build_model(uris, "weave", "v1", tiny, compute, device, threads=1)
+    model = build_model(BuildRequest(uris, "weave", "v1", tiny, compute), device, threads=1)
+    assert model is not None
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from ssray.cluster.progress import Lines, clock
 from ssray.models.store import StoredVersion
 from ssray.nightly.night_log import Completed
 from ssray.storage.location import Location
-from ssray.training.fit import ProgressRow
+from ssray.training.progress import ProgressRow
 
 LINE_SECONDS = 10.0
 """Where there is no terminal, long loops print a line this often."""

@@ -26,7 +26,7 @@ from ssray.method.inference import to_network
 from ssray.models.store import published
 from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
-from ssray.training.fit import ProgressRow
+from ssray.training.progress import ProgressRow
 from ssray.training.tensorboard import event_log
 
 SAMPLE = 32

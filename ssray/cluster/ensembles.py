@@ -17,7 +17,7 @@ from ssray.models.device import resolve_device, use_cores
 from ssray.search.ensembles import best_ensemble
 from ssray.search.trials import TrialResult, ranked
 from ssray.storage.json_file import read_json
-from ssray.training import images as feeding
+from ssray.training.images import load_held_out
 
 MOST = 4
 """So many of the best models are tried in pairs."""
@@ -114,4 +114,4 @@ def _model(search: Search, trial: TrialResult) -> ModelArtifact:
 
 def _held_out(search: Search, model: ModelArtifact, threads: int) -> Tensor:
     seed, shape = search.compute.seed, model.input_shape
-    return feeding.held_out(search.uris, model.recipe, threads, seed, shape)
+    return load_held_out(search.uris, model.recipe, threads, seed, shape)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ray.util.queue import Empty, Queue
 
-from ssray.training.fit import ProgressRow
+from ssray.training.progress import ProgressRow
 
 _POLL_SECONDS = 0.2
 

@@ -30,11 +30,11 @@ from ssray.report.reconstructions import reconstruction_sheet
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.lease import SILENCE_SECONDS, Lease
 from ssray.storage.location import Location
-from ssray.training import images as feeding
-from ssray.training.build import Progress, build_model, training_key
+from ssray.training.build import BuildRequest, Callbacks, Progress, build_model, training_key
 from ssray.training.checkpoint import CheckpointFile
 from ssray.training.distributed import BACKENDS
-from ssray.training.fit import ProgressRow
+from ssray.training.images import exceeds_memory, texture_uris
+from ssray.training.progress import ProgressRow
 
 TRAININGS = ".training"
 """Folder of a store for what trainings under way need."""
@@ -158,7 +158,7 @@ def train_category(
     to_train_on = round(len(uris) * (1 - recipe.schedule.holdout))
     workers, each = training_workers(compute, recipe, to_train_on, cores)
     check_capacity(workers, each.cpus, each.gpus)
-    data_fingerprint = fingerprint([*uris, *feeding.texture_uris(recipe)])
+    data_fingerprint = fingerprint([*uris, *texture_uris(recipe)])
     key = training_key(recipe, compute, data_fingerprint, trial.criterion if trial else None)
     done = _completed(store, category, key)
     if done:
@@ -182,7 +182,7 @@ def train_category(
             data_fingerprint=data_fingerprint,
             store=store,
             folder=folder,
-            streamed=feeding.exceeds(uris, recipe.image_size, compute.memory_gib, each.cpus),
+            streamed=exceeds_memory(uris, recipe.image_size, compute.memory_gib, each.cpus),
             instead_of=in_use(store, category),
             trial=trial,
             progress=Queue(actor_options={"num_cpus": 0}),
@@ -308,19 +308,20 @@ def _train_on_worker(config: dict[str, _Job]) -> None:
         device = ray.train.torch.get_device()  # of this worker's, if it sees those of others, too
     if not is_complete(job.store / job.category / job.version):
         model = build_model(
-            job.uris,
-            job.category,
-            job.version,
-            job.recipe,
-            job.compute,
+            BuildRequest(
+                job.uris,
+                job.category,
+                job.version,
+                job.recipe,
+                job.compute,
+                data_fingerprint=job.data_fingerprint,
+                criterion=job.trial.criterion if job.trial else None,
+            ),
             device,
             threads=job.each.threads(),
-            data_fingerprint=job.data_fingerprint,
             checkpoints=CheckpointFile(job.folder),
             decode=decode_on_cluster if job.streamed else None,
-            on_decoded=on_decoded,
-            on_row=on_row,
-            criterion=job.trial.criterion if job.trial else None,
+            callbacks=Callbacks(on_decoded=on_decoded, on_row=on_row),
         )
         if model:
             save(model, job.store)

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import platform
 import resource
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ssray.config import Device, Network, Precision
 from ssray.errors import ConfigError
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import autocast
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PrecisionName = Literal["float32", "bfloat16"]
+
+PRECISION_NAMES: dict[torch.dtype, PrecisionName] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+}
+"""The names of the precisions in which a network's inner layers can run."""
+PRECISIONS: dict[str, torch.dtype] = {name: dtype for dtype, name in PRECISION_NAMES.items()}
+"""The precisions by their names."""
+OPENVINO_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+"""What OpenVINO calls the precisions."""
 _TIMED_STEPS = 3
 _TIMED_SIDE = 96
 _GLIBC_OPTIONS = {-3: 32 * 1024**2, -1: 2**31 - 1}
@@ -88,7 +101,7 @@ def resolve_precision(precision: Precision, device: torch.device, network: Netwo
             "and would be slower than in float32. Use --precision auto or float32."
         )
     if precision != "auto":
-        return _DTYPES[precision]
+        return PRECISIONS[precision]
     if device.type == "cuda":
         return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
     return _faster_precision(network, device)
@@ -96,7 +109,7 @@ def resolve_precision(precision: Precision, device: torch.device, network: Netwo
 
 def kept_precision(precision: str, device: torch.device) -> torch.dtype:
     """What a model was trained in so far; float32 on a GPU without instructions for bfloat16."""
-    return _DTYPES[precision] if _computes_bfloat16(device) else torch.float32
+    return PRECISIONS[precision] if _computes_bfloat16(device) else torch.float32
 
 
 def _computes_bfloat16(device: torch.device) -> bool:
@@ -109,24 +122,53 @@ def _computes_bfloat16(device: torch.device) -> bool:
 
 @functools.cache
 def _faster_precision(network: Network, device: torch.device) -> torch.dtype:
-    seconds = {dtype: _seconds_a_step(network, device, dtype) for dtype in _DTYPES.values()}
-    return min(seconds, key=lambda dtype: seconds[dtype])
+    """The precision in which a forward and backward pass on a small batch takes less time."""
+    seconds = {}
+    for precision in PRECISIONS.values():
+        model = Autoencoder(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = torch.rand(4, 3, _TIMED_SIDE, _TIMED_SIDE, device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        seconds[precision] = seconds_a_step(model, images, precision)
+    return min(seconds, key=lambda precision: seconds[precision])
 
 
-def _seconds_a_step(network: Network, device: torch.device, precision: torch.dtype) -> float:
-    """The fastest of a few forward and backward passes on a small batch."""
-    model = Autoencoder(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.rand(4, 3, _TIMED_SIDE, _TIMED_SIDE, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    fastest = float("inf")
+def seconds_a_step(
+    network: nn.Module,
+    images: Tensor,
+    precision: torch.dtype,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> float:
+    """Times a few steps on the same images and returns the seconds of the fastest.
+
+    Args:
+        network: maps the images to a reconstruction of the same shape. It is changed if there is an
+            optimizer.
+        images: (B, 3, H, W) float32, on the network's device.
+        precision: the data type of the network's inner layers.
+        optimizer: takes a step with the gradients. Without one a step is a forward and a backward
+            pass whose gradients add up.
+    """
+    fastest = math.inf
     for step in range(1 + _TIMED_STEPS):
+        _wait_for(images.device)
         started = time.perf_counter()
-        with autocast(device, precision):
-            loss = F.mse_loss(model(images), images)
+        if optimizer:
+            optimizer.zero_grad(set_to_none=True)
+        with autocast(images.device, precision):
+            loss = F.mse_loss(network(images), images)
         loss.backward()
+        if optimizer:
+            optimizer.step()
+        _wait_for(images.device)
         if step:
             fastest = min(fastest, time.perf_counter() - started)
     return fastest
+
+
+def _wait_for(device: torch.device) -> None:
+    """Waits until a GPU has done all that it was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def peak_memory_gib(device: torch.device) -> dict[str, float]:

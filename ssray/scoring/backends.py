@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ssray.config import Backend
+from ssray.models.device import OPENVINO_PRECISIONS
 
 if TYPE_CHECKING:
     import openvino
-
-_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 def resolve_backend(backend: Backend, device: torch.device) -> Backend:
@@ -43,7 +42,7 @@ class OpenVinoNetwork(nn.Module):
         super().__init__()
         self._network = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self._settings = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # two processes would choose the same cores

@@ -20,6 +20,7 @@ from ssray.calibration.evidence import Evidence
 from ssray.config import Difference
 from ssray.method.inference import Reconstructor
 from ssray.models.artifact import ModelArtifact, new_version
+from ssray.models.device import PRECISION_NAMES
 
 MIN_GAIN = 0.1
 """By what share an ensemble's error must be below the best model's: it takes twice as long."""
@@ -102,7 +103,7 @@ def _ensemble(
     facts = one.facts.model_copy(
         update={
             "training_key": f"{one.facts.training_key}+{other.facts.training_key}",
-            "precision": "bfloat16" if precision == torch.bfloat16 else "float32",
+            "precision": PRECISION_NAMES[precision],
             "images_seen": one.facts.images_seen + other.facts.images_seen,
             "seconds": one.facts.seconds + other.facts.seconds,
         }

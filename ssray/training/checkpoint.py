@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,10 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+
+    def __or__(self, other: Checkpoint) -> Checkpoint:
+        """Both states in one."""
+        return Checkpoint(self.tensors | other.tensors, self.facts | other.facts)
 
     def below(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names start with ``prefix.``, without it."""
@@ -56,6 +61,11 @@ class Checkpoint:
             return cls(tensors, json.loads(header["__metadata__"]["facts"]))
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"no checkpoint: {error}") from None
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with ``prefix.`` before their names, which ``Checkpoint.below`` undoes."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 class CheckpointFile:

@@ -12,6 +12,7 @@ from ssray.method.anomaly_map import smooth
 from ssray.method.inference import differences, evaluating, image_batches
 from ssray.method.synthetic_defects import add_defects
 from ssray.metrics.pixels import pixel_auroc
+from ssray.training.checkpoint import Checkpoint, prefixed
 from ssray.training.distributed import ProcessGroup
 
 CHECKS = 50
@@ -84,18 +85,19 @@ class EarlyStopping:
             self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
         return spent - self._best_at >= self._patience
 
-    def restore(self, model: nn.Module) -> None:
-        """Puts the best weights back."""
+    def put_back(self, model: nn.Module) -> None:
+        """Gives a network the best weights, if there are any."""
         if self.weights:
             model.load_state_dict(self.weights)
 
-    @property
-    def progress(self) -> tuple[int, float | None, float]:
-        """With ``weights``, what ``resume`` needs to go on."""
-        return self._checks, None if math.isinf(self._best) else self._best, self._best_at
+    def state(self) -> Checkpoint:
+        """What ``restore`` needs."""
+        best = None if math.isinf(self._best) else self._best
+        facts = {"stopping": (self._checks, best, self._best_at)}
+        return Checkpoint(prefixed("best", self.weights), facts)
 
-    def resume(self, progress: tuple[int, float | None, float], weights: dict[str, Tensor]) -> None:
-        """Goes on from an earlier object's ``progress`` and ``weights``."""
-        self._checks, best, self._best_at = progress
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a state."""
+        self._checks, best, self._best_at = checkpoint.facts["stopping"]
         self._best = -math.inf if best is None else best
-        self.weights = weights
+        self.weights = checkpoint.below("best")

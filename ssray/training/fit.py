@@ -12,64 +12,42 @@ cost about equal time whatever the crop.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 
-from ssray.config import Objective, Recipe
-from ssray.data.window import ImageWindow
-from ssray.errors import TrainingError
-from ssray.method.augmentation import draw_crops, random_light
-from ssray.method.autoencoder import Autoencoder
-from ssray.method.corruption import Corrupted, corrupt
-from ssray.method.inference import autocast, evaluating, image_batches, reconstruct
-from ssray.method.objective import amplification_objective, reconstruction_objective
-from ssray.training.averaging import PartStatistics, WeightAverage
+from ssray.config import Recipe
+from ssray.training.budget import Budget
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.distributed import ProcessGroup
 from ssray.training.early_stopping import EarlyStopping
-from ssray.training.schedule import batch_size, crop_shape, images_to_see, learning_rate
-
-VALIDATION_IMAGES = 8
-SECONDS_BETWEEN_ROWS = 10.0
-ROW_COST = 0.01
-"""Share of the time that rows of the epoch log may take, for their validation loss."""
+from ssray.training.images import Feed
+from ssray.training.progress import ProgressLog, ProgressRow
+from ssray.training.trainer import Numerics, Trainer
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProgressRow:
-    """One row of the epoch log, written every ten seconds or more, and at the end.
+@dataclass(frozen=True)
+class Checkpointing:
+    """Where a training goes on from, and what becomes of its own checkpoints.
 
-    ``objective`` is the one the network is trained with, ``epoch`` counts how often the training
-    set was seen, fractions included.
-
-    Losses are the objective on pixel values in [0, 1], the training loss averaged since the
-    previous row over all workers, the validation loss on held-out images with the averaged
-    weights. Times are seconds. Images are counted over all workers, crops by their area.
+    Attributes:
+        resume: the state to go on from; None starts anew. On the CPU, with a budget in images, the
+            same threads and the same number of processes, the weights end as they would have
+            without the stop; with any other number of processes that share the same parts, they
+            do but for rounding.
+        every_minutes: the least time between two checkpoints; infinity for none.
+        callback: called on every process with the state to resume from.
     """
 
-    objective: str
+    resume: Checkpoint | None = None
+    every_minutes: float = math.inf
+    callback: Callable[[Checkpoint], None] = lambda checkpoint: None
 
-    epoch: float
-    images_seen: float
-    budget_spent: float
-    crop_rows: int
-    crop_columns: int
-    learning_rate: float
-    train_loss: float
-    validation_loss: float
-    images_per_second: float
-    seconds: float
-    seconds_left: float
+
+_NO_CHECKPOINTS = Checkpointing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,45 +59,27 @@ class Fitted:
 
 
 def fit(
-    training: Tensor | ImageWindow,
-    held_out: Tensor,
+    feed: Feed,
     recipe: Recipe,
+    numerics: Numerics,
     *,
-    device: torch.device,
-    precision: torch.dtype,
     seed: int = 0,
     max_minutes: float | None = None,
-    textures: Tensor | None = None,
-    parts: int | None = None,
-    compiled: bool = False,
-    resume: Checkpoint | None = None,
-    checkpoint_minutes: float = math.inf,
-    on_row: Callable[[ProgressRow, nn.Module], None] = lambda epoch, network: None,
-    on_checkpoint: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    checkpointing: Checkpointing = _NO_CHECKPOINTS,
+    on_row: Callable[[ProgressRow, nn.Module], None] = lambda row, network: None,
 ) -> Fitted:
     """Trains one autoencoder.
 
     Args:
-        training: (N, H, W, 3) uint8 defect-free images, any device, the same in every process; or
-            a window over more, each process's own.
-        held_out: (M, H, W, 3) uint8 images for the validation loss, the same in every process.
+        feed: the images on any device. Those held out and the textures are the same in every
+            process, and so are those to train on unless they come through a window.
         recipe: what to train; its objective is (1) or (4), no ensemble.
-        device: where to train. The training images are moved there as uint8.
-        precision: float32, or bfloat16 for autocast with float32 weights.
+        numerics: where and how to compute. The images to train on are moved to the device as uint8.
         seed: fixes initial weights and, with a part's number, what is drawn for it.
-        max_minutes: time budget; None leaves it to the schedule to end the run.
-        textures: (T, H', W', 3) uint8 foreign content for the corruption, any device.
-        parts: in how many parts each step's batch goes through the network, shared out over the
-            processes; default: one each. The result depends on them and, but for rounding and
-            windows, not on how many processes share them.
-        compiled: run the network through ``torch.compile``, once for each crop size.
-        resume: goes on from there. On the CPU, with a budget in images, the same threads and the
-            same number of processes, the weights end as they would have without the stop; to
-            rounding, with any number that shares the same parts.
-        checkpoint_minutes: how often ``on_checkpoint`` is called.
+        max_minutes: the time budget; None leaves it to the schedule to end the run.
+        checkpointing: where to go on from, and what to do with checkpoints.
         on_row: called on every process with each row of the epoch log and the averaged
             network as it is then.
-        on_checkpoint: called on every process with the state to resume from.
 
     Raises:
         ValueError: if the objective is an ensemble, or there are fewer parts than processes.
@@ -127,299 +87,107 @@ def fit(
     """
     if recipe.objective.kind == "ensemble":
         raise ValueError(
-            "fit trains one network; ssray.training.build.ensemble_parts splits an ensemble"
+            "fit trains one network; ssray.training.plan.ensemble_parts splits an ensemble"
         )
-    run = _Run(training, held_out, recipe, device, precision, seed, max_minutes, textures, parts)
-    if compiled:
-        run.compile()
-    if resume:
-        run.restore(resume)
+    run = TrainingRun(feed, recipe, numerics, seed=seed, max_minutes=max_minutes)
+    if checkpointing.resume:
+        run.restore(checkpointing.resume)
     checkpointed = time.monotonic()
-    while not run.finished:
-        due = time.monotonic() - checkpointed >= 60 * checkpoint_minutes
-        row_due, due = run.step(due)
-        if row_due:
-            on_row(run.add_row(), run.average.model)
-        if due:
+    while not run.budget.finished:
+        due = run.step(time.monotonic() - checkpointed >= 60 * checkpointing.every_minutes)
+        if due.row:
+            on_row(run.add_row(), run.model)
+        if due.checkpoint:
             checkpointed = time.monotonic()
-            on_checkpoint(run.checkpoint())
-    return Fitted(model=run.average.model.eval(), history=run.history)
+            checkpointing.callback(run.checkpoint())
+    return Fitted(model=run.model.eval(), history=run.log.history)
 
 
-class _Run:
-    """A training under way: all that changes from step to step.
+@dataclass(frozen=True)
+class Due:
+    """What is to be done after a step; a row of the epoch log comes before each checkpoint."""
 
-    A step's batch comes in parts. Each is drawn by its own generator and normalised by its own
-    statistics, as SyncBatchNorm knows no CPU and waits in every layer. The running statistics that
-    the trained network will use are the mean of what each part alone would have made of them, so
-    that all processes hold one and the same network at any time, and it does not matter which of
-    them trained on which part.
+    row: bool
+    checkpoint: bool
+
+
+class TrainingRun:
+    """A training under way: what trains, what it may spend, and what it tells.
+
+    Attributes:
+        trainer: takes the steps.
+        stopping: keeps the best weights, where the recipe asks for it.
+        budget: how much is spent.
+        log: the epoch log.
     """
 
     def __init__(
         self,
-        training: Tensor | ImageWindow,
-        held_out: Tensor,
+        feed: Feed,
         recipe: Recipe,
-        device: torch.device,
-        precision: torch.dtype,
-        seed: int,
-        max_minutes: float | None,
-        textures: Tensor | None,
-        parts: int | None,
+        numerics: Numerics,
+        *,
+        seed: int = 0,
+        max_minutes: float | None = None,
     ) -> None:
-        self.history: list[ProgressRow] = []
-        self.finished = False
-        self._recipe, self._device, self._precision = recipe, device, precision
-        self._seed, self._max_minutes = seed, max_minutes
+        """Takes no step yet; the arguments are those of ``fit``."""
         self._team = ProcessGroup.current()
-        self._parts = self._team.size if parts is None else parts
-        if self._parts < self._team.size:
-            raise ValueError(f"{parts} parts for {self._team.size} processes; at least one each")
-        self._window = training if isinstance(training, ImageWindow) else None
-        if isinstance(training, ImageWindow):
-            training.to(device)
-            self._images_in_all = training.total
-        else:
-            self._training, self._images_in_all = training.to(device), len(training)
-        self._held_out = held_out
-        self._budget = images_to_see(recipe.schedule, self._images_in_all)
-        self._textures = None if textures is None else textures.to(device)
-
-        torch.manual_seed(seed)  # initial weights are drawn from torch's global generator
-        self._model = Autoencoder(recipe.network)
-        self._model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = WeightAverage(self._model, recipe.schedule.averaging)
-        self._network: nn.Module = self._model
-        if self._team.size > 1:
-            self._network = DistributedDataParallel(
-                self._model, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
-        self._network.train()
-        self._optimizer = torch.optim.Adam(
-            self._network.parameters(), lr=recipe.schedule.learning_rate, fused=True
+        feed = feed.on(numerics.device)
+        self.trainer = Trainer(feed, recipe, numerics, seed)
+        self.stopping = EarlyStopping(
+            recipe.objective, feed.held_out, numerics.precision, self._team
         )
-        self._generators = [
-            torch.Generator().manual_seed(_seed_of(seed, part))
-            for part in self._team.share(self._parts)
-        ]
-        self._stopping = EarlyStopping(recipe.objective, held_out, precision, self._team)
+        self.budget = Budget(recipe.schedule, feed.training_images, max_minutes)
+        self.log = ProgressLog(feed, recipe, numerics)
+        if numerics.compile:
+            self.trainer.compile()
 
-        self._loss_sum = torch.zeros((), device=device)
-        self._steps_in_row = 0
-        self._seen = self._seen_before_row = self._spent = 0.0
-        self._seconds_before = 0.0
-        self._validation_seconds = math.inf
-        self._started = self._row_started = time.monotonic()
+    @property
+    def model(self) -> nn.Module:
+        """The averaged network as it is now."""
+        return self.trainer.average.model
 
-    def compile(self) -> None:
-        """Compiles the network that is trained; the average stays as it is."""
-        self._model.compile(dynamic=False)
+    def step(self, checkpoint_due: bool = False) -> Due:
+        """Takes one step of the optimizer, and decides what comes after it.
 
-    def step(self, checkpoint_due: bool) -> tuple[bool, bool]:
-        """One step of the optimizer.
+        Args:
+            checkpoint_due: whether this process would like a checkpoint now.
 
         Returns:
-            Whether a row of the epoch log is due, and whether a checkpoint is; a row comes before
-            each checkpoint.
+            What rank 0 decided for all processes.
         """
-        schedule = self._recipe.schedule
-        height, width = self._held_out.shape[1:3]
-        self._crop = crop_shape(self._spent, schedule, (height, width))
-        batch = batch_size(self._crop, (height, width), schedule, self._parts)
-        self._rate = learning_rate(self._spent, schedule)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate
-        if self._window:
-            self._window.advance(self._seen / self._team.size)
-            self._training = self._window.images
-
-        self._optimizer.zero_grad(set_to_none=True)
-        statistics = PartStatistics(self._model, self._parts)
-        for generator in self._generators:
-            last = generator is self._generators[-1]
-            with self._gradients_exchanged(last), statistics.part():
-                loss = self._loss(batch, generator)
-                # DDP takes the mean over processes, however many parts each has.
-                (loss * self._team.size / self._parts).backward()
-            self._loss_sum += loss.detach()
-        statistics.join(self._team)
-        self._optimizer.step()
-        self.average.update()
-
-        self._steps_in_row += 1
-        self._seen += self._parts * batch * math.prod(self._crop) / (height * width)
-        clock = self._seconds() / (60 * self._max_minutes) if self._max_minutes else 0.0
-        row_due = time.monotonic() - self._row_started >= self._seconds_between_rows()
-        self._spent, row, checkpoint = self._team.first(
-            max(self._seen / self._budget, clock), row_due, checkpoint_due
+        step = self.trainer.step(self.budget.spent, self.budget.images_seen)
+        self.log.add_step(step)
+        self.budget.images_seen += step.images
+        spent, row, checkpoint = self._team.first(
+            self.budget.share(), self.log.due(), checkpoint_due
         )
-        stopped = self._stopping.after(self._spent, self.average.model)
-        self.finished = stopped or self._spent >= 1.0
-        if self.finished:
-            self._spent = 1.0
-            self._stopping.restore(self.average.model)
-        return bool(row or checkpoint or self.finished), bool(checkpoint and not self.finished)
-
-    def _loss(self, batch: int, generator: torch.Generator) -> Tensor:
-        """The objective of crops drawn and corrupted now."""
-        schedule, side = self._recipe.schedule, min(self._training.shape[1:3])
-        images = draw_crops(self._training, batch, self._crop, schedule.augmentation, generator)
-        if schedule.photometric:
-            images = random_light(images, schedule.photometric, generator)
-        corrupted = corrupt(images, self._recipe.corruption, side, generator, self._textures)
-        with autocast(self._device, self._precision):
-            reconstruction = self._network(corrupted.images)
-        return objective(reconstruction, corrupted, self._recipe.objective)
-
-    def _gradients_exchanged(self, now: bool) -> AbstractContextManager[None]:
-        """Whether the block's backward pass exchanges gradients; they add up until one does."""
-        if now or not isinstance(self._network, DistributedDataParallel):
-            return nullcontext()
-        waiting: AbstractContextManager[None] = self._network.no_sync()
-        return waiting
+        stopped = self.stopping.after(spent, self.model)
+        self.budget.spent = 1.0 if stopped else min(1.0, spent)
+        finished = self.budget.finished
+        if finished:
+            self.stopping.put_back(self.model)
+        return Due(
+            row=bool(row or checkpoint or finished), checkpoint=bool(checkpoint and not finished)
+        )
 
     def add_row(self) -> ProgressRow:
-        """The row of the epoch log that is due."""
-        [loss_sum] = self._team.total(float(self._loss_sum))
-        train_loss = loss_sum / (self._steps_in_row * self._parts)
-        began = time.monotonic()
-        validation = validation_loss(
-            self.average.model, self._held_out, self._recipe, self._precision, self._textures
-        )
-        self._validation_seconds = min(self._validation_seconds, time.monotonic() - began)
-        if not math.isfinite(train_loss + validation):
-            raise TrainingError(
-                f"the loss became {train_loss} after {self._seen:.0f} images; try a lower "
-                "schedule.learning_rate or --precision float32."
-            )
-        now, seconds = time.monotonic(), self._seconds()
-        epoch = ProgressRow(
-            objective=self._recipe.objective.kind,
-            epoch=self._seen / self._images_in_all,
-            images_seen=self._seen,
-            budget_spent=self._spent,
-            crop_rows=self._crop[0],
-            crop_columns=self._crop[1],
-            learning_rate=self._rate,
-            train_loss=train_loss,
-            validation_loss=validation,
-            images_per_second=(self._seen - self._seen_before_row) / (now - self._row_started),
-            seconds=seconds,
-            seconds_left=seconds * (1 / self._spent - 1),
-        )
-        self.history.append(epoch)
-        self._loss_sum.zero_()
-        self._steps_in_row, self._seen_before_row, self._row_started = 0, self._seen, now
-        return epoch
+        """Adds the row of the epoch log that is due.
+
+        Raises:
+            TrainingError: if the loss is no longer finite.
+        """
+        return self.log.add_row(self.model, self.budget)
 
     def checkpoint(self) -> Checkpoint:
-        """The state after a row of the epoch log."""
-        moments = {
-            f"optimizer.{number}.{name}": tensor
-            for number, state in self._optimizer.state_dict()["state"].items()
-            for name, tensor in state.items()
-        }
-        generators = self._team.gather([g.get_state() for g in self._generators], self._parts)
-        tensors = {
-            **_below("network", self._model.state_dict()),
-            **_below("average", self.average.model.state_dict()),
-            **_below("best", self._stopping.weights),
-            **_below("generator", dict(enumerate(generators))),
-            **moments,
-        }
-        facts = {
-            "images_seen": self._seen,
-            "budget_spent": self._spent,
-            "seconds": self._seconds(),
-            "averaged_steps": self.average.steps,
-            "stopping": self._stopping.progress,
-            "history": [dataclasses.asdict(epoch) for epoch in self.history],
-        }
-        return Checkpoint({k: v.detach().clone() for k, v in tensors.items()}, facts)
+        """The state after a row of the epoch log, as a copy."""
+        state = (
+            self.budget.state() | self.trainer.state() | self.stopping.state() | self.log.state()
+        )
+        copies = {name: tensor.detach().clone() for name, tensor in state.tensors.items()}
+        return Checkpoint(copies, state.facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Puts a state back that ``checkpoint`` gave."""
-        facts = checkpoint.facts
-        self._model.load_state_dict(checkpoint.below("network"))
-        self.average.model.load_state_dict(checkpoint.below("average"))
-        self.average.steps = facts["averaged_steps"]
-        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        weights = list(self._model.parameters())
-        for key, tensor in checkpoint.below("optimizer").items():
-            number, name = key.split(".")
-            if name != "step":  # fused Adam takes the memory layout of moments for the weights'
-                tensor = torch.empty_like(weights[int(number)]).copy_(tensor)
-            state[int(number)][name] = tensor
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
-        generators = checkpoint.below("generator")
-        for part, generator in zip(self._team.share(self._parts), self._generators, strict=True):
-            if len(generators) == self._parts:
-                generator.set_state(generators[str(part)])
-            else:  # other parts than before: new draws, not those of the start once more
-                generator.manual_seed(_seed_of(self._seed, part, round(facts["images_seen"])))
-        self._stopping.resume(facts["stopping"], checkpoint.below("best"))
-        self.history = [ProgressRow(**row) for row in facts["history"]]
-        self._seen = self._seen_before_row = facts["images_seen"]
-        self._spent = facts["budget_spent"]
-        self._seconds_before = facts["seconds"]
-
-    def _seconds_between_rows(self) -> float:
-        """As ``ROW_COST`` has it, by the quickest validation so far: others were disturbed."""
-        if math.isinf(self._validation_seconds):
-            return SECONDS_BETWEEN_ROWS
-        return max(SECONDS_BETWEEN_ROWS, self._validation_seconds / ROW_COST)
-
-    def _seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._started
-
-
-def _below(prefix: str, tensors: Mapping[Any, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def _seed_of(seed: int, part: int, images_seen: int = 0) -> int:
-    return seed * 1_000_003 + part + (images_seen << 32)
-
-
-def objective(reconstruction: Tensor, corrupted: Corrupted, settings: Objective) -> Tensor:
-    """Objective (1) or (4), a scalar."""
-    target, mask, lam = corrupted.target, corrupted.mask, settings.corrupted_weight
-    if settings.kind == "amplify":
-        return amplification_objective(reconstruction, target, corrupted.images, mask, lam)
-    return reconstruction_objective(reconstruction, target, mask, lam)
-
-
-@torch.inference_mode()
-def validation_loss(
-    model: nn.Module,
-    held_out: Tensor,
-    recipe: Recipe,
-    precision: torch.dtype,
-    textures: Tensor | None = None,
-) -> float:
-    """The mean objective of corrupted held-out images; the same corruption on every call.
-
-    Processes that train together share the images out and all get the mean over all of them. Each
-    image is corrupted by itself, so that patches swapped in from the batch change nothing here.
-
-    Args:
-        model: the same in every process.
-        held_out: (M, H, W, 3) uint8, the same in every process; the first 8 are used.
-        textures: as for ``fit``, on the model's device.
-    """
-    team = ProcessGroup.current()
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    side = min(held_out.shape[1:3])
-    loss, count = 0.0, 0.0
-    with evaluating(model):
-        for number, image in enumerate(image_batches(held_out[:VALIDATION_IMAGES], 1, device)):
-            corrupted = corrupt(image, recipe.corruption, side, generator, textures)
-            if number % team.size == team.rank:
-                reconstruction = reconstruct(model, corrupted.images, precision)
-                loss += float(objective(reconstruction, corrupted, recipe.objective))
-                count += 1
-    loss, count = team.total(loss, count)
-    return loss / count
+        for part in (self.budget, self.trainer, self.stopping, self.log):
+            part.restore(checkpoint)

@@ -13,16 +13,17 @@ and no worse after 1,000 (``docs/measured.md``).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 
-from ssray.config import Recipe
+from ssray.config import Compute, Recipe
 from ssray.method.autoencoder import Autoencoder
-from ssray.method.inference import autocast
+from ssray.models.device import seconds_a_step
+from ssray.training.distributed import ProcessGroup
+from ssray.training.images import Feed
 from ssray.training.schedule import batch_size, images_to_see
+from ssray.training.trainer import Numerics
 
 LEAST_STEPS = 2000
 """That a training keeps, of whole images."""
@@ -31,7 +32,6 @@ LEAST_GAIN = 1.1
 MEMORY_SHARE = 0.5
 """Of a GPU, or of the part of one that a worker has: that the network and its gradients may take,
 as the images, their corruption and other processes need some, too."""
-_TIMED_STEPS = 3
 
 
 def most_growth(recipe: Recipe, training_images: int) -> float:
@@ -58,13 +58,40 @@ def grown(recipe: Recipe, growth: float) -> Recipe:
     return recipe.model_copy(update={"schedule": schedule.model_copy(update=changed)})
 
 
+def choose_growth(recipe: Recipe, compute: Compute, feed: Feed, numerics: Numerics) -> float:
+    """How many times the recipe's images a step takes; the same for all processes.
+
+    It is as many as were stated. Otherwise a GPU gets as many as fill it. On CPUs, where nobody
+    stated how many workers share a step, each of them gets a step of the recipe's.
+
+    Args:
+        recipe: what is to be trained.
+        compute: images a step, number of workers and share of a GPU, where they are stated.
+        feed: the images to train on.
+        numerics: how a step is computed.
+    """
+    if compute.images_per_step:
+        return compute.images_per_step / recipe.schedule.batch
+    team = ProcessGroup.current()
+    most = most_growth(recipe, feed.training_images)
+    if numerics.device.type != "cuda":
+        return min(most, 1.0 if compute.workers else float(team.size))
+    growth = filling_growth(
+        recipe,
+        feed.shape,
+        numerics,
+        most=most,
+        memory_share=min(1.0, compute.gpus_per_worker or 1.0),
+        taken_bytes=feed.nbytes,
+    )
+    return team.least(float(growth))
+
+
 def filling_growth(
     recipe: Recipe,
     shape: tuple[int, int],
-    device: torch.device,
-    precision: torch.dtype,
+    numerics: Numerics,
     *,
-    parts: int,
     most: float,
     memory_share: float = 1.0,
     taken_bytes: int = 0,
@@ -74,9 +101,8 @@ def filling_growth(
     Args:
         recipe: what is to be trained.
         shape: rows and columns of its images.
-        device: to fill.
-        precision: of the forward pass.
-        parts: in how many each step is taken, of which the device takes one at a time.
+        numerics: the device to fill, the precision, and in how many parts a step is taken, of
+            which the device takes one at a time.
         most: the growth not to exceed.
         memory_share: of the device that this process may take.
         taken_bytes: of it, by what the training will hold beside the network.
@@ -84,12 +110,12 @@ def filling_growth(
     Returns:
         A power of two.
     """
+    device = numerics.device
+    parts = numerics.count_parts(ProcessGroup.current().size)
     sizes: dict[int, int] = {}  # a part has two images at least, at several growths perhaps
     for growth in (2**power for power in range(int(math.log2(most)) + 1)):
         sizes[batch_size(shape, shape, grown(recipe, growth).schedule, parts)] = growth
-    found = worth_growing(
-        _speed(recipe, shape, device, precision, memory_share, taken_bytes), list(sizes)
-    )
+    found = worth_growing(_speed(recipe, shape, numerics, memory_share, taken_bytes), list(sizes))
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -99,12 +125,12 @@ def filling_growth(
 def _speed(
     recipe: Recipe,
     shape: tuple[int, int],
-    device: torch.device,
-    precision: torch.dtype,
+    numerics: Numerics,
     memory_share: float,
     taken_bytes: int,
 ) -> Callable[[int], float | None]:
     """What ``worth_growing`` asks."""
+    device = numerics.device
     network = Autoencoder(recipe.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     on_gpu = device.type == "cuda"
@@ -116,7 +142,7 @@ def _speed(
         try:
             images = torch.rand(batch, 3, *shape, device=device)
             images = images.contiguous(memory_format=torch.channels_last)
-            seconds = _seconds_a_step(network, optimizer, images, precision)
+            seconds = seconds_a_step(network, images, numerics.precision, optimizer)
         except RuntimeError:  # libraries that find no memory have errors of their own
             if not on_gpu:
                 raise
@@ -149,30 +175,3 @@ def worth_growing(speed: Callable[[int], float | None], batches: Sequence[int]) 
             break
         best, fastest = batch, found
     return best
-
-
-def _seconds_a_step(
-    network: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: torch.Tensor,
-    precision: torch.dtype,
-) -> float:
-    """The fastest of a few steps."""
-    fastest = math.inf
-    for step in range(1 + _TIMED_STEPS):
-        _wait_for(images.device)
-        started = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(images.device, precision):
-            loss = F.mse_loss(network(images), images)
-        loss.backward()
-        optimizer.step()
-        _wait_for(images.device)
-        if step:
-            fastest = min(fastest, time.perf_counter() - started)
-    return fastest
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

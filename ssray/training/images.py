@@ -7,6 +7,7 @@ out is the same either way.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -38,11 +39,13 @@ class Feed:
         training: (N, H, W, 3) uint8, or a window over more.
         held_out: (M, H, W, 3) uint8, the same in every process.
         skipped: how many could not be used of those decoded before the training.
+        textures: (T, H', W', 3) uint8 foreign content for the corruption, or None.
     """
 
     training: Tensor | ImageWindow
     held_out: Tensor
-    skipped: int
+    skipped: int = 0
+    textures: Tensor | None = None
 
     @property
     def sample(self) -> Tensor:
@@ -64,10 +67,36 @@ class Feed:
         return self.training.total
 
     @property
+    def streamed(self) -> bool:
+        """Whether a window moves over the images to train on."""
+        return isinstance(self.training, ImageWindow)
+
+    @property
     def nbytes(self) -> int:
         """That the images to train on take on the device."""
         training = self.training
         return training.nbytes if isinstance(training, Tensor) else training.capacity_bytes
+
+    def on(self, device: torch.device) -> Feed:
+        """The feed with its images to train on and its textures on a device."""
+        training = self.training
+        if isinstance(training, ImageWindow):
+            training.to(device)
+        else:
+            training = training.to(device)
+        textures = None if self.textures is None else self.textures.to(device)
+        return dataclasses.replace(self, training=training, textures=textures)
+
+    def images_after(self, drawn: float) -> Tensor:
+        """The images to draw from, (N, H, W, 3) uint8, once this process has drawn so many.
+
+        Raises:
+            DataError: if there is a window and none of the images can be used.
+        """
+        if isinstance(self.training, Tensor):
+            return self.training
+        self.training.advance(drawn)
+        return self.training.images
 
     def counted(self) -> tuple[int, int]:
         """Images there were to draw from so far, and those that could not be used.
@@ -81,7 +110,7 @@ class Feed:
         return int(seen), self.skipped + int(lost)
 
 
-def exceeds(uris: Sequence[str], longer_side: int, memory_gib: float, threads: int) -> bool:
+def exceeds_memory(uris: Sequence[str], longer_side: int, memory_gib: float, threads: int) -> bool:
     """Whether the decoded images need more memory than there is for them.
 
     Raises:
@@ -90,7 +119,7 @@ def exceeds(uris: Sequence[str], longer_side: int, memory_gib: float, threads: i
     return len(uris) * _bytes(common_shape(uris, longer_side, threads)) > memory_gib * _GIB
 
 
-def load(
+def load_feed(
     uris: Sequence[str],
     recipe: Recipe,
     threads: int,
@@ -103,7 +132,7 @@ def load(
         DataError: if none can be used.
         TrainingError: if fewer than 4 can.
     """
-    first, rest = split(uris, recipe.schedule.holdout, seed)
+    first, rest = split_uris(uris, recipe.schedule.holdout, seed)
     loaded = load_images([*first, *rest], recipe.image_size, threads, on_decoded=on_decoded)
     count = len(loaded.images)
     if count < MIN_IMAGES:
@@ -117,7 +146,7 @@ def load(
     return Feed(images[held:], images[:held], len(damaged))
 
 
-def stream(
+def stream_feed(
     uris: Sequence[str],
     recipe: Recipe,
     threads: int,
@@ -139,7 +168,7 @@ def stream(
     """
     shape = common_shape(uris, recipe.image_size, threads)
     affordable = int(memory_gib * _GIB / _bytes(shape))
-    first, rest = split(uris, recipe.schedule.holdout, seed)
+    first, rest = split_uris(uris, recipe.schedule.holdout, seed)
     held = len(first)
     if affordable - held < MIN_WINDOW:
         least = (held + MIN_WINDOW) * _bytes(shape) / _GIB
@@ -160,7 +189,7 @@ def stream(
     return Feed(window, torch.from_numpy(loaded.images), len(loaded.skipped))
 
 
-def held_out(
+def load_held_out(
     uris: Sequence[str], recipe: Recipe, threads: int, seed: int, shape: tuple[int, int]
 ) -> Tensor:
     """What a training on the images leaves out, (M, H, W, 3) uint8, without decoding the others.
@@ -171,7 +200,7 @@ def held_out(
     Raises:
         DataError: if none of them can be used.
     """
-    first, _ = split(uris, recipe.schedule.holdout, seed)
+    first, _ = split_uris(uris, recipe.schedule.holdout, seed)
     return torch.from_numpy(load_images(first, recipe.image_size, threads, shape=shape).images)
 
 
@@ -201,7 +230,7 @@ def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
     return torch.from_numpy(load_images(uris, recipe.image_size, threads, square=True).images)
 
 
-def split(uris: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+def split_uris(uris: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
     """Images to hold out, 2 to 1,024 of them at random, and the others."""
     held = min(max(MIN_HELD_OUT, round(share * len(uris))), MOST_HELD_OUT)
     shuffled = [uris[i] for i in np.random.default_rng(seed).permutation(len(uris))]
@@ -232,6 +261,10 @@ class Fold:
         """(M, H, W, 3) uint8: the part."""
         return self._chosen(left_out=True)
 
+    def cut(self) -> Feed:
+        """The images to train on and those of the part as a feed of their own."""
+        return Feed(self.training, self.held_out, textures=self.feed.textures)
+
     def _chosen(self, left_out: bool) -> Tensor:
         chosen, before = [], 0
         for images in (self.feed.training, self.feed.held_out):
@@ -242,7 +275,7 @@ class Fold:
         return torch.cat(chosen)
 
 
-def folds(feed: Feed, count: int) -> list[Fold]:
+def cut_folds(feed: Feed, count: int) -> list[Fold]:
     """Cuts all images into parts, each to be left out once.
 
     Raises:

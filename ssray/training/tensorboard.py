@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from ssray.training.fit import ProgressRow
+from ssray.training.progress import ProgressRow
 
 
 @contextlib.contextmanager

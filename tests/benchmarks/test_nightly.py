@@ -27,7 +27,7 @@ from ssray.nightly.sources import Source
 from ssray.recipes import paper
 from ssray.recipes.compact import texture
 from ssray.storage.location import Location
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 from tests.helpers import large_png
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -66,7 +66,9 @@ def plant(place: Location, recipe: Recipe, count: int, folder: Path) -> Plant:
     short = override(recipe, ["schedule.images=4", "schedule.crops=[1]", "schedule.batch=1"])
     uris = sorted(str(path) for path in folder.iterdir())
     model = build_model(
-        uris, CATEGORY, "v1", short, Compute(precision="bfloat16"), CPU, threads=os.cpu_count() or 1
+        BuildRequest(uris, CATEGORY, "v1", short, Compute(precision="bfloat16")),
+        CPU,
+        threads=os.cpu_count() or 1,
     )
     assert model is not None
     artifact.save(model, place / "models")

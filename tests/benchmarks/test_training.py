@@ -32,8 +32,10 @@ from ssray.models.device import resolve_precision, use_cores
 from ssray.recipes import paper
 from ssray.recipes.compact import demo, object_, texture
 from ssray.storage.location import Location
-from ssray.training import fit as training
-from ssray.training.fit import ProgressRow
+from ssray.training.fit import TrainingRun
+from ssray.training.images import Feed
+from ssray.training.progress import ROW_COST, ProgressRow
+from ssray.training.trainer import Numerics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -154,17 +156,17 @@ def test_training_keeps_up_with_the_bare_step(recipe: Recipe, crop: float, round
     side = recipe.image_size
     precision = resolve_precision("auto", CPU, recipe.network)
     images = torch.randint(256, (40, side, side, 3), dtype=torch.uint8)
-    run = training._Run(images[:32], images[32:], recipe, CPU, precision, 0, None, None, None)
+    run = TrainingRun(Feed(images[:32], images[32:]), recipe, Numerics(CPU, precision))
     draw, learn = training_step(recipe, torch.channels_last, precision, crop)
     ready = draw()
     seconds = median_in_turn(
         {
-            "ours": lambda: run.step(checkpoint_due=False),
+            "ours": run.step,
             "bare": lambda: learn(ready),
         },
         rounds,
     )
-    ratio = (1 - training.ROW_COST) * seconds["bare"] / seconds["ours"]
+    ratio = (1 - ROW_COST) * seconds["bare"] / seconds["ours"]
     print(
         f"\n{recipe.name}, crops of {crop:g}: bare step {seconds['bare']:.3f} s, training runs at "
         f"{ratio:.3f} of its images/s"
@@ -216,7 +218,7 @@ def test_training_is_twice_as_fast_as_a_plain_loop(tmp_path: Path) -> None:
     uris = sorted(str(path) for path in (tmp_path / "weave/train/good").iterdir())
     images = torch.from_numpy(load_images(uris, recipe.image_size, threads=2).images)
     precision = resolve_precision("auto", CPU, recipe.network)
-    run = training._Run(images[:56], images[56:], recipe, CPU, precision, 0, None, None, None)
+    run = TrainingRun(Feed(images[:56], images[56:]), recipe, Numerics(CPU, precision))
 
     spawn = multiprocessing.get_context("spawn")
     loops = {"in the loop": spawn.Pipe(), "by a worker": spawn.Pipe()}
@@ -235,12 +237,12 @@ def test_training_is_twice_as_fast_as_a_plain_loop(tmp_path: Path) -> None:
         return step
 
     steps = {name: plain(here) for name, (here, _) in loops.items()}
-    seconds = median_in_turn({"ours": lambda: run.step(checkpoint_due=False), **steps}, rounds=12)
+    seconds = median_in_turn({"ours": run.step, **steps}, rounds=12)
     for (here, _), process in zip(loops.values(), processes, strict=True):
         here.send(False)
         process.join()
     gains = {
-        name: (1 - training.ROW_COST) * seconds[name] / seconds["ours"]
+        name: (1 - ROW_COST) * seconds[name] / seconds["ours"]
         for name in ("in the loop", "by a worker")
     }
     print(f"\n{recipe.name}: images/s over a plain loop's, images decoded {gains}")

@@ -18,7 +18,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from ssray.cluster.train import train_category  # noqa: E402
 from ssray.config import Compute, Recipe  # noqa: E402
 from ssray.storage.location import Location  # noqa: E402
-from ssray.training.fit import ProgressRow  # noqa: E402
+from ssray.training.progress import ProgressRow  # noqa: E402
 
 
 def main(data: str, store: str, recipe: str, workers: str) -> None:

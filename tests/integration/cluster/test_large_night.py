@@ -26,7 +26,7 @@ from ssray.config import Compute, Recipe
 from ssray.models import artifact
 from ssray.models.store import publish
 from ssray.storage.location import Location
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 from tests.integration.cluster.faulty_proxy import faulty_proxy
 from tests.integration.cluster.test_nightly import DATE, completed, rows_of, same, wait_for
 from tests.integration.cluster.three_nodes import processes
@@ -73,7 +73,7 @@ def large(s3_server: str, demo_root: Path, tiny: Recipe) -> Large:
     place = Location.parse(f"s3://{s3_server}/large")
     uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
     compute, device = Compute(precision="float32"), torch.device("cpu")
-    model = build_model(uris, "ape", "v1", tiny, compute, device, threads=1)
+    model = build_model(BuildRequest(uris, "ape", "v1", tiny, compute), device, threads=1)
     assert model is not None
     for category in CATEGORIES:
         artifact.save(dataclasses.replace(model, category=category), place / "models")

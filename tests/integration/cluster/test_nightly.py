@@ -25,7 +25,7 @@ from ssray.models.store import publish
 from ssray.nightly.night_log import MARKER, Completed, Places, read_night
 from ssray.nightly.sources import CategoryRule
 from ssray.storage.location import Location
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 from tests.integration.cluster.faulty_proxy import FAULTS, faulty_proxy
 
 DATE = "2026-11-21"
@@ -67,7 +67,7 @@ def plant(
     for name in names:
         uris = sorted(str(path) for path in (demo_root / name / "train/good").iterdir())
         compute, device = Compute(precision="float32"), torch.device("cpu")
-        model = build_model(uris, name, "v1", tiny, compute, device, threads=1)
+        model = build_model(BuildRequest(uris, name, "v1", tiny, compute), device, threads=1)
         assert model is not None
         artifact.save(model, place / "models")
         publish(place / "models", name, "v1", None)

@@ -23,7 +23,7 @@ from ssray.models.store import published_version
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 from ssray.training.checkpoint import Checkpoint
-from ssray.training.fit import ProgressRow
+from ssray.training.progress import ProgressRow
 
 CATEGORY = "weave"
 IMAGES = 2500

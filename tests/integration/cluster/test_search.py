@@ -30,7 +30,7 @@ from ssray.recipes.request import RecipeRequest
 from ssray.search.trials import TrialResult
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 from tests.helpers import TINY
 
 if TYPE_CHECKING:
@@ -309,14 +309,16 @@ def finished_trial(search: Search, name: str, lam: float) -> TrialResult:
     """A trial whose model is in the store and said to be as bad as can be."""
     settings = {"objective.corrupted_weight": lam}
     model = build_model(
-        search.uris,
-        search.category,
-        name,
-        search.recipe_of(settings),
-        search.compute,
+        BuildRequest(
+            search.uris,
+            search.category,
+            name,
+            search.recipe_of(settings),
+            search.compute,
+            criterion=search.criterion,
+        ),
         torch.device("cpu"),
         threads=1,
-        criterion=search.criterion,
     )
     assert model is not None
     worst = model.calibration.selection.model_copy(update={"error": 1.0})

@@ -31,7 +31,7 @@ from ssray.scoring.scorer import Scorer, resize_map
 from ssray.storage.fetch import Fetcher
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
-from ssray.training.fit import ProgressRow
+from ssray.training.progress import ProgressRow
 from tests.helpers import TINY
 
 pytestmark = pytest.mark.usefixtures("ray_local")
@@ -67,14 +67,16 @@ def test_training_publishes_a_model_and_its_log(store: Location) -> None:
 
 def test_a_run_can_be_repeated_from_its_artifact(store: Location, demo_root: Path) -> None:
     """Without Ray, from what the artifact says of its origin: the same to the last bit."""
-    from ssray.training.build import build_model
+    from ssray.training.build import BuildRequest, build_model
 
     model = artifact.load(store, "weave", model_store.published_version(store, "weave"))
     uris, facts = training_uris(demo_root), model.facts
     assert fingerprint(uris) == facts.data_fingerprint
     compute = Compute(seed=facts.seed, precision=facts.precision, max_minutes=facts.max_minutes)
     repeated = build_model(
-        uris, "weave", "v", model.recipe, compute, torch.device("cpu"), threads=facts.threads
+        BuildRequest(uris, "weave", "v", model.recipe, compute),
+        torch.device("cpu"),
+        threads=facts.threads,
     )
     assert repeated is not None
     [weights], [found] = repeated.weights, model.weights

@@ -16,7 +16,9 @@ from ssray.config import Recipe, override
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import reconstruct, to_network
 from ssray.training.checkpoint import Checkpoint
-from ssray.training.fit import fit
+from ssray.training.fit import Checkpointing, fit
+from ssray.training.images import Feed
+from ssray.training.trainer import Numerics
 
 CPU = torch.device("cpu")
 
@@ -50,15 +52,14 @@ def train(task: Task) -> Outcome:
             taken.append(checkpoint.to_bytes())
 
     fitted = fit(
-        task.images[:8],
-        task.images[8:],
+        Feed(task.images[:8], task.images[8:]),
         task.recipe,
-        device=CPU,
-        precision=torch.float32,
-        parts=task.parts,
-        resume=Checkpoint.from_bytes(task.resume) if task.resume else None,
-        checkpoint_minutes=0 if task.checkpoints else 1e9,
-        on_checkpoint=keep,
+        Numerics(CPU, torch.float32, parts=task.parts),
+        checkpointing=Checkpointing(
+            resume=Checkpoint.from_bytes(task.resume) if task.resume else None,
+            every_minutes=0 if task.checkpoints else 1e9,
+            callback=keep,
+        ),
     )
     return Outcome(
         {name: value.detach().clone() for name, value in fitted.model.state_dict().items()},
@@ -144,7 +145,7 @@ def test_processes_that_share_the_parts_give_the_same_model_as_one(
 
 def test_fewer_parts_than_processes_are_refused(stripes: Tensor, tiny: Recipe) -> None:
     with pytest.raises(ValueError, match="0 parts for 1 processes"):
-        fit(stripes[:8], stripes[8:], tiny, device=CPU, precision=torch.float32, parts=0)
+        fit(Feed(stripes[:8], stripes[8:]), tiny, Numerics(CPU, torch.float32, parts=0))
 
 
 def test_ranks_stop_early_together(stripes: Tensor, tiny: Recipe, ranks) -> None:

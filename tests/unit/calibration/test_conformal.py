@@ -15,8 +15,8 @@ from ssray.calibration.conformal import lowest_rate, p_values, threshold
 from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.errors import ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker
-from ssray.training import images as feeding
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
+from ssray.training.images import Feed, cut_folds
 
 SCORES = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=60).map(np.array)
 RATES = st.integers(1, 99).map(lambda percent: percent / 100)
@@ -65,11 +65,13 @@ def test_folds_give_a_score_to_every_image(
     compute = Compute(precision="float32")
     plain, folded = (
         build_model(
-            uris,
-            "stripes",
-            "v1",
-            override(tiny, ["image_size=32", f"decision.folds={folds}"]),
-            compute,
+            BuildRequest(
+                uris,
+                "stripes",
+                "v1",
+                override(tiny, ["image_size=32", f"decision.folds={folds}"]),
+                compute,
+            ),
             torch.device("cpu"),
             threads=1,
         )
@@ -119,16 +121,16 @@ def test_images_that_made_the_scale_give_no_lower_threshold(
 
 def test_more_folds_than_images_allow_are_refused() -> None:
     training, held_out = torch.zeros(8, 4, 4, 3, dtype=torch.uint8).split([6, 2])
-    eight = feeding.Feed(training, held_out, skipped=0)
+    eight = Feed(training, held_out, skipped=0)
     with pytest.raises(TrainingError, match="8 usable training images; 5 calibration folds need"):
-        feeding.folds(eight, 5)
+        cut_folds(eight, 5)
     with pytest.raises(ConfigError, match=r"decision\.folds"):
         override(Recipe(), ["decision.folds=1"])
 
 
 def test_each_image_is_left_out_once() -> None:
     images = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 2, 2, 3)
-    found = feeding.folds(feeding.Feed(images[2:], images[:2], skipped=0), 3)
+    found = cut_folds(Feed(images[2:], images[:2], skipped=0), 3)
     left_out = [sorted(fold.held_out[:, 0, 0, 0].tolist()) for fold in found]
     assert sorted(number for part in left_out for number in part) == list(range(8))
     assert {len(part) for part in left_out} == {2, 3}

@@ -19,7 +19,7 @@ from ssray.cli.terminal import TrainingBoard
 from ssray.cluster.environment import worker_environment
 from ssray.report.reconstructions import IMAGES, reconstruction_sheet
 from ssray.scoring.heatmap import CONTOUR
-from ssray.training.fit import ProgressRow
+from ssray.training.progress import ProgressRow
 from ssray.training.tensorboard import event_log
 
 

@@ -49,7 +49,7 @@ from ssray.scoring.scorer import Scorer
 from ssray.storage import archives, fetch
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 from tests.helpers import breaking_off
 
 CPU = torch.device("cpu")
@@ -58,7 +58,9 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def model(demo_root: Path, tiny: Recipe) -> ModelArtifact:
     uris = sorted(str(path) for path in (demo_root / "weave/train/good").iterdir())
-    model = build_model(uris, "weave", "v1", tiny, Compute(precision="float32"), CPU, threads=1)
+    model = build_model(
+        BuildRequest(uris, "weave", "v1", tiny, Compute(precision="float32")), CPU, threads=1
+    )
     assert model is not None
     return model
 

@@ -23,7 +23,7 @@ from ssray.models.store import publish
 from ssray.scoring.export import AnomalyModel, export
 from ssray.scoring.scorer import Scorer
 from ssray.storage.location import Location
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 
 CPU = torch.device("cpu")
 
@@ -38,7 +38,9 @@ def model(demo_root: Path, tiny: Recipe) -> ModelArtifact:
             )
         }
     )
-    model = build_model(uris, "weave", "v1", recipe, Compute(precision="float32"), CPU, threads=1)
+    model = build_model(
+        BuildRequest(uris, "weave", "v1", recipe, Compute(precision="float32")), CPU, threads=1
+    )
     assert model is not None
     assert model.average_map is not None
     return model

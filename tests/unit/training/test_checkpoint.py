@@ -11,7 +11,9 @@ from ssray.config import Recipe, override
 from ssray.errors import ArtifactError
 from ssray.storage.location import Location
 from ssray.training.checkpoint import Checkpoint, CheckpointFile
-from ssray.training.fit import Fitted, fit
+from ssray.training.fit import Checkpointing, Fitted, fit
+from ssray.training.images import Feed
+from ssray.training.trainer import Numerics
 
 CPU = torch.device("cpu")
 
@@ -34,11 +36,18 @@ def recipe(request: pytest.FixtureRequest, tiny: Recipe) -> Recipe:
     )
 
 
-def train(images: torch.Tensor, recipe: Recipe, **options) -> Fitted:
-    return fit(images[:8], images[8:], recipe, device=CPU, precision=torch.float32, **options)
+def train(images: torch.Tensor, recipe: Recipe, resume: Checkpoint | None = None) -> Fitted:
+    return train_with(images, recipe, Checkpointing(resume))
 
 
-def killed_after(images: torch.Tensor, recipe: Recipe, checkpoints: int, **options) -> bytes:
+def train_with(images: torch.Tensor, recipe: Recipe, checkpointing: Checkpointing) -> Fitted:
+    feed, numerics = Feed(images[:8], images[8:]), Numerics(CPU, torch.float32)
+    return fit(feed, recipe, numerics, checkpointing=checkpointing)
+
+
+def killed_after(
+    images: torch.Tensor, recipe: Recipe, checkpoints: int, resume: Checkpoint | None = None
+) -> bytes:
     """The last checkpoint of a training that was killed."""
     taken: list[bytes] = []
 
@@ -48,7 +57,7 @@ def killed_after(images: torch.Tensor, recipe: Recipe, checkpoints: int, **optio
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(images, recipe, checkpoint_minutes=0, on_checkpoint=keep, **options)
+        train_with(images, recipe, Checkpointing(resume, 0, keep))
     return taken[-1]
 
 
@@ -67,7 +76,7 @@ def test_the_weights_end_the_same(stripes: torch.Tensor, recipe: Recipe) -> None
 def test_the_log_and_the_clock_go_on(stripes: torch.Tensor, recipe: Recipe) -> None:
     stopped = Checkpoint.from_bytes(killed_after(stripes, recipe, 4))
     stopped.facts["seconds"] = 1000.0
-    history = train(stripes, recipe, resume=stopped, checkpoint_minutes=0).history
+    history = train_with(stripes, recipe, Checkpointing(stopped, every_minutes=0)).history
     assert [row.images_seen for row in history] == sorted({row.images_seen for row in history})
     assert [row.seconds > 1000 for row in history] == [False] * 4 + [True] * (len(history) - 4)
 

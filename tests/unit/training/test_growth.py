@@ -12,9 +12,10 @@ from torch import Tensor
 from ssray.config import Compute, Recipe, override
 from ssray.storage.location import Location
 from ssray.training import growth
-from ssray.training.build import build_model, training_key
+from ssray.training.build import BuildRequest, build_model, training_key
 from ssray.training.checkpoint import Checkpoint, CheckpointFile
 from ssray.training.growth import LEAST_STEPS, filling_growth, grown, most_growth, worth_growing
+from ssray.training.trainer import Numerics
 
 CPU = torch.device("cpu")
 
@@ -73,29 +74,29 @@ def test_a_device_is_filled_by_steps_that_it_was_timed_at(
     """A device that takes 10 ms a step and 1 ms an image more."""
     batches: list[int] = []
 
-    def seconds(network: object, optimizer: object, images: Tensor, precision: object) -> float:
+    def seconds(network: object, images: Tensor, precision: object, optimizer: object) -> float:
         batches.append(len(images))
         return 0.01 + 0.001 * len(images)
 
-    monkeypatch.setattr(growth, "_seconds_a_step", seconds)
+    monkeypatch.setattr(growth, "seconds_a_step", seconds)
     shape = (64, 64)
     recipe = override(tiny, ["schedule.batch=4"])
-    found = filling_growth(recipe, shape, CPU, torch.float32, parts=1, most=100)
+    found = filling_growth(recipe, shape, Numerics(CPU, torch.float32, parts=1), most=100)
     assert batches == [4, 8, 16, 32, 64, 128]
     # images/s: 286, 444, 615, 762, 865, 928, of which the last is not a tenth more
     assert found == 16
     batches.clear()
-    filling_growth(recipe, shape, CPU, torch.float32, parts=2, most=8)
+    filling_growth(recipe, shape, Numerics(CPU, torch.float32, parts=2), most=8)
     assert batches == [2, 4, 8, 16], "each of two parts fills a device"
     batches.clear()
-    found = filling_growth(recipe, shape, CPU, torch.float32, parts=4, most=100)
+    found = filling_growth(recipe, shape, Numerics(CPU, torch.float32, parts=4), most=100)
     assert batches == [2, 4, 8, 16, 32, 64], "of four, which have two images at least"
     assert found == 64
-    assert filling_growth(recipe, shape, CPU, torch.float32, parts=1, most=1.9) == 1
+    assert filling_growth(recipe, shape, Numerics(CPU, torch.float32, parts=1), most=1.9) == 1
 
 
 def test_a_device_is_really_timed(tiny: Recipe) -> None:
-    found = filling_growth(tiny, (64, 64), CPU, torch.float32, parts=1, most=4)
+    found = filling_growth(tiny, (64, 64), Numerics(CPU, torch.float32, parts=1), most=4)
     assert found in (1, 2, 4)
 
 
@@ -106,14 +107,14 @@ def uris(demo_root: Path) -> list[str]:
 
 def test_stated_images_a_step_decide_and_are_remembered(uris: list[str], tiny: Recipe) -> None:
     stated = Compute(precision="float32", images_per_step=6)
-    model = build_model(uris, "weave", "v", tiny, stated, CPU, threads=1)
+    model = build_model(BuildRequest(uris, "weave", "v", tiny, stated), CPU, threads=1)
     assert model is not None
     assert model.facts.images_per_step == 6
     assert model.recipe == tiny, "the recipe stays what was asked for"
     rates = [row["learning_rate"] for row in model.history]
     assert max(rates) <= tiny.schedule.learning_rate * math.sqrt(6 / tiny.schedule.batch)
     alone = Compute(precision="float32")
-    plain = build_model(uris, "weave", "v", tiny, alone, CPU, threads=1)
+    plain = build_model(BuildRequest(uris, "weave", "v", tiny, alone), CPU, threads=1)
     assert plain is not None
     assert plain.facts.images_per_step == tiny.schedule.batch
     first, second = (each.weights[0]["to_image.weight"] for each in (model, plain))
@@ -131,17 +132,23 @@ def test_a_resumed_training_keeps_its_steps(uris: list[str], tiny: Recipe, tmp_p
 
     whole = Compute(precision="float32", images_per_step=4, checkpoint_minutes=0)
     kept = Kept(Location.parse(tmp_path / "kept"))
-    expected = build_model(uris, "weave", "v", tiny, whole, CPU, threads=1, checkpoints=kept)
+    expected = build_model(
+        BuildRequest(uris, "weave", "v", tiny, whole), CPU, threads=1, checkpoints=kept
+    )
     place.write(taken[1])
     other = whole.model_copy(update={"images_per_step": None})
-    resumed = build_model(uris, "weave", "v", tiny, other, CPU, threads=1, checkpoints=place)
+    resumed = build_model(
+        BuildRequest(uris, "weave", "v", tiny, other), CPU, threads=1, checkpoints=place
+    )
     assert expected is not None and resumed is not None
     assert resumed.facts.images_per_step == 4
     for name, weight in expected.weights[0].items():
         assert torch.equal(resumed.weights[0][name], weight), name
     facts = {key: value for key, value in taken[1].facts.items() if key != "growth"}
     place.write(Checkpoint(taken[1].tensors, facts))
-    of_old = build_model(uris, "weave", "v", tiny, whole, CPU, threads=1, checkpoints=place)
+    of_old = build_model(
+        BuildRequest(uris, "weave", "v", tiny, whole), CPU, threads=1, checkpoints=place
+    )
     assert of_old is not None
     assert of_old.facts.images_per_step == tiny.schedule.batch
 

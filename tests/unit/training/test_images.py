@@ -14,10 +14,11 @@ from ssray.config import Compute, Recipe, override
 from ssray.data.decode import UInt8Image, read_image, resize
 from ssray.data.window import DRAWS, START, ImageWindow
 from ssray.errors import ConfigError, DataError, ImageError, TrainingError
-from ssray.training import images as feeding
-from ssray.training.build import build_model
+from ssray.training.build import BuildRequest, build_model
 from ssray.training.checkpoint import Checkpoint
-from ssray.training.fit import fit
+from ssray.training.fit import Checkpointing, fit
+from ssray.training.images import cut_folds, exceeds_memory, load_feed, stream_feed
+from ssray.training.trainer import Numerics
 
 CPU = torch.device("cpu")
 GIB = 1024**3
@@ -152,19 +153,15 @@ def test_a_streamed_training_is_within_its_memory_and_resumes_to_the_same_weight
 ) -> None:
     recipe = override(tiny, ["schedule.images=120"])
 
-    def train(**options) -> tuple[dict[str, torch.Tensor], list[Checkpoint]]:
-        feed = feeding.stream(folder, recipe, 1, 0, memory_for(24), decode)
+    def train(resume: Checkpoint | None = None) -> tuple[dict[str, torch.Tensor], list[Checkpoint]]:
+        feed = stream_feed(folder, recipe, 1, 0, memory_for(24), decode)
         assert isinstance(feed.training, ImageWindow)
         taken: list[Checkpoint] = []
         fitted = fit(
-            feed.training,
-            feed.held_out,
+            feed,
             recipe,
-            device=CPU,
-            precision=torch.float32,
-            checkpoint_minutes=0,
-            on_checkpoint=taken.append,
-            **options,
+            Numerics(CPU, torch.float32),
+            checkpointing=Checkpointing(resume, every_minutes=0, callback=taken.append),
         )
         assert len(feed.training.images) + len(feed.held_out) <= 24
         assert fitted.history[-1].epoch == pytest.approx(120 / 54, rel=0.05)
@@ -182,7 +179,9 @@ def test_a_model_of_streamed_images_is_complete(folder: list[str], tiny: Recipe)
     Path(folder[7]).write_bytes(b"not an image")
     recipe = override(tiny, ["schedule.images=240"])
     compute = Compute(memory_gib=memory_for(24))
-    built = build_model(folder, "s", "v1", recipe, compute, CPU, threads=1, decode=decode)
+    built = build_model(
+        BuildRequest(folder, "s", "v1", recipe, compute), CPU, threads=1, decode=decode
+    )
     assert built is not None
     assert built.facts.training_images + built.facts.held_out_images == 59
     assert built.facts.held_out_images == 6
@@ -192,20 +191,20 @@ def test_a_model_of_streamed_images_is_complete(folder: list[str], tiny: Recipe)
 
 def test_too_little_memory_is_refused_with_what_is_needed(folder: list[str], tiny: Recipe) -> None:
     with pytest.raises(ConfigError, match=r"64 x 64 pixels need at least 0\.00025 GiB"):
-        feeding.stream(folder, tiny, 1, 0, memory_for(12), decode)
-    assert feeding.exceeds(folder, 64, memory_for(59), threads=1)
-    assert not feeding.exceeds(folder, 64, memory_for(60), threads=1)
+        stream_feed(folder, tiny, 1, 0, memory_for(12), decode)
+    assert exceeds_memory(folder, 64, memory_for(59), threads=1)
+    assert not exceeds_memory(folder, 64, memory_for(60), threads=1)
 
 
 def test_folds_need_all_images(folder: list[str], tiny: Recipe) -> None:
-    feed = feeding.stream(folder, tiny, 1, 0, memory_for(24), decode)
+    feed = stream_feed(folder, tiny, 1, 0, memory_for(24), decode)
     with pytest.raises(TrainingError, match="calibration folds need all images in memory"):
-        feeding.folds(feed, 2)
+        cut_folds(feed, 2)
 
 
 def test_decoding_tells_how_far_it_is(folder: list[str], tiny: Recipe) -> None:
     told: list[tuple[int, int]] = []
-    feeding.load(folder, tiny, 2, 0, lambda done, count: told.append((done, count)))
+    load_feed(folder, tiny, 2, 0, lambda done, count: told.append((done, count)))
     assert told == [(done, 60) for done in range(1, 61)]
 
 
@@ -214,7 +213,7 @@ def test_the_same_images_are_held_out_whatever_the_memory(folder: list[str], tin
     for damaged in (None, 7, 30):
         if damaged:
             Path(folder[damaged]).write_bytes(b"not an image")
-        whole = feeding.load(folder, tiny, 1, 0)
-        streamed = feeding.stream(folder, tiny, 1, 0, memory_for(24), decode)
+        whole = load_feed(folder, tiny, 1, 0)
+        streamed = stream_feed(folder, tiny, 1, 0, memory_for(24), decode)
         assert torch.equal(whole.held_out, streamed.held_out)
         assert whole.counted() == (60 - 6 - whole.skipped, whole.skipped)

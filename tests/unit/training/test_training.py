@@ -24,12 +24,15 @@ from ssray.models.artifact import ModelArtifact
 from ssray.models.device import kept_precision, resolve_device, resolve_precision
 from ssray.scoring.scorer import Scorer, resize_map
 from ssray.storage.location import Location
-from ssray.training import images as feeding
-from ssray.training.build import build_model, ensemble_parts
+from ssray.training.build import BuildRequest, Callbacks, build_model
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.early_stopping import separation
-from ssray.training.fit import ProgressRow, fit
+from ssray.training.fit import Checkpointing, Fitted, fit
+from ssray.training.images import Feed, split_uris
+from ssray.training.plan import ensemble_parts
+from ssray.training.progress import ProgressRow
 from ssray.training.schedule import batch_size, crop_shape, learning_rate
+from ssray.training.trainer import Numerics
 
 CPU = torch.device("cpu")
 
@@ -104,8 +107,21 @@ def test_relighting_is_the_formula_and_keeps_within_what_was_asked() -> None:
     assert float(torch.corrcoef(torch.stack([gain, contrast]))[0, 1]) == pytest.approx(0, abs=0.2)
 
 
+def fitted_to(
+    stripes: torch.Tensor,
+    recipe: Recipe,
+    precision: torch.dtype = torch.float32,
+    *,
+    compiled: bool = False,
+    parts: int | None = None,
+    **options,
+) -> Fitted:
+    feed = Feed(stripes[:8], stripes[8:])
+    return fit(feed, recipe, Numerics(CPU, precision, compiled, parts), **options)
+
+
 def run(stripes: torch.Tensor, recipe: Recipe, **options) -> list[ProgressRow]:
-    fitted = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32, **options)
+    fitted = fitted_to(stripes, recipe, **options)
     assert not fitted.model.training
     return fitted.history
 
@@ -131,7 +147,7 @@ def test_a_golden_run(stripes: torch.Tensor, small: Recipe) -> None:
         *("anomaly_map.difference=both", "anomaly_map.kernel=5"),
     ]
     recipe = override(small, everything)
-    fitted = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32, seed=3)
+    fitted = fitted_to(stripes, recipe, seed=3)
     last = fitted.history[-1]
     reconstructor = Reconstructor([fitted.model], torch.float32)
     found, _ = calibrate(reconstructor, stripes[8:], stripes[:8], recipe, seed=3)
@@ -157,12 +173,7 @@ def test_the_time_budget_is_kept(stripes: torch.Tensor, small: Recipe) -> None:
 
 
 def test_same_seed_same_weights(stripes: torch.Tensor, small: Recipe) -> None:
-    weights = [
-        fit(
-            stripes[:8], stripes[8:], small, device=CPU, precision=torch.float32, seed=seed
-        ).model.state_dict()
-        for seed in (1, 1, 2)
-    ]
+    weights = [fitted_to(stripes, small, seed=seed).model.state_dict() for seed in (1, 1, 2)]
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights[:2]), strict=True))
     assert not torch.equal(weights[0]["to_image.weight"], weights[2]["to_image.weight"])
 
@@ -185,7 +196,7 @@ def test_the_weights_that_separate_best_are_kept(
 
     monkeypatch.setattr("ssray.training.early_stopping.separation", measured)
     recipe = override(small, [*objective, "objective.patience=0.2", "schedule.images=400"])
-    fitted = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32)
+    fitted = fitted_to(stripes, recipe)
     last = fitted.history[-1]
     assert last.images_seen < 0.5 * 400
     assert (last.budget_spent, last.seconds_left) == (1.0, 0.0)
@@ -198,16 +209,14 @@ def test_early_stopping_needs_something_to_see(stripes: torch.Tensor, small: Rec
     """On white images no synthetic defect is perceptible, so that nothing tells when to stop."""
     white = torch.full_like(stripes, 255)
     recipe = override(small, ["objective.kind=amplify", "objective.patience=0.1"])
-    last = fit(white[:8], white[8:], recipe, device=CPU, precision=torch.float32).history[-1]
+    last = fitted_to(white, recipe).history[-1]
     assert last.images_seen >= small.schedule.images
 
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_to_the_same_loss(stripes: torch.Tensor, small: Recipe) -> None:
     losses = [
-        fit(stripes[:8], stripes[8:], small, device=CPU, precision=torch.float32, compiled=compiled)
-        .history[-1]
-        .validation_loss
+        fitted_to(stripes, small, compiled=compiled).history[-1].validation_loss
         for compiled in (False, True)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
@@ -216,14 +225,14 @@ def test_a_compiled_network_trains_to_the_same_loss(stripes: torch.Tensor, small
 def test_one_network_is_not_an_ensemble(stripes: torch.Tensor, small: Recipe) -> None:
     recipe = override(small, ["objective.kind=ensemble"])
     with pytest.raises(ValueError, match="ensemble_parts"):
-        fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32)
+        fitted_to(stripes, recipe)
 
 
 @pytest.mark.parametrize("kind", ["reconstruct", "amplify"])
 def test_a_training_that_explodes_says_so(stripes: torch.Tensor, small: Recipe, kind: str) -> None:
     wild = override(small, [f"objective.kind={kind}", "schedule.learning_rate=1e30"])
     with pytest.raises(TrainingError, match="learning_rate"):
-        fit(stripes[:8], stripes[8:], wild, device=CPU, precision=torch.float32)
+        fitted_to(stripes, wild)
 
 
 def test_separation_is_high_where_reconstruction_repairs(stripes: torch.Tensor) -> None:
@@ -253,14 +262,10 @@ def test_every_objective_builds_a_model(
     recipe = override(small, ["image_size=32", f"objective.kind={kind}"])
     epochs: list[ProgressRow] = []
     built = build_model(
-        uris,
-        "s",
-        "v1",
-        recipe,
-        Compute(),
+        BuildRequest(uris, "s", "v1", recipe, Compute()),
         CPU,
         threads=1,
-        on_row=lambda progress: epochs.append(progress.history[-1]),
+        callbacks=Callbacks(on_row=lambda progress: epochs.append(progress.history[-1])),
     )
     assert len(built.weights) == (2 if kind == "ensemble" else 1)
     assert epochs[-1].budget_spent == 1.0
@@ -288,7 +293,7 @@ def test_images_of_any_shape_train_and_score_at_it(small: Recipe, tmp_path: Path
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     uris = sorted(str(path) for path in tmp_path.glob("*.png"))
     recipe = override(small, ["image_size=59", "schedule.images=8"])
-    built = build_model(uris, "noise", "v1", recipe, Compute(), CPU, threads=1)
+    built = build_model(BuildRequest(uris, "noise", "v1", recipe, Compute()), CPU, threads=1)
     assert built.input_shape == (44, 59)
     scorer = Scorer(built, CPU, torch.float32)
     prepared = resize(np.asarray(Image.open(uris[0])), built.input_shape)
@@ -304,7 +309,7 @@ def test_four_images_are_enough_to_build_a_model(
         Image.fromarray(image.numpy()).save(tmp_path / f"{i}.png")
     uris = sorted(str(path) for path in tmp_path.glob("*.png"))
     recipe = override(small, ["image_size=32", "anomaly_map.average_power=1"])
-    built = build_model(uris, "s", "v1", recipe, Compute(), CPU, threads=1)
+    built = build_model(BuildRequest(uris, "s", "v1", recipe, Compute()), CPU, threads=1)
     assert (built.facts.training_images, built.facts.held_out_images) == (2, 2)
     assert built.calibration.reference_images == 4
     assert built.average_map is not None
@@ -336,7 +341,7 @@ def test_textures_from_a_folder_reach_the_corruption(
             f"corruption.mix={mix}",
         ],
     )
-    assert build_model(uris, "s", "v1", recipe, Compute(), CPU, threads=1).weights
+    assert build_model(BuildRequest(uris, "s", "v1", recipe, Compute()), CPU, threads=1).weights
     with pytest.raises(ConfigError, match="go together"):
         override(small, ["corruption.textures=somewhere"])
 
@@ -344,9 +349,7 @@ def test_textures_from_a_folder_reach_the_corruption(
 def test_bfloat16_trains_to_about_the_same_loss(stripes: torch.Tensor, small: Recipe) -> None:
     recipe = override(small, ["schedule.images=200"])
     losses = [
-        fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=precision)
-        .history[-1]
-        .validation_loss
+        fitted_to(stripes, recipe, precision).history[-1].validation_loss
         for precision in (torch.float32, torch.bfloat16)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=0.5)
@@ -354,12 +357,12 @@ def test_bfloat16_trains_to_about_the_same_loss(stripes: torch.Tensor, small: Re
 
 def test_held_out_images_are_apart_and_at_least_two() -> None:
     uris = [str(number) for number in range(100)]
-    held_out, training = feeding.split(uris, 0.05, seed=0)
+    held_out, training = split_uris(uris, 0.05, seed=0)
     assert len(held_out) == 5
     assert sorted(held_out + training) == sorted(uris)
-    assert feeding.split(uris, 0.05, seed=1)[0] != held_out
-    assert len(feeding.split(uris[:6], 0.05, seed=0)[0]) == 2
-    assert len(feeding.split(uris * 200, 0.1, seed=0)[0]) == 1024
+    assert split_uris(uris, 0.05, seed=1)[0] != held_out
+    assert len(split_uris(uris[:6], 0.05, seed=0)[0]) == 2
+    assert len(split_uris(uris * 200, 0.1, seed=0)[0]) == 1024
 
 
 def test_synthetic_defects_change_what_their_truth_says() -> None:
@@ -387,7 +390,7 @@ def test_every_kind_of_defect_leaves_the_rest_alone(kind) -> None:
 
 
 def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: Recipe) -> None:
-    fitted = fit(stripes[:8], stripes[8:], small, device=CPU, precision=torch.float32)
+    fitted = fitted_to(stripes, small)
     networks = [fitted.model]
     reconstructor = Reconstructor(networks, torch.float32)
     found, average = calibrate(reconstructor, stripes[8:], stripes[:0], small, seed=0)
@@ -414,7 +417,7 @@ def model(tmp_path: Path, stripes: torch.Tensor, small: Recipe) -> ModelArtifact
     (tmp_path / "broken.png").write_bytes(b"")
     uris = sorted(str(path) for path in tmp_path.glob("*.png"))
     recipe = override(small, ["image_size=32"])
-    return build_model(uris, "stripes", "v1", recipe, Compute(), CPU, threads=1)
+    return build_model(BuildRequest(uris, "stripes", "v1", recipe, Compute()), CPU, threads=1)
 
 
 def test_a_built_model_knows_its_origin(model: ModelArtifact) -> None:
@@ -519,15 +522,11 @@ def test_accumulated_parts_are_one_step(stripes: torch.Tensor, small: Recipe) ->
     losses = []
     for parts in (1, 4):
         taken: list[Checkpoint] = []
-        fitted = fit(
-            stripes[:8],
-            stripes[8:],
+        fitted = fitted_to(
+            stripes,
             recipe,
-            device=CPU,
-            precision=torch.float32,
             parts=parts,
-            checkpoint_minutes=0,
-            on_checkpoint=taken.append,
+            checkpointing=Checkpointing(every_minutes=0, callback=taken.append),
         )
         assert taken[-1].facts["images_seen"] == 152
         assert taken[-1].facts["averaged_steps"] == 19
@@ -539,6 +538,6 @@ def test_a_run_ends_after_so_many_passes_over_its_images(
     stripes: torch.Tensor, small: Recipe
 ) -> None:
     recipe = override(small, ["schedule.images=100000", "schedule.epochs=5"])
-    last = fit(stripes[:8], stripes[8:], recipe, device=CPU, precision=torch.float32).history[-1]
+    last = fitted_to(stripes, recipe).history[-1]
     assert last.epoch == pytest.approx(5, abs=0.5)
     assert last.learning_rate < recipe.schedule.learning_rate / 50
