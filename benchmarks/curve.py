@@ -29,7 +29,7 @@ from ssray.models import store as model_store
 from ssray.models.artifact import new_version
 from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
-from ssray.training.build import BuildRequest, Callbacks, Progress, build_model
+from ssray.training.build import BuildRequest, Callbacks, Snapshot, build_model
 from ssray.training.images import load_feed
 from ssray.training.progress import ProgressRow
 
@@ -58,7 +58,7 @@ def main() -> None:
     place.mkdir(parents=True)
     epochs: list[ProgressRow] = []
 
-    def keep(progress: Progress) -> None:
+    def keep(progress: Snapshot) -> None:
         epoch, network = progress.history[-1], progress.network
         print(json.dumps(vars(epoch)), flush=True)
         due = [minute for minute in MINUTES if 60 * minute <= epoch.seconds]

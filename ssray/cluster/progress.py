@@ -77,12 +77,12 @@ class Silent:
 
 
 @contextlib.contextmanager
-def forwarded(reports: Queue, receivers: Mapping[type, Callable[[Any], None]]) -> Iterator[None]:
+def forwarded(reports: Queue, receivers: Mapping[str, Callable[[Any], None]]) -> Iterator[None]:
     """Hands on what workers report while the block runs, and what is left at its end.
 
     Args:
-        reports: what they put it into.
-        receivers: who gets what, by its type.
+        reports: what they put it into, as pairs of a name and a value.
+        receivers: who gets the values of each name.
     """
     finished = threading.Event()
 
@@ -91,8 +91,8 @@ def forwarded(reports: Queue, receivers: Mapping[type, Callable[[Any], None]]) -
             last_round = finished.is_set()
             with contextlib.suppress(Empty):
                 while True:
-                    report = reports.get(timeout=_POLL_SECONDS)
-                    receivers[type(report)](report)
+                    name, value = reports.get(timeout=_POLL_SECONDS)
+                    receivers[name](value)
             if last_round:
                 return
 

@@ -95,7 +95,7 @@ def score_images(
 
     try:
         scored = _scored(images, store, versions, compute, maps, reports)
-        with forwarded(reports, {int: add}):
+        with forwarded(reports, {"scored": add}):
             scored.write_parquet(
                 out.path,
                 filesystem=out.filesystem,
@@ -223,5 +223,5 @@ class _JudgingActor:
             judge = self._judges[category]
             images = [_unpacked(row, judge.artifact.input_shape) for row in members]
             rows += judge_labelled(judge, images, self._maps)
-        self._reports.put(len(rows))
+        self._reports.put(("scored", len(rows)))
         return pa.Table.from_pylist(rows, schema=SCORED_PARTS)

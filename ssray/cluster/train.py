@@ -6,10 +6,12 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray.train
+import torch
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
@@ -30,7 +32,7 @@ from ssray.report.reconstructions import reconstruction_sheet
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.lease import SILENCE_SECONDS, Lease
 from ssray.storage.location import Location
-from ssray.training.build import BuildRequest, Callbacks, Progress, build_model, training_key
+from ssray.training.build import BuildRequest, Callbacks, Snapshot, build_model, training_key
 from ssray.training.checkpoint import CheckpointFile
 from ssray.training.distributed import BACKENDS
 from ssray.training.images import exceeds_memory, texture_uris
@@ -88,31 +90,30 @@ class Rung:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What every worker is told.
+    """What every worker of a training gets to know.
 
     Attributes:
-        workers: how many there are.
+        request: which model to build.
+        workers: how many workers there are.
         each: what each of them has.
-        folder: of this training alone, for checkpoints.
+        store: where the model goes.
+        folder: a folder of this training alone, for checkpoints.
         streamed: whether the images exceed a worker's memory.
         instead_of: the version in use when the training began.
         trial: set if this is a trial of a search, whose model is not put into use.
+        reports: gets ``(name, value)``: ``row`` with a row of the epoch log, ``state`` with a few
+            words, ``rung`` with a ``Rung``.
     """
 
-    uris: Sequence[str]
-    category: str
-    version: str
-    recipe: Recipe
-    compute: Compute
+    request: BuildRequest
     workers: int
     each: WorkerResources
-    data_fingerprint: str
     store: Location
     folder: Location
     streamed: bool
     instead_of: str | None
     trial: Trial | None
-    progress: Queue
+    reports: Queue
 
 
 def train_category(
@@ -171,32 +172,30 @@ def train_category(
         done = _completed(store, category, key)
         if done:
             return done
+        version = _version_to_make(store / category, folder, lease.taken_over)
         job = _Job(
-            uris=uris,
-            category=category,
-            version=_version_to_make(store / category, folder, lease.taken_over),
-            recipe=recipe,
-            compute=compute,
+            request=BuildRequest(
+                uris,
+                category,
+                version,
+                recipe,
+                compute,
+                data_fingerprint=data_fingerprint,
+                criterion=trial.criterion if trial else None,
+            ),
             workers=workers,
             each=each,
-            data_fingerprint=data_fingerprint,
             store=store,
             folder=folder,
             streamed=exceeds_memory(uris, recipe.image_size, compute.memory_gib, each.cpus),
             instead_of=in_use(store, category),
             trial=trial,
-            progress=Queue(actor_options={"num_cpus": 0}),
+            reports=Queue(actor_options={"num_cpus": 0}),
         )
-        try:
-            with forwarded(job.progress, {ProgressRow: on_row, str: on_state, Rung: on_rung}):
-                _run(job, on_state)
-        except SystemExit:  # Ray Train's answer to Ctrl-C, after it has ended the workers
-            raise KeyboardInterrupt from None
-        finally:
-            job.progress.shutdown()
+        _run(job, {"row": on_row, "state": on_state, "rung": on_rung})
         if not lease.lost:
             folder.delete()
-    return Trained(job.version, published=trial is None, new=True)
+    return Trained(version, published=trial is None, new=True)
 
 
 def _completed(store: Location, category: str, key: str) -> Trained | None:
@@ -227,30 +226,42 @@ def _version_to_make(models: Location, folder: Location, taken_over: bool) -> st
     return version
 
 
-def _run(job: _Job, on_state: Callable[[str], None]) -> None:
-    """Ray Train, started again when workers are lost.
+def _run(job: _Job, receivers: Mapping[str, Callable[[Any], None]]) -> None:
+    """Trains with Ray Train, and hands on what the workers report."""
+    try:
+        with forwarded(job.reports, receivers):
+            _run_until_done(job, receivers["state"])
+    except SystemExit:  # Ray Train's answer to Ctrl-C, after it has ended the workers
+        raise KeyboardInterrupt from None
+    finally:
+        job.reports.shutdown()
+
+
+def _run_until_done(job: _Job, on_state: Callable[[str], None]) -> None:
+    """Starts Ray Train again when workers are lost.
 
     Ray Train's own ``FailureConfig`` would repeat a training that ended with a user's mistake, too.
     """
+    category, restarts = job.request.category, job.request.compute.restarts
     for attempt in itertools.count():
         try:
             _trainer(job, attempt).fit()
             return
         except TrainingFailedError as failure:
-            ours = _own_error(failure, job.category)
+            ours = _own_error(failure, category)
             if ours:
                 raise ours from failure
             reason = _reason(failure)
-            if attempt == job.compute.restarts:
+            if attempt == restarts:
                 raise TrainingError(
-                    f"{job.category}: lost workers {attempt + 1} times, the last time by: {reason} "
+                    f"{category}: lost workers {attempt + 1} times, the last time by: {reason} "
                     "The same command goes on from the last checkpoint."
                 ) from failure
             on_state(f"goes on after: {reason}")
 
 
 def _trainer(job: _Job, attempt: int) -> TorchTrainer:
-    least, each = job.compute.min_workers, job.each
+    least, each = job.request.compute.min_workers, job.each
     cpus: float = each.cpus
     if job.streamed:
         cpus = each.cpus - RESERVED_CPUS
@@ -273,63 +284,81 @@ def _trainer(job: _Job, attempt: int) -> TorchTrainer:
 
 
 def _train_on_worker(config: dict[str, _Job]) -> None:
-    job = config["job"]
-    rank = ray.train.get_context().get_world_rank()
-    told = time.monotonic()
+    _Worker(config["job"]).run()
 
-    def on_decoded(done: int, count: int) -> None:
-        nonlocal told
-        if rank == 0 and time.monotonic() - told >= _DECODED_SECONDS:
-            told = time.monotonic()
-            job.progress.put(f"reading images: {done} of {count}")
 
-    def on_row(progress: Progress) -> None:
-        if rank == 0:
-            if job.trial:
-                if job.trial.stop.exists():
-                    raise TrainingError("told to stop")
-                for rung in _rungs_reached(job.trial, progress, job.recipe.anomaly_map):
-                    job.progress.put(rung)
-            rows = [dataclasses.asdict(epoch) for epoch in progress.history]
-            write_epoch_log(job.store, job.category, job.version, rows)
-            if _sheet_due(progress.history):
-                sheet = reconstruction_sheet(
-                    progress.network,
-                    progress.held_out,
-                    job.recipe.anomaly_map.difference or "squared",
-                    progress.precision,
-                )
-                name = f"{round(100 * progress.history[-1].budget_spent):03}.png"
-                (job.store / job.category / job.version / "sheets" / name).write(sheet)
-            job.progress.put(progress.history[-1])
+class _Worker:
+    """One process of a training; the first of them also reports and publishes."""
 
-    device = resolve_device(job.each.device)
-    if device.type == "cuda":
-        device = ray.train.torch.get_device()  # of this worker's, if it sees those of others, too
-    if not is_complete(job.store / job.category / job.version):
-        model = build_model(
-            BuildRequest(
-                job.uris,
-                job.category,
-                job.version,
-                job.recipe,
-                job.compute,
-                data_fingerprint=job.data_fingerprint,
-                criterion=job.trial.criterion if job.trial else None,
-            ),
-            device,
-            threads=job.each.threads(),
-            checkpoints=CheckpointFile(job.folder),
-            decode=decode_on_cluster if job.streamed else None,
-            callbacks=Callbacks(on_decoded=on_decoded, on_row=on_row),
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+        self._is_first = ray.train.get_context().get_world_rank() == 0
+        self._model_folder = job.store / job.request.category / job.request.version
+        self._reported = time.monotonic()
+
+    def run(self) -> None:
+        """Trains the model, unless an earlier start did, and puts it into use."""
+        job, request = self._job, self._job.request
+        if not is_complete(self._model_folder):
+            model = build_model(
+                request,
+                self._device(),
+                threads=job.each.threads(),
+                checkpoints=CheckpointFile(job.folder),
+                decode=decode_on_cluster if job.streamed else None,
+                callbacks=Callbacks(self._on_decoded, self._on_row)
+                if self._is_first
+                else Callbacks(),
+            )
+            if model:
+                save(model, job.store)
+        if self._is_first and not job.trial:
+            publish(job.store, request.category, request.version, job.instead_of)
+
+    def _device(self) -> torch.device:
+        device = resolve_device(self._job.each.device)
+        if device.type == "cuda":  # this worker's, if it sees those of others, too
+            device = ray.train.torch.get_device()
+        return device
+
+    def _on_decoded(self, done: int, count: int) -> None:
+        if time.monotonic() - self._reported >= _DECODED_SECONDS:
+            self._reported = time.monotonic()
+            self._job.reports.put(("state", f"reading images: {done} of {count}"))
+
+    def _on_row(self, snapshot: Snapshot) -> None:
+        job, request = self._job, self._job.request
+        if job.trial:
+            self._judge(job.trial, snapshot)
+        rows = [dataclasses.asdict(row) for row in snapshot.history]
+        write_epoch_log(job.store, request.category, request.version, rows)
+        if _sheet_due(snapshot.history):
+            self._write_sheet(snapshot)
+        job.reports.put(("row", snapshot.history[-1]))
+
+    def _judge(self, trial: Trial, snapshot: Snapshot) -> None:
+        """Reports how good the network of a trial is, where the last row reached a rung.
+
+        Raises:
+            TrainingError: if whoever began the trial wants it to end.
+        """
+        if trial.stop.exists():
+            raise TrainingError("told to stop")
+        for rung in _rungs_reached(trial, snapshot, self._job.request.recipe.anomaly_map):
+            self._job.reports.put(("rung", rung))
+
+    def _write_sheet(self, snapshot: Snapshot) -> None:
+        sheet = reconstruction_sheet(
+            snapshot.network,
+            snapshot.held_out,
+            self._job.request.recipe.anomaly_map.difference or "squared",
+            snapshot.precision,
         )
-        if model:
-            save(model, job.store)
-    if rank == 0 and not job.trial:
-        publish(job.store, job.category, job.version, job.instead_of)
+        name = f"{round(100 * snapshot.history[-1].budget_spent):03}.png"
+        (self._model_folder / "sheets" / name).write(sheet)
 
 
-def _rungs_reached(trial: Trial, progress: Progress, wanted: AnomalyMap) -> Iterator[Rung]:
+def _rungs_reached(trial: Trial, progress: Snapshot, wanted: AnomalyMap) -> Iterator[Rung]:
     """Judges the network if the last row is the first beyond a rung, and not the end."""
     before, now = [0.0, *(row.budget_spent for row in progress.history)][-2:]
     reached = [share for share in trial.rungs if before < share <= now < 1]

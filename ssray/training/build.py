@@ -64,8 +64,8 @@ class BuildRequest:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a training has got.
+class Snapshot:
+    """A training as it stands after a row of its epoch log.
 
     Attributes:
         history: the epoch log; its last row is new.
@@ -91,7 +91,7 @@ class Callbacks:
     """
 
     on_decoded: Callable[[int, int], None] = lambda done, count: None
-    on_row: Callable[[Progress], None] = lambda progress: None
+    on_row: Callable[[Snapshot], None] = lambda progress: None
 
 
 _NOBODY = Callbacks()
@@ -222,7 +222,7 @@ def _fit_next(
 
     def add_row(row: ProgressRow, network: nn.Module) -> None:
         history.append(finished.in_whole(row, fits))
-        callbacks.on_row(Progress(history, network, feed.held_out, plan.numerics.precision))
+        callbacks.on_row(Snapshot(history, network, feed.held_out, plan.numerics.precision))
 
     def keep(checkpoint: Checkpoint) -> None:
         if checkpoints and ProcessGroup.current().rank == 0:
