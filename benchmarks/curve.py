@@ -29,7 +29,8 @@ from ssray.models import store as model_store
 from ssray.models.artifact import new_version
 from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
-from ssray.training.build import BuildRequest, Callbacks, Snapshot, build_model
+from ssray.training.build import BuildRequest, Callbacks, build_model
+from ssray.training.execution import Snapshot
 from ssray.training.images import load_feed
 from ssray.training.progress import ProgressRow
 

@@ -32,9 +32,10 @@ from ssray.report.reconstructions import reconstruction_sheet
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.lease import SILENCE_SECONDS, Lease
 from ssray.storage.location import Location
-from ssray.training.build import BuildRequest, Callbacks, Snapshot, build_model, training_key
+from ssray.training.build import BuildRequest, Callbacks, build_model, training_key
 from ssray.training.checkpoint import CheckpointFile
 from ssray.training.distributed import BACKENDS
+from ssray.training.execution import Snapshot
 from ssray.training.images import exceeds_memory, texture_uris
 from ssray.training.progress import ProgressRow
 

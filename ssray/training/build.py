@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,17 +24,14 @@ from ssray.calibration.calibrate import Calibration, calibrate, cross_fitted
 from ssray.calibration.criterion import Criterion
 from ssray.config import Compute, Recipe
 from ssray.data.window import Decode
-from ssray.errors import TrainingError
 from ssray.method.inference import Reconstructor
 from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.models.device import PRECISION_NAMES, describe_hardware, peak_memory_gib, use_cores
-from ssray.training.checkpoint import Checkpoint, CheckpointFile
+from ssray.training.checkpoint import CheckpointFile
 from ssray.training.distributed import ProcessGroup
-from ssray.training.finished import Finished
-from ssray.training.fit import Checkpointing, fit
+from ssray.training.execution import Finished, Snapshot, fit_next
 from ssray.training.images import Feed, load_feed, load_textures, stream_feed
 from ssray.training.plan import Plan, plan_fits
-from ssray.training.progress import ProgressRow
 
 _PACKAGES = ("numpy", "pillow", "pyarrow", "ray", "safetensors", "scipy", "torch")
 
@@ -61,23 +57,6 @@ class BuildRequest:
     compute: Compute
     data_fingerprint: str = ""
     criterion: Criterion | None = None
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A training as it stands after a row of its epoch log.
-
-    Attributes:
-        history: the epoch log; its last row is new.
-        network: the averaged network as it is now.
-        held_out: (M, H, W, 3) uint8 images that the network is not trained on.
-        precision: the data type of the network's inner layers in a forward pass.
-    """
-
-    history: Sequence[ProgressRow]
-    network: nn.Module
-    held_out: Tensor
-    precision: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -133,7 +112,7 @@ def build_model(
     plan = plan_fits(recipe, request.compute, feed, device, stored)
     finished = Finished.read(stored, recipe, device) if stored else Finished()
     while len(finished.networks) < len(plan.fits):
-        finished = _fit_next(plan, finished, request.compute, checkpoints, stored, callbacks)
+        finished = fit_next(plan, finished, request.compute, checkpoints, stored, callbacks.on_row)
         stored = None
     counted = feed.counted()
     if ProcessGroup.current().rank:
@@ -187,66 +166,6 @@ def _feed(request: BuildRequest, threads: int, decode: Decode | None, callbacks:
     else:
         feed = load_feed(request.uris, recipe, threads, compute.seed, callbacks.on_decoded)
     return dataclasses.replace(feed, textures=load_textures(recipe, threads))
-
-
-def _fit_next(
-    plan: Plan,
-    finished: Finished,
-    compute: Compute,
-    checkpoints: CheckpointFile | None,
-    resume: Checkpoint | None,
-    callbacks: Callbacks,
-) -> Finished:
-    """Trains the network that comes next in the plan.
-
-    Args:
-        plan: all fits.
-        finished: those that are done.
-        compute: seed, time budget and how often to checkpoint.
-        checkpoints: where checkpoints go, if anywhere.
-        resume: the state to go on from, where this fit was interrupted.
-        callbacks: who is told of each row.
-
-    Returns:
-        ``finished`` with one more network.
-
-    Raises:
-        TrainingError: if the loss is no longer finite, or the GPU's memory is too small.
-    """
-    planned, fits = plan.fits[len(finished.networks)], len(plan.fits)
-    feed = planned.feed()
-    history = [*finished.history]
-    if resume:
-        before = [ProgressRow(**row) for row in resume.facts["history"]]
-        history += [finished.in_whole(row, fits) for row in before]
-
-    def add_row(row: ProgressRow, network: nn.Module) -> None:
-        history.append(finished.in_whole(row, fits))
-        callbacks.on_row(Snapshot(history, network, feed.held_out, plan.numerics.precision))
-
-    def keep(checkpoint: Checkpoint) -> None:
-        if checkpoints and ProcessGroup.current().rank == 0:
-            checkpoints.write(checkpoint | plan.state() | finished.state())
-
-    try:
-        fitted = fit(
-            feed,
-            planned.recipe,
-            plan.numerics,
-            seed=compute.seed,
-            max_minutes=compute.max_minutes and compute.max_minutes / plan.networks,
-            checkpointing=Checkpointing(
-                resume, compute.checkpoint_minutes if checkpoints else math.inf, keep
-            ),
-            on_row=add_row,
-        )
-    except torch.cuda.OutOfMemoryError as error:
-        raise TrainingError(
-            f"the GPU's memory holds no step of {plan.images_per_step} images "
-            f"({str(error).partition('. ')[0]}). Use a smaller --images-per-step, or a larger "
-            "--accumulate, which takes a step in more parts."
-        ) from error
-    return Finished([*finished.networks, fitted.model], history, finished.resumed)
 
 
 def _calibrated(

@@ -12,8 +12,9 @@ from ssray.config import Compute, Recipe
 from ssray.models.device import PRECISION_NAMES, kept_precision, resolve_precision
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.distributed import ProcessGroup
+from ssray.training.folds import Fold, cut_folds
 from ssray.training.growth import choose_growth, grown
-from ssray.training.images import Feed, Fold, cut_folds
+from ssray.training.images import Feed
 from ssray.training.trainer import Numerics
 
 

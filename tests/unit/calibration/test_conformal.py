@@ -16,7 +16,8 @@ from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.errors import ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker
 from ssray.training.build import BuildRequest, build_model
-from ssray.training.images import Feed, cut_folds
+from ssray.training.folds import cut_folds
+from ssray.training.images import Feed
 
 SCORES = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=60).map(np.array)
 RATES = st.integers(1, 99).map(lambda percent: percent / 100)

@@ -17,7 +17,8 @@ from ssray.errors import ConfigError, DataError, ImageError, TrainingError
 from ssray.training.build import BuildRequest, build_model
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.fit import Checkpointing, fit
-from ssray.training.images import cut_folds, exceeds_memory, load_feed, stream_feed
+from ssray.training.folds import cut_folds
+from ssray.training.images import exceeds_memory, load_feed, stream_feed
 from ssray.training.trainer import Numerics
 
 CPU = torch.device("cpu")

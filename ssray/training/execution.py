@@ -1,20 +1,42 @@
-"""What has been trained of a model so far, where the model takes several fits."""
+"""Carries out a plan: its fits, one after the other."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ssray.config import Recipe
+from ssray.config import Compute, Recipe
+from ssray.errors import TrainingError
 from ssray.method.autoencoder import Autoencoder
-from ssray.training.checkpoint import Checkpoint, prefixed
+from ssray.training.checkpoint import Checkpoint, CheckpointFile, prefixed
+from ssray.training.distributed import ProcessGroup
+from ssray.training.fit import Checkpointing, fit
+from ssray.training.plan import Plan
 from ssray.training.progress import ProgressRow
 
 _ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training as it stands after a row of its epoch log.
+
+    Attributes:
+        history: the epoch log; its last row is new.
+        network: the averaged network as it is now.
+        held_out: (M, H, W, 3) uint8 images that the network is not trained on.
+        precision: the data type of the network's inner layers in a forward pass.
+    """
+
+    history: Sequence[ProgressRow]
+    network: nn.Module
+    held_out: Tensor
+    precision: torch.dtype
 
 
 @dataclass(frozen=True)
@@ -96,3 +118,63 @@ class Finished:
             networks.append(network.eval().to(device))
         history = [ProgressRow(**row) for row in facts["finished_history"]]
         return cls(networks, history, facts["resumed"] + 1)
+
+
+def fit_next(
+    plan: Plan,
+    finished: Finished,
+    compute: Compute,
+    checkpoints: CheckpointFile | None,
+    resume: Checkpoint | None,
+    on_row: Callable[[Snapshot], None],
+) -> Finished:
+    """Trains the network that comes next in the plan.
+
+    Args:
+        plan: all fits.
+        finished: those that are done.
+        compute: seed, time budget and how often to checkpoint.
+        checkpoints: where checkpoints go, if anywhere.
+        resume: the state to go on from, where this fit was interrupted.
+        on_row: called on every process with each new row of the epoch log.
+
+    Returns:
+        ``finished`` with one more network.
+
+    Raises:
+        TrainingError: if the loss is no longer finite, or the GPU's memory is too small.
+    """
+    planned, fits = plan.fits[len(finished.networks)], len(plan.fits)
+    feed = planned.feed()
+    history = [*finished.history]
+    if resume:
+        before = [ProgressRow(**row) for row in resume.facts["history"]]
+        history += [finished.in_whole(row, fits) for row in before]
+
+    def add_row(row: ProgressRow, network: nn.Module) -> None:
+        history.append(finished.in_whole(row, fits))
+        on_row(Snapshot(history, network, feed.held_out, plan.numerics.precision))
+
+    def keep(checkpoint: Checkpoint) -> None:
+        if checkpoints and ProcessGroup.current().rank == 0:
+            checkpoints.write(checkpoint | plan.state() | finished.state())
+
+    try:
+        fitted = fit(
+            feed,
+            planned.recipe,
+            plan.numerics,
+            seed=compute.seed,
+            max_minutes=compute.max_minutes and compute.max_minutes / plan.networks,
+            checkpointing=Checkpointing(
+                resume, compute.checkpoint_minutes if checkpoints else math.inf, keep
+            ),
+            on_row=add_row,
+        )
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingError(
+            f"the GPU's memory holds no step of {plan.images_per_step} images "
+            f"({str(error).partition('. ')[0]}). Use a smaller --images-per-step, or a larger "
+            "--accumulate, which takes a step in more parts."
+        ) from error
+    return Finished([*finished.networks, fitted.model], history, finished.resumed)
