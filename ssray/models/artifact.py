@@ -1,18 +1,19 @@
-"""A model as files: weights, recipe, calibration, origin, and a manifest with checksums.
+"""Saves and loads a model: weights, recipe, calibration, origin, and a manifest with checksums.
 
-Layout of a version::
+The files of a version are::
 
     STORE/CATEGORY/VERSION/weights.safetensors  recipe.json  calibration.json  training.json
                            manifest.json        epochs.parquet
 
-The second network of an ensemble adds ``weights-1.safetensors``, and ``partner.json`` if its recipe
-is another; an average map adds ``average_map.safetensors``.
+An ensemble adds ``weights-1.safetensors`` for its second network, and ``partner.json`` if that was
+trained with another recipe; an average map adds ``average_map.safetensors``.
 
-``manifest.json`` is written last, so its presence means the version is complete.
-Nothing is pickled. A version is never changed; ``ssray.models.store`` tells which one is in use.
-``sheets/PERCENT.png`` shows reconstructions at that share of the training's budget.
-``epochs.parquet`` is the epoch log; it grows while training runs and is there even when the
-run does not finish.
+``manifest.json`` has the checksums of the other files. It is written last, so a version that has it
+is complete. A complete version is never changed; ``ssray.models.store`` says which one is in use.
+Nothing is pickled.
+
+``epochs.parquet`` is the epoch log, which grows during the training and remains if it does not
+finish. ``sheets/PERCENT.png`` shows reconstructions at that share of the training's budget.
 """
 
 from __future__ import annotations
@@ -43,27 +44,31 @@ from ssray.models.device import kept_precision, resolve_precision
 from ssray.storage.location import Location
 
 FORMAT_VERSION = 6
+"""The version of the file format that is written."""
 READABLE = (2, 3, 4, 5, FORMAT_VERSION)
+"""The versions of the file format that can be read."""
 MANIFEST = "manifest.json"
 EPOCH_LOG = "epochs.parquet"
 AVERAGE_MAP = "average_map.safetensors"
 PARTNER = "partner.json"
 _TENSOR = "average_map"
+"""The name of the tensor in the file of the average map."""
 
 
 class SweepFacts(BaseModel):
-    """The search that a model is the best trial of.
+    """The search whose best trial a model is.
 
     Attributes:
-        key: the same for searches that try the same.
-        trial: its name there.
-        criterion: what it was chosen by.
-        error: by the criterion, the least of all trials.
-        default_error: of the recipe as it was, at the same budget; None if that failed.
-        trials: how many there were.
+        key: a checksum of what the search tries, the same for searches that try the same.
+        trial: the name of the trial in the search.
+        criterion: what the trials were compared by.
+        error: the trial's error by that criterion, the lowest of all trials.
+        default_error: the error of the unchanged recipe with the same budget; None if that trial
+            failed.
+        trials: how many trials the search had.
         finished: how many of them were trained to their end.
-        settings: what the trial has in place of the recipe's.
-        partner: the trial that the second network of an ensemble comes from.
+        settings: the settings that differ from the recipe's, by their ``--set`` keys.
+        partner: for an ensemble the trial that its second network comes from, else None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,25 +85,44 @@ class SweepFacts(BaseModel):
 
 
 class TrainingFacts(BaseModel):
-    """What a model was trained on and with: for people, for reports, and to repeat it.
+    """How a model was trained: what reports show, and what is needed to train it again.
 
     The same images, recipe, ``seed``, ``precision``, ``images_per_step``, ``parts``, ``workers``,
-    ``threads`` and ``compiled`` give the same weights on the same kind of CPU, if the budget was in
-    images; where ``streamed``, with the same ``memory_gib``.
+    ``threads`` and ``compiled`` give the same weights on the same kind of CPU, if no time limit
+    ended the training. If ``streamed`` is true, ``memory_gib`` must be the same, too.
 
     Attributes:
-        data_fingerprint: of the training images, held-out ones included, and of the textures that
-            the recipe names.
-        training_key: the same for the same images, recipe, seed and budget.
-        images_per_step: over all workers, that the learning rate was set for; None in earlier
-            versions, which took the recipe's.
-        max_minutes: the time budget, if there was one.
-        resumed: how often the run went on from a checkpoint.
-        parts: in which each step's batch was normalised.
-        compiled: whether the network that was trained was.
-        streamed: whether the images were more than ``memory_gib`` holds.
-        peak_memory_gib: of the first worker's process: ``resident``, and ``device`` on a GPU.
-        sweep: the search that the model comes from, if it does.
+        data_fingerprint: a checksum of the training images, held-out ones included, and of the
+            textures that the recipe names.
+        training_key: a checksum of images, recipe, seed and budget.
+        images_per_step: the images in a step over all workers, for which the learning rate was set;
+            None in models of earlier versions, which took the recipe's number.
+        max_minutes: the time limit in minutes, if there was one.
+        resumed: how often the training resumed from a checkpoint.
+        threads: the CPU threads of each worker.
+        parts: the number of parts into which each step's batch was divided for batch normalisation.
+        compiled: whether the network was compiled for the training.
+        streamed: whether the images took more than ``memory_gib``, so that a window moved over
+            them.
+        memory_gib: the memory for decoded images of each worker, in GiB.
+        peak_memory_gib: the most memory that the first worker used, in GiB: ``resident``, and
+            ``device`` on a GPU.
+        packages: the versions of the packages that matter, by name.
+        hardware: the machine that it was trained on: what is described, and its description.
+        sweep: the search that the model comes from; None if it comes from none.
+        training_images: how many images the network was trained on.
+        held_out_images: how many training images were held out.
+        skipped_images: how many images could not be used.
+        input_shape: the rows and columns of the network's input.
+        images_seen: the length of the training in images; a crop counts by its area.
+        seconds: how long the training took.
+        validation_loss: the loss on held-out images at the end.
+        device: where it was trained, ``cpu`` or such as ``cuda:0``.
+        precision: the type in which the network's inner layers computed.
+        workers: the number of worker processes.
+        seed: the seed of all random choices.
+        ssray_version: the version of ssray that trained it.
+        torch_version: the version of PyTorch that trained it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -135,13 +159,18 @@ class TrainingFacts(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArtifact:
-    """Everything a scorer needs, and what a person wants to know about its origin.
+    """A trained and calibrated model: all that scoring needs, and where it comes from.
 
     Attributes:
-        weights: state dict of each network, CPU tensors; more than one for an ensemble.
+        category: the category that it was trained for.
+        version: its version, as ``new_version`` names it.
+        recipe: the settings that it was trained with.
+        calibration: its map settings, scales and thresholds.
+        facts: how it was trained.
+        weights: the state dict of each network, CPU tensors; an ensemble has two.
+        average_map: (K, H, W) float32 on the CPU for K networks; None if the calibration uses none.
+        partner: the recipe of an ensemble's second network if it is not ``recipe``, else None.
         history: the rows of the epoch log.
-        average_map: (K, H, W) float32 on the CPU, where the calibration makes use of one.
-        partner: the second network's recipe, where it is not ``recipe``.
     """
 
     category: str
@@ -156,15 +185,18 @@ class ModelArtifact:
 
     @property
     def input_shape(self) -> tuple[int, int]:
-        """Rows and columns every image is resized to."""
+        """The rows and columns that every image is resized to."""
         return self.facts.input_shape
 
     def build(self, device: torch.device) -> nn.Module:
-        """The first network, which reconstructs: (B, 3, H, W) float32 to the same shape."""
+        """Builds the first network; it turns (B, 3, H, W) float32 images into their reconstruction.
+
+        It is in eval mode on ``device``, channels-last in memory.
+        """
         return self.build_all(device)[0]
 
     def build_all(self, device: torch.device) -> list[nn.Module]:
-        """Every network with its weights, in eval mode on ``device``, channels-last."""
+        """Builds every network with its weights, in eval mode on ``device``, channels-last."""
         networks: list[nn.Module] = []
         recipes = (self.recipe, self.partner or self.recipe)
         for recipe, weights in zip(recipes, self.weights, strict=False):
@@ -174,37 +206,43 @@ class ModelArtifact:
         return networks
 
     def precision(self, wanted: Precision, device: torch.device) -> torch.dtype:
-        """The precision of the forward pass; ``auto`` is the one the model was calibrated in, where
-        the device has instructions for it.
+        """Returns the type in which the networks' inner layers shall compute.
+
+        Args:
+            wanted: the precision asked for; ``auto`` takes the one that the model was calibrated
+                with, if the device has instructions for it.
+            device: where the networks shall run.
 
         Raises:
-            ConfigError: if the device has none for the one asked for.
+            ConfigError: if the device has no instructions for the precision asked for.
         """
         if wanted == "auto":
             return kept_precision(self.facts.precision, device)
         return resolve_precision(wanted, device, self.recipe.network)
 
     def map_maker(self, device: torch.device) -> MapMaker:
-        """What turns difference maps into anomaly maps and image scores."""
+        """Makes what turns difference maps into anomaly maps and image scores, on ``device``."""
         scale = torch.tensor(self.calibration.scale, device=device)
         average = None if self.average_map is None else self.average_map.to(device)
         return MapMaker(self.calibration.anomaly_map, scale, average)
 
 
 def new_version() -> str:
-    """A version name that sorts by time of creation, such as ``20260131T235959Z-1f2e3d``."""
+    """Makes a new version name, such as ``20260131T235959Z-1f2e3d``; names sort by their time."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 def save(artifact: ModelArtifact, store: Location) -> None:
-    """Writes a complete version.
+    """Writes all files of a version, the manifest last.
 
     Raises:
-        ArtifactError: if the version exists already.
+        ArtifactError: if the store has that version already.
     """
     place = store / artifact.category / artifact.version
     if is_complete(place):
-        raise ArtifactError(f"{place}: exists already; versions are never overwritten.")
+        raise ArtifactError(
+            f"{place}: exists already; versions are never overwritten. Save it under a new version."
+        )
     files = {
         **{
             _weights_file(number): safetensors.torch.save(weights)
@@ -231,7 +269,7 @@ def save(artifact: ModelArtifact, store: Location) -> None:
 
 
 def load(store: Location, category: str, version: str) -> ModelArtifact:
-    """Reads one version and verifies it.
+    """Reads one version and checks it against its manifest.
 
     Raises:
         ArtifactError: if it is incomplete, was changed, or was written by a newer ssray.
@@ -260,32 +298,49 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
             partner=Recipe.model_validate_json(files[PARTNER]) if PARTNER in files else None,
         )
     except (KeyError, ValidationError, SafetensorError, pa.ArrowException) as error:
-        raise ArtifactError(f"{place}: not a model this ssray can read. ({error})") from None
+        raise _unreadable(place, error) from None
+
+
+def _unreadable(place: Location, error: Exception) -> ArtifactError:
+    """Makes the error for a version whose files are complete but can't be understood."""
+    return ArtifactError(
+        f"{place}: not a model this ssray can read. Upgrade ssray or train again. ({error})"
+    )
 
 
 def is_complete(place: Location) -> bool:
-    """Whether a version's folder holds all of it."""
+    """Tells whether a version's folder holds all of its files."""
     return (place / MANIFEST).exists()
 
 
 def load_facts(store: Location, category: str, version: str) -> TrainingFacts:
-    """Reads a version's origin without its weights; raises as ``load``."""
+    """Reads how a version was trained, but not its weights.
+
+    Raises:
+        ArtifactError: as ``load`` does.
+    """
     place = store / category / version
     try:
         return TrainingFacts.model_validate_json(
             _verified(place, "training.json", _manifest(place))
         )
     except ValidationError as error:
-        raise ArtifactError(f"{place}: not a model this ssray can read. ({error})") from None
+        raise _unreadable(place, error) from None
 
 
 def write_epoch_log(
     store: Location, category: str, version: str, history: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Writes the epoch log of a version that is not complete yet, one row a mapping.
+    """Writes the epoch log of a version that is not complete yet.
 
-    The whole file is written anew with each row, as object stores know no appending; a
-    long run has a few hundred short rows.
+    The whole file is written anew for each further row, since object stores can't append to files;
+    a long run has a few hundred short rows.
+
+    Args:
+        store: the model store.
+        category: the category that is trained.
+        version: the version that will come of it.
+        history: one mapping for each row so far.
     """
     (store / category / version / EPOCH_LOG).write(_epoch_log(history))
 
@@ -297,12 +352,17 @@ def _epoch_log(history: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _weights_file(number: int) -> str:
+    """Returns the name of the file with the weights of a network, counted from 0."""
     return "weights.safetensors" if number == 0 else f"weights-{number}.safetensors"
 
 
 def _manifest(place: Location) -> dict[str, Any]:
+    """Reads the manifest of a version that is complete and of a format that can be read."""
     if not is_complete(place):
-        raise ArtifactError(f"{place}: no complete model here ({MANIFEST} is missing).")
+        raise ArtifactError(
+            f"{place}: no complete model here ({MANIFEST} is missing). Choose another version, or "
+            "train again."
+        )
     manifest = _read_json(place / MANIFEST)
     if manifest.get("format_version") not in READABLE:
         raise ArtifactError(
@@ -313,10 +373,13 @@ def _manifest(place: Location) -> dict[str, Any]:
 
 
 def _verified(place: Location, name: str, manifest: dict[str, Any]) -> bytes:
+    """Reads a file of a version and compares it with its checksum."""
     try:
         content = (place / name).read()
     except OSError:
-        raise ArtifactError(f"{place / name}: listed in {MANIFEST} but missing.") from None
+        raise ArtifactError(
+            f"{place / name}: listed in {MANIFEST} but missing. Restore it or train again."
+        ) from None
     if hashlib.sha256(content).hexdigest() != manifest["sha256"].get(name):
         raise ArtifactError(
             f"{place / name}: checksum differs from {MANIFEST}; the file was changed or cut "
@@ -333,5 +396,7 @@ def _read_json(place: Location) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(place.read())
     except (OSError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{place}: cannot be read as JSON. ({error})") from None
+        raise ArtifactError(
+            f"{place}: cannot be read as JSON. Restore it or train again. ({error})"
+        ) from None
     return content

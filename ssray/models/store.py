@@ -1,8 +1,9 @@
-"""The model store: which versions of a category there are, and which one is in use.
+"""Keeps track of the versions of each category's model, and of the one that is in use.
 
-``STORE/CATEGORY/published.json`` names the version in use and those that were before. It is
-switched by a conditional write, so that of two publishers who saw the same state one wins and the
-other is told. Versions themselves are never changed; ``ssray.models.artifact`` has their layout.
+``STORE/CATEGORY/published.json`` names the version in use and those that were in use before. It is
+written on the condition that it has not changed since it was read: of two processes that publish at
+the same time one succeeds, and the other gets an error. ``ssray.models.artifact`` reads and writes
+the versions themselves.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from ssray.storage.location import Location
 
 PUBLISHED = "published.json"
 REMEMBERED = 50
-"""How many versions back ``rollback`` can go."""
+"""How many earlier versions ``rollback`` can go back through."""
 
 
 class Pointer(BaseModel):
-    """What ``published.json`` holds.
+    """The content of ``published.json``.
 
     Attributes:
-        version: in use.
-        earlier: those in use before, the latest last.
+        version: the version in use.
+        earlier: the versions that were in use before, the latest one last.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,10 +38,13 @@ class Pointer(BaseModel):
 
 @dataclass(frozen=True)
 class StoredVersion:
-    """A version of a category.
+    """A version in the store, complete or not.
 
     Attributes:
-        facts: None if it is incomplete or unreadable, which ``problem`` then says.
+        version: its name.
+        published: whether it is in use.
+        facts: how it was trained; None if it is incomplete or can't be read.
+        problem: what is wrong with it; None if nothing is.
     """
 
     version: str
@@ -50,10 +54,10 @@ class StoredVersion:
 
 
 def published_version(store: Location, category: str) -> str:
-    """The version in use.
+    """Returns the version of a category that is in use.
 
     Raises:
-        ArtifactError: if the category has none.
+        ArtifactError: if none is.
     """
     version = in_use(store, category)
     if version is None:
@@ -66,62 +70,77 @@ def published_version(store: Location, category: str) -> str:
 
 
 def in_use(store: Location, category: str) -> str | None:
-    """The version in use; None if there is none."""
+    """Returns the version of a category that is in use; None if none is."""
     pointer = _pointer(store, category)
     return pointer.version if pointer else None
 
 
 def published(store: Location) -> dict[str, str]:
-    """The published version of every category in the store; empty if there is no store."""
+    """Returns the version in use of every category that has one; empty if there is no store."""
     pointers = {category: _pointer(store, category) for category in _folders(store)}
     return {category: pointer.version for category, pointer in pointers.items() if pointer}
 
 
 def publish(store: Location, category: str, version: str, instead_of: str | None) -> None:
-    """Puts a complete version into use.
+    """Puts a version into use.
 
     Args:
         store: the model store.
-        category: whose model it is.
-        version: complete, in the store.
-        instead_of: the version in use when the decision was made; None if there was none.
+        category: the category whose model it is.
+        version: the version; all its files must be in the store.
+        instead_of: the version that was in use when the decision to publish was made; None if none
+            was.
 
     Raises:
         ArtifactError: if the version is incomplete.
-        ConflictError: if another version has been published since.
+        ConflictError: if another version has been published since the decision.
     """
     place = store / category / version
     if not is_complete(place):
         raise ArtifactError(f"{place}: no complete model here, so it can't be published.")
     before = (store / category / PUBLISHED).read_tagged()
     pointer = _parsed(store, category, before.content) if before else None
+    now = pointer.version if pointer else None
+    if now != instead_of:
+        raise _published_meanwhile(store, category, version, now)
+    if now == version:
+        return
     earlier = (*pointer.earlier, pointer.version) if pointer else ()
     try:
-        if (pointer.version if pointer else None) != instead_of:
-            raise ConflictError(f"expected {instead_of or 'none'} in use")
-        if pointer and pointer.version == version:
-            return
         _switch(store, category, Pointer(version=version, earlier=earlier), before and before.tag)
     except ConflictError:
         now = in_use(store, category)
-        raise ConflictError(
-            f"{category}: version {now or 'none'} was published meanwhile. "
-            f"{version} is complete but not in use; to use it: ssray models publish "
-            f"--models {store} --category {category} --version {version}"
-        ) from None
+        raise _published_meanwhile(store, category, version, now) from None
+
+
+def _published_meanwhile(
+    store: Location, category: str, version: str, now: str | None
+) -> ConflictError:
+    """Makes the error for a version that could not be published, as ``now`` came before it."""
+    return ConflictError(
+        f"{category}: version {now or 'none'} was published meanwhile. "
+        f"{version} is complete but not in use; to use it: ssray models publish "
+        f"--models {store} --category {category} --version {version}"
+    )
 
 
 def rollback(store: Location, category: str) -> str:
-    """Puts the version into use that was before the present one; returns it.
+    """Puts the version back into use that was in use before the present one.
+
+    Returns:
+        The version that is in use now.
 
     Raises:
-        ArtifactError: if there was none, or it can no longer be read.
-        ConflictError: if someone published meanwhile.
+        ArtifactError: if there was no earlier version, or it can no longer be read.
+        ConflictError: if another version was published meanwhile.
     """
     before = (store / category / PUBLISHED).read_tagged()
     pointer = _parsed(store, category, before.content) if before else None
     if before is None or pointer is None or not pointer.earlier:
-        raise ArtifactError(f"{store / category}: no earlier version was in use.")
+        raise ArtifactError(
+            f"{store / category}: no earlier version was in use. To use another one: ssray models "
+            "publish."
+        )
     *earlier, version = pointer.earlier
     load(store, category, version)
     _switch(store, category, Pointer(version=version, earlier=tuple(earlier)), before.tag)
@@ -129,7 +148,7 @@ def rollback(store: Location, category: str) -> str:
 
 
 def versions(store: Location, category: str) -> list[StoredVersion]:
-    """Every version of a category, complete or not, the oldest first.
+    """Lists every version of a category, complete or not, the oldest one first.
 
     Raises:
         ArtifactError: if there is none.
@@ -137,7 +156,9 @@ def versions(store: Location, category: str) -> list[StoredVersion]:
     used = in_use(store, category)
     names = _folders(store / category)
     if not names:
-        raise ArtifactError(f"{store / category}: no models here.")
+        raise ArtifactError(
+            f"{store / category}: no models here. Check the store and the category, or train one."
+        )
     found = []
     for name in names:
         facts, problem = None, None
@@ -150,6 +171,7 @@ def versions(store: Location, category: str) -> list[StoredVersion]:
 
 
 def _folders(place: Location) -> list[str]:
+    """Lists the names of the folders in a place, without hidden ones."""
     return [
         info.base_name
         for info in place.children()
@@ -158,6 +180,7 @@ def _folders(place: Location) -> list[str]:
 
 
 def _pointer(store: Location, category: str) -> Pointer | None:
+    """Reads a category's ``published.json``; returns None if there is none."""
     tagged = (store / category / PUBLISHED).read_tagged()
     return _parsed(store, category, tagged.content) if tagged else None
 
@@ -173,6 +196,7 @@ def _parsed(store: Location, category: str, content: bytes) -> Pointer:
 
 
 def _switch(store: Location, category: str, pointer: Pointer, tag: str | None) -> None:
+    """Writes a category's ``published.json`` unless it was changed since ``tag`` was read."""
     kept = pointer.model_copy(update={"earlier": pointer.earlier[-REMEMBERED:]})
     content = kept.model_dump_json(indent=2).encode()
     (store / category / PUBLISHED).write_if(content, tag)
