@@ -1,4 +1,4 @@
-"""Which device, which precision, how many threads: decided once, by measuring or by setting."""
+"""Decides once which device, precision and number of threads a process uses."""
 
 from __future__ import annotations
 
@@ -36,14 +36,16 @@ OPENVINO_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _TIMED_STEPS = 3
 _TIMED_SIDE = 96
 _GLIBC_OPTIONS = {-3: 32 * 1024**2, -1: 2**31 - 1}
-"""``mallopt``: map only larger blocks afresh (the most it accepts), return memory from there on."""
+"""Options for glibc's ``mallopt`` by their numbers. Only blocks above the first value, the largest
+that it accepts, are mapped afresh, and freed memory is returned to the system above the second."""
 
 
 def use_cores(threads: int) -> None:
-    """Prepares this process for as many threads of tensor operations.
+    """Prepares this process for tensor operations with so many threads.
 
-    glibc is told to keep what they free: otherwise each step gives its activations back to the
-    system and waits for the same pages again, a tenth of a compact recipe's step.
+    glibc is told to keep the memory that they free. Otherwise each step gives its activations back
+    to the system and waits for the same pages again, which takes a tenth of a compact recipe's
+    step.
     """
     torch.set_num_threads(threads)
     if platform.libc_ver()[0] == "glibc":
@@ -53,7 +55,7 @@ def use_cores(threads: int) -> None:
 
 
 def resolve_device(device: Device) -> torch.device:
-    """``auto`` takes CUDA where torch sees it.
+    """The device to use; ``auto`` takes CUDA where torch sees it.
 
     Raises:
         ConfigError: if CUDA was asked for and is not there.
@@ -69,7 +71,7 @@ def resolve_device(device: Device) -> torch.device:
 
 
 def describe_hardware(device: torch.device) -> dict[str, str]:
-    """What a process runs on, for the record."""
+    """The machine, processor and GPU that a process runs on, for the record."""
     found = {"machine": platform.machine(), "cores": str(os.cpu_count()), "cpu": _cpu_name()}
     if device.type == "cuda":
         found |= {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
@@ -77,6 +79,7 @@ def describe_hardware(device: torch.device) -> dict[str, str]:
 
 
 def _cpu_name() -> str:
+    """The name of the processor's model, or what Python knows of it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -86,11 +89,12 @@ def _cpu_name() -> str:
 
 
 def resolve_precision(precision: Precision, device: torch.device, network: Network) -> torch.dtype:
-    """``auto`` is bfloat16 on GPUs that have instructions for it, float32 on others; on a CPU, the
-    faster of two timed steps.
+    """The precision of a network's inner layers.
 
-    Some processors have bfloat16 instructions and gain two-fold, others emulate them and
-    lose; a second of measuring, once a process, settles it for the network at hand.
+    ``auto`` is bfloat16 on GPUs that have instructions for it, and float32 on others. On a CPU it
+    is the precision that is faster in a few timed steps. Some processors have bfloat16 instructions
+    and are twice as fast with them; others emulate them and are slower. A second of measuring, once
+    a process, settles it for the network at hand.
 
     Raises:
         ConfigError: if bfloat16 was asked for on a GPU without instructions for it.
@@ -108,12 +112,15 @@ def resolve_precision(precision: Precision, device: torch.device, network: Netwo
 
 
 def kept_precision(precision: str, device: torch.device) -> torch.dtype:
-    """What a model was trained in so far; float32 on a GPU without instructions for bfloat16."""
+    """The precision in which a model goes on that was trained in another so far.
+
+    It is the same one, except on a GPU without instructions for bfloat16, where it is float32.
+    """
     return PRECISIONS[precision] if _computes_bfloat16(device) else torch.float32
 
 
 def _computes_bfloat16(device: torch.device) -> bool:
-    """Whether it has instructions; CPUs without them emulate it, and are timed."""
+    """Whether a GPU has bfloat16 instructions; true of CPUs, which emulate what they lack."""
     if device.type != "cuda":
         return True
     native: bool = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -172,7 +179,10 @@ def _wait_for(device: torch.device) -> None:
 
 
 def peak_memory_gib(device: torch.device) -> dict[str, float]:
-    """The most this process has held so far: ``resident``, and ``device`` on a GPU; GiB."""
+    """The most memory that this process has held so far, in GiB.
+
+    ``resident`` is main memory. On a GPU there is also ``device``, the memory of tensors on it.
+    """
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, else in KiB
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     peak = {"resident": resident / 1024**3}

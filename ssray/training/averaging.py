@@ -1,4 +1,4 @@
-"""Averages of a network's state: its weights over the steps, its statistics over a step's parts."""
+"""Averages a network's weights over the steps, and its statistics over the parts of a step."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from ssray.training.distributed import ProcessGroup
 
 
 class WeightAverage:
-    """Exponential average of a network's weights and buffers, which stay the same tensors.
+    """Keeps an exponential average of a network's weights and buffers.
 
-    Its memory grows with the run, up to ``limit``: short runs would otherwise still remember
-    their random initial weights at the end.
+    The average looks back further the longer the run is, up to the decay ``limit``. With a fixed
+    decay, short runs would still remember their random initial weights at the end. The network's
+    weights and buffers must stay the same tensors, as all of them are averaged in place.
 
     Attributes:
         model: the network with the averaged weights.
-        steps: how many have been averaged.
+        steps: how many steps have been averaged.
     """
 
     def __init__(self, model: nn.Module, limit: float) -> None:
+        """Copies the network.
+
+        Args:
+            model: the network that is trained.
+            limit: the largest decay a step, in [0, 1).
+        """
         self.model = copy.deepcopy(model)
         self.steps = 0
         self._limit = limit
@@ -34,7 +41,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """After each step of the network's optimizer."""
+        """Takes in the network's weights; to be called after each step of its optimizer."""
         decay = min(self._limit, (1 + self.steps) / (10 + self.steps)) if self.steps else 0.0
         self.steps += 1
         torch._foreach_lerp_(self._averages, self._values, 1 - decay)
@@ -43,12 +50,18 @@ class WeightAverage:
 
 
 class PartStatistics:
-    """A network's running statistics in a step whose batch comes in parts.
+    """Keeps a network's running statistics right in a step whose batch comes in parts.
 
     They end as the mean of what each part alone would have made of them.
     """
 
     def __init__(self, model: nn.Module, parts: int) -> None:
+        """Takes note of the statistics before the step.
+
+        Args:
+            model: the network that is trained.
+            parts: how many parts the batch has over all processes.
+        """
         self._parts = parts
         self._buffers = list(model.buffers()) if parts > 1 else []
         self._before = [buffer.clone() for buffer in self._buffers]
@@ -57,7 +70,7 @@ class PartStatistics:
 
     @contextmanager
     def part(self) -> Iterator[None]:
-        """The block runs one part through the network."""
+        """Wraps a block that runs one part through the network in training mode."""
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._before)
         yield
@@ -65,7 +78,7 @@ class PartStatistics:
             torch._foreach_add_(self._sums, self._statistics)
 
     def join(self, team: ProcessGroup) -> None:
-        """Ends the step: the mean over all parts, which the processes of a team ran."""
+        """Ends the step: gives the network the mean over all parts, which the processes ran."""
         if self._buffers:
             torch._foreach_copy_(self._statistics, self._sums)
             team.add(self._statistics)
@@ -73,4 +86,5 @@ class PartStatistics:
 
 
 def _state(model: nn.Module) -> list[Tensor]:
+    """All weights and buffers in a fixed order."""
     return [*model.parameters(), *model.buffers()]

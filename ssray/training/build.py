@@ -1,8 +1,8 @@
-"""From a category's images to a complete model artifact: load, hold out, fit, calibrate.
+"""Makes a complete model artifact of a category's images: load, hold out, fit, calibrate.
 
-One process's share of it. Where ``torch.distributed`` is initialised every process calls
-``build_model`` with the same arguments; rank 0 calibrates the network they all end with and
-returns the artifact.
+This is one process's share of the work. Where ``torch.distributed`` is initialised, every process
+calls ``build_model`` with the same arguments. Rank 0 calibrates the network that they all end with
+and returns the artifact.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ class BuildRequest:
 
     Attributes:
         uris: defect-free training images.
-        category: whose model it is.
+        category: the category that the model is for.
         version: the name of the new version.
         recipe: what to train.
         compute: precision, seed, worker count, time budget and how often to checkpoint.
         data_fingerprint: a digest of the images, for the record.
-        criterion: what the anomaly map's settings are chosen by; None for synthetic defects.
+        criterion: says how well a network does with some settings of the anomaly map, by which they
+            are chosen; None judges them by synthetic defects.
     """
 
     uris: Sequence[str]
@@ -88,7 +89,7 @@ def build_model(
     """Trains one category's model.
 
     Args:
-        request: which model.
+        request: which model to build.
         device: where this process trains.
         threads: the number of CPU threads of this process.
         checkpoints: where a checkpoint to resume from may be and new ones go.
@@ -103,7 +104,8 @@ def build_model(
         ArtifactError: if the checkpoint can't be used.
         ConfigError: if ``compute.memory_gib`` is too little.
         DataError: if no image can be decoded.
-        TrainingError: if fewer than 4 can, or too few for the folds.
+        TrainingError: if fewer than 4 images can be decoded or too few for the folds, if the loss
+            is no longer finite, or if the GPU's memory is too small.
     """
     recipe = request.recipe
     feed = _feed(request, threads, decode, callbacks)
@@ -248,9 +250,11 @@ def _facts(
 
 
 def _package_versions() -> dict[str, str]:
+    """The versions of Python and of the packages that a model depends on."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version()} | found
 
 
 def _on_cpu(network: nn.Module) -> dict[str, Tensor]:
+    """A network's weights and buffers as contiguous tensors on the CPU."""
     return {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}

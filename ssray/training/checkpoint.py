@@ -1,4 +1,4 @@
-"""Where a training stands, as one file: enough to go on as if it had never stopped."""
+"""The state of a training in one file, from which it goes on as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Checkpoint:
     """The state of a training between two steps.
 
     Attributes:
-        tensors: weights, their average, the optimizer's moments, random generators.
-        facts: what is left, as JSON knows it.
+        tensors: the weights, their average, the optimizer's moments and the states of the random
+            generators, by dotted names.
+        facts: everything else that is needed, as values that JSON can hold.
     """
 
     tensors: dict[str, Tensor]
@@ -40,7 +41,7 @@ class Checkpoint:
         return {k.removeprefix(start): v for k, v in self.tensors.items() if k.startswith(start)}
 
     def to_bytes(self) -> bytes:
-        """A safetensors file with the facts in its metadata."""
+        """The content of a safetensors file with the facts in its metadata."""
         tensors = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
         return safetensors.torch.save(
             {name: tensor.contiguous() for name, tensor in tensors.items()},
@@ -52,7 +53,7 @@ class Checkpoint:
         """Reads what ``to_bytes`` gave.
 
         Raises:
-            ValueError: if it is something else, or cut short.
+            ValueError: if the content is something else, or cut short.
         """
         try:
             tensors = safetensors.torch.load(content)
@@ -69,7 +70,7 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class CheckpointFile:
-    """The latest checkpoint of a training; each one replaces the one before as a whole."""
+    """The file of a training's latest checkpoint."""
 
     def __init__(self, folder: Location) -> None:
         self._place = folder / FILE
@@ -78,7 +79,7 @@ class CheckpointFile:
         """The latest checkpoint; None if there is none.
 
         Raises:
-            ArtifactError: if it can't be used.
+            ArtifactError: if the file can't be used.
         """
         if not self._place.exists():
             return None
@@ -90,4 +91,5 @@ class CheckpointFile:
             ) from None
 
     def write(self, checkpoint: Checkpoint) -> None:
+        """Replaces the file as a whole, so that a reader finds the old or the new checkpoint."""
         self._place.write(checkpoint.to_bytes())

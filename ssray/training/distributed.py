@@ -1,7 +1,7 @@
-"""The processes that train together, and what they must agree on.
+"""The processes that train together, and how they agree.
 
-What they agree on are a few numbers on the CPU, exchanged over gloo: over NCCL every step would
-have to wait for the GPU to tell them. Gradients and statistics are exchanged where they are.
+They agree on a few numbers on the CPU, which are exchanged over gloo. Over NCCL every step would
+have to wait until the GPU has computed them. Gradients and statistics are exchanged on the device.
 """
 
 from __future__ import annotations
@@ -14,24 +14,32 @@ import torch.distributed as dist
 from torch import Tensor
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-"""What ``torch.distributed`` is to be initialised with, by the device that trains."""
+"""The backend to initialise ``torch.distributed`` with, by the type of the training device."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes that train together; alone where torch.distributed is not initialised."""
+    """The processes that train together.
+
+    Every method that exchanges something must be called by all of them together.
+
+    Attributes:
+        rank: the number of this process, from 0.
+        size: the number of processes.
+    """
 
     rank: int
     size: int
 
     @classmethod
     def current(cls) -> ProcessGroup:
+        """The group of this process; it is alone where torch.distributed is not initialised."""
         if not dist.is_initialized():
             return cls(rank=0, size=1)
         return cls(rank=dist.get_rank(), size=dist.get_world_size())
 
     def first(self, *values: float) -> list[float]:
-        """Rank 0's values for all, so that every process takes the same decisions."""
+        """Gives every process rank 0's values, so that all take the same decisions."""
         if self.size == 1:
             return list(values)
         message = torch.tensor(values, dtype=torch.float64)
@@ -40,7 +48,7 @@ class ProcessGroup:
         return numbers
 
     def least(self, value: float) -> float:
-        """The least of all processes' values."""
+        """The smallest of all processes' values."""
         if self.size == 1:
             return value
         message = torch.tensor(value, dtype=torch.float64)
@@ -48,7 +56,7 @@ class ProcessGroup:
         return float(message)
 
     def total(self, *values: float) -> list[float]:
-        """Sums over all processes."""
+        """The sum of each value over all processes."""
         if self.size == 1:
             return list(values)
         message = torch.tensor(values, dtype=torch.float64)
@@ -58,7 +66,7 @@ class ProcessGroup:
 
     @torch.no_grad()
     def add(self, tensors: Sequence[Tensor]) -> None:
-        """Puts the sum over all processes into tensors of one type, in one exchange."""
+        """Replaces tensors of one data type by their sums over all processes, in one exchange."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -67,7 +75,7 @@ class ProcessGroup:
             tensor.copy_(total.view_as(tensor))
 
     def share(self, parts: int) -> range:
-        """The parts of some work that are this process's.
+        """The numbers of the parts that this process takes of a work in so many parts.
 
         >>> list(ProcessGroup(rank=1, size=2).share(5))
         [1, 3]
@@ -75,7 +83,15 @@ class ProcessGroup:
         return range(self.rank, parts, self.size)
 
     def gather(self, own: Sequence[Tensor], parts: int) -> list[Tensor]:
-        """A CPU tensor for each part, from the processes whose share it is; all of one shape."""
+        """Collects one CPU tensor for each part of a work from the processes that took them.
+
+        Args:
+            own: this process's tensors, one for each number in ``share``; all have one shape.
+            parts: in how many parts the work came.
+
+        Returns:
+            The tensors of all parts in order, the same on every process.
+        """
         if self.size == 1:
             return list(own)
         most = -(-parts // self.size)

@@ -1,4 +1,7 @@
-"""Early stopping without labels: for objective (4), which overfits, or where a recipe asks."""
+"""Early stopping without labels.
+
+It is on for objective (4), which overfits, and where a recipe asks for it.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,25 @@ from ssray.training.checkpoint import Checkpoint, prefixed
 from ssray.training.distributed import ProcessGroup
 
 CHECKS = 50
-"""How often, over the whole budget, early stopping looks."""
+"""How many times early stopping judges the network over the whole budget."""
 DEFECTS = 8
+"""The number of images in which synthetic defects are made."""
 
 
 @torch.inference_mode()
 def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> float:
-    """Pixel AUROC of synthetic defects in held-out images; the same defects on every call.
+    """How well a network separates synthetic defects from the rest of held-out images.
+
+    The defects are the same on every call.
 
     Args:
         model: a network, in any mode.
         held_out: (M, H, W, 3) uint8; defects are made in the first 8 of them.
-        precision: of the forward pass.
+        precision: the data type of the network's inner layers in the forward pass.
 
     Returns:
-        In [0, 1]; NaN where no defect is perceptible, as on an all-white image, or where the
-        model's output is no number.
+        The pixel AUROC in [0, 1]; NaN where no defect is perceptible, as on an all-white image, or
+        where the model's output is no number.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
@@ -49,18 +55,28 @@ def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> fl
 
 
 class EarlyStopping:
-    """Keeps the best weights, of a network trained with objective (4) unless the recipe says else.
+    """Keeps the best weights of a training, and says when it should stop.
 
-    What is best is decided by ``separation``; looking at fixed shares of the budget, not at
-    fixed times, lets a budget in images end alike on every machine.
+    It watches trainings with objective (4) unless the recipe says otherwise. ``separation`` decides
+    which weights are best. The network is judged at fixed shares of the budget and not at fixed
+    times, so that a training with a budget in images ends alike on every machine.
 
     Attributes:
-        weights: the best so far; empty before there are any.
+        weights: the best weights so far; empty before there are any.
     """
 
     def __init__(
         self, settings: Objective, held_out: Tensor, precision: torch.dtype, team: ProcessGroup
     ) -> None:
+        """Has not judged anything yet.
+
+        Args:
+            settings: says whether to watch, and for which share of the budget to wait for a better
+                network.
+            held_out: (M, H, W, 3) uint8 images to judge with.
+            precision: the data type of the network's inner layers.
+            team: the processes that train together.
+        """
         self._team = team
         wanted = settings.early_stopping
         self._watching = settings.kind == "amplify" if wanted is None else wanted
@@ -73,7 +89,15 @@ class EarlyStopping:
         self.weights: dict[str, Tensor] = {}
 
     def after(self, spent: float, model: nn.Module) -> bool:
-        """Looks, if it is time to; whether training should stop."""
+        """Judges a network if it is time to.
+
+        Args:
+            spent: the share of the budget that is gone.
+            model: the averaged network.
+
+        Returns:
+            Whether the training should stop.
+        """
         if not self._watching or int(spent * CHECKS) <= self._checks:
             return False
         self._checks = int(spent * CHECKS)

@@ -1,13 +1,13 @@
-"""``fit``: one process's training loop.
+"""``fit`` is one process's training loop.
 
-It knows nothing of Ray. Where ``torch.distributed`` is initialised it trains with DDP,
-each process on its share of every step; otherwise alone.
+It knows nothing of Ray. Where ``torch.distributed`` is initialised it trains with DDP, each process
+on its share of every step. Otherwise it trains alone.
 
-The learning rate and the crop size follow one number, the share of the budget that is
-spent: images seen out of ``schedule.images`` or ``schedule.epochs``, or minutes out of
-``max_minutes``, whichever is further along. So a run of fifteen minutes anneals within them.
-A crop counts as the share of an image that it covers, so that equal shares of the budget
-cost about equal time whatever the crop.
+The learning rate and the crop size follow one number, the share of the budget that is spent. That
+is the share of ``schedule.images`` or ``schedule.epochs`` that was seen, or the share of
+``max_minutes`` that has passed, whichever is larger. So a run of fifteen minutes anneals within
+them. A crop counts as the share of an image that it covers, so that equal shares of the budget cost
+about equal time whatever the crop.
 """
 
 from __future__ import annotations

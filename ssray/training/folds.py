@@ -13,11 +13,13 @@ from ssray.training.images import MIN_HELD_OUT, Feed
 
 @dataclass(frozen=True)
 class Fold:
-    """One of several parts of all images, and the rest; neither is copied before it is asked for.
+    """One of several parts into which all images are cut, and the rest of them.
+
+    Neither is copied before it is asked for, and both are copied anew each time.
 
     Attributes:
-        feed: what is cut.
-        number: of the part, from 0.
+        feed: the images that are cut.
+        number: the number of the part, from 0.
         count: how many parts there are.
     """
 
@@ -27,12 +29,12 @@ class Fold:
 
     @property
     def training(self) -> Tensor:
-        """(N, H, W, 3) uint8: all but the part."""
+        """All images but the part, (N, H, W, 3) uint8."""
         return self._chosen(left_out=False)
 
     @property
     def held_out(self) -> Tensor:
-        """(M, H, W, 3) uint8: the part."""
+        """The images of the part, (M, H, W, 3) uint8."""
         return self._chosen(left_out=True)
 
     def cut(self) -> Feed:
@@ -40,6 +42,7 @@ class Fold:
         return Feed(self.training, self.held_out, textures=self.feed.textures)
 
     def _chosen(self, left_out: bool) -> Tensor:
+        """The images of the part, or all others."""
         chosen, before = [], 0
         for images in (self.feed.training, self.feed.held_out):
             assert isinstance(images, Tensor)
@@ -50,10 +53,14 @@ class Fold:
 
 
 def cut_folds(feed: Feed, count: int) -> list[Fold]:
-    """Cuts all images into parts, each to be left out once.
+    """Cuts all images, those held out included, into parts that are to be left out once each.
+
+    Args:
+        feed: the images.
+        count: how many parts to cut; for 0 there are none.
 
     Raises:
-        TrainingError: if there are fewer than two images a fold, or not all are in memory.
+        TrainingError: if a fold would have fewer than two images, or not all are in memory.
     """
     if not count:
         return []

@@ -1,4 +1,4 @@
-"""Steps of more images than a recipe's, where a GPU or many cores would else stand idle.
+"""Lets a step take more images than in the recipe, where a GPU or many cores would stand idle.
 
 A recipe states how many images a step takes, for its learning rate. A step that takes ``g`` times
 as many is trained with ``sqrt(g)`` times the learning rate and averages its weights over as many
@@ -26,16 +26,18 @@ from ssray.training.schedule import batch_size, images_to_see
 from ssray.training.trainer import Numerics
 
 LEAST_STEPS = 2000
-"""That a training keeps, of whole images."""
+"""How many steps a training keeps at least, where crops are whole images."""
 LEAST_GAIN = 1.1
-"""In images a second, for which twice the images a step are worth it."""
+"""How many times the images a second must rise for twice the images a step to be worth it."""
 MEMORY_SHARE = 0.5
-"""Of a GPU, or of the part of one that a worker has: that the network and its gradients may take,
-as the images, their corruption and other processes need some, too."""
+"""The share of a GPU's memory, or of a worker's part of it, that the network with its gradients and
+the images of the training may take. Their corruption and other processes need some, too."""
 
 
 def most_growth(recipe: Recipe, training_images: int) -> float:
-    """How many times the recipe's images a step may take so that ``LEAST_STEPS`` remain.
+    """How many times the recipe's images a step may take at most.
+
+    ``LEAST_STEPS`` remain. The result is at least 1.
 
     >>> from ssray.config import Schedule
     >>> schedule = Schedule(images=80_000, batch=4, epochs=None)
@@ -48,7 +50,7 @@ def most_growth(recipe: Recipe, training_images: int) -> float:
 
 
 def grown(recipe: Recipe, growth: float) -> Recipe:
-    """The recipe for steps of ``growth`` times as many images."""
+    """The recipe, changed to steps of ``growth`` times as many images."""
     schedule = recipe.schedule
     changed = {
         "batch": max(1, round(schedule.batch * growth)),
@@ -96,16 +98,18 @@ def filling_growth(
     memory_share: float = 1.0,
     taken_bytes: int = 0,
 ) -> int:
-    """The growth that fills a device: bare steps are timed, a second or two in all.
+    """The growth that fills a device.
+
+    Bare steps are timed to find it, which takes a second or two.
 
     Args:
         recipe: what is to be trained.
-        shape: rows and columns of its images.
+        shape: the rows and columns of its images.
         numerics: the device to fill, the precision, and in how many parts a step is taken, of
             which the device takes one at a time.
         most: the growth not to exceed.
-        memory_share: of the device that this process may take.
-        taken_bytes: of it, by what the training will hold beside the network.
+        memory_share: the share of the device's memory that this process may take.
+        taken_bytes: how much of it the training's images will take.
 
     Returns:
         A power of two.
@@ -129,7 +133,15 @@ def _speed(
     memory_share: float,
     taken_bytes: int,
 ) -> Callable[[int], float | None]:
-    """What ``worth_growing`` asks."""
+    """Prepares the function that ``worth_growing`` asks for the speed of a batch.
+
+    Args:
+        recipe: what is to be trained.
+        shape: the rows and columns of its images.
+        numerics: the device and the precision.
+        memory_share: the share of the device's memory that this process may take.
+        taken_bytes: how much of it the training's images will take.
+    """
     device = numerics.device
     network = Autoencoder(recipe.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
@@ -158,11 +170,11 @@ def _speed(
 
 
 def worth_growing(speed: Callable[[int], float | None], batches: Sequence[int]) -> int:
-    """The largest batch up to which images a second rise by a tenth each time.
+    """The largest batch up to which the images a second rise by a tenth from each to the next.
 
     Args:
-        speed: images a second with a batch; None where the memory holds no such step.
-        batches: to try, rising; of a single one nothing is asked.
+        speed: gives the images a second with a batch; None where the memory holds no such step.
+        batches: the batches to try, in rising order. If there is only one, it is not timed.
 
     >>> worth_growing({4: 250.0, 8: 490.0, 16: 900.0, 32: 950.0}.get, [4, 8, 16, 32])
     16

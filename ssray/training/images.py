@@ -1,8 +1,8 @@
-"""What a process trains on, and what is held out.
+"""The images that a process trains on, and those that are held out.
 
-Images that fit the memory budget are decoded once. Of more, a window moves over those to train
-on, which ``ssray.data.window`` describes, and each process has its own part of them. Which are held
-out is the same either way.
+Images that fit the memory budget are decoded once. If there are more, a window moves over those to
+train on, as ``ssray.data.window`` describes, and each process has its own part of them. The same
+images are held out either way.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Feed:
     """The images of a training.
 
     Attributes:
-        training: (N, H, W, 3) uint8, or a window over more.
-        held_out: (M, H, W, 3) uint8, the same in every process.
-        skipped: how many could not be used of those decoded before the training.
+        training: (N, H, W, 3) uint8 images to train on, or a window over more of them.
+        held_out: (M, H, W, 3) uint8 images that are not trained on, the same in every process.
+        skipped: how many of the images decoded before the training could not be used.
         textures: (T, H', W', 3) uint8 foreign content for the corruption, or None.
     """
 
@@ -49,19 +49,19 @@ class Feed:
 
     @property
     def sample(self) -> Tensor:
-        """Images that were trained on, (N, H, W, 3) uint8 on the CPU."""
+        """All images to train on, or some of those in the window, (N, H, W, 3) uint8 on the CPU."""
         if isinstance(self.training, Tensor):
             return self.training
         return self.training.images[:MIN_WINDOW].cpu()
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of every image."""
+        """The rows and columns of every image."""
         return (self.held_out.shape[1], self.held_out.shape[2])
 
     @property
     def training_images(self) -> int:
-        """How many there are to train on, over all processes."""
+        """How many images there are to train on, over all processes."""
         if isinstance(self.training, Tensor):
             return len(self.training)
         return self.training.total
@@ -73,7 +73,7 @@ class Feed:
 
     @property
     def nbytes(self) -> int:
-        """That the images to train on take on the device."""
+        """How many bytes the images to train on take on the device."""
         training = self.training
         return training.nbytes if isinstance(training, Tensor) else training.capacity_bytes
 
@@ -99,9 +99,9 @@ class Feed:
         return self.training.images
 
     def counted(self) -> tuple[int, int]:
-        """Images there were to draw from so far, and those that could not be used.
+        """How many images there were to draw from so far, and how many could not be used.
 
-        Over all processes, each of which must ask.
+        Both are counted over all processes, which must ask together.
         """
         if isinstance(self.training, Tensor):
             return len(self.training), self.skipped
@@ -126,7 +126,14 @@ def load_feed(
     seed: int,
     on_decoded: Callable[[int, int], None] = lambda done, count: None,
 ) -> Feed:
-    """Decodes all images.
+    """Decodes all images, and holds some of them out.
+
+    Args:
+        uris: the training images.
+        recipe: the size of the images, and the share to hold out.
+        threads: how many threads decode.
+        seed: decides which images are held out.
+        on_decoded: called with how many images are done, and how many there are.
 
     Raises:
         DataError: if none can be used.
@@ -155,12 +162,16 @@ def stream_feed(
     decode: Decode,
     on_decoded: Callable[[int, int], None] = lambda done, count: None,
 ) -> Feed:
-    """Decodes the images held out; those to train on come when they are due.
+    """Decodes the images that are held out; those to train on come when they are due.
 
     Args:
-        memory_gib: for the decoded images of this process.
-        decode: where the images to train on come from.
-        on_decoded: as for ``load_images``, of those held out.
+        uris: the training images.
+        recipe: the size of the images, and the share to hold out.
+        threads: how many threads decode the images that are held out.
+        seed: decides which images are held out, and the order of the others.
+        memory_gib: the memory for the decoded images of this process in GiB.
+        decode: decodes the images to train on.
+        on_decoded: called with how many of the images held out are done, and how many there are.
 
     Raises:
         ConfigError: if the memory holds too few images.
@@ -192,10 +203,14 @@ def stream_feed(
 def load_held_out(
     uris: Sequence[str], recipe: Recipe, threads: int, seed: int, shape: tuple[int, int]
 ) -> Tensor:
-    """What a training on the images leaves out, (M, H, W, 3) uint8, without decoding the others.
+    """The images that a training holds out, (M, H, W, 3) uint8; the others are not decoded.
 
     Args:
-        shape: of the training's images.
+        uris: all images of the training.
+        recipe: the size of the images, and the share to hold out.
+        threads: how many threads decode.
+        seed: the training's seed.
+        shape: the rows and columns of the training's images.
 
     Raises:
         DataError: if none of them can be used.
@@ -205,9 +220,9 @@ def load_held_out(
 
 
 def texture_uris(recipe: Recipe) -> list[str]:
-    """Images of the recipe's folder of foreign content; none where it names no folder.
+    """The images in the recipe's folder of foreign content; none where it names no folder.
 
-    Of more than ``MOST_TEXTURES``, that many are taken, spread over the folder.
+    If there are more than ``MOST_TEXTURES``, that many are taken, spread over the folder.
 
     Raises:
         DataError: if there is no such folder, or no image in it.
@@ -219,7 +234,9 @@ def texture_uris(recipe: Recipe) -> list[str]:
 
 
 def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
-    """The recipe's foreign content, squares of the images' size, (T, S, S, 3) uint8; or None.
+    """The recipe's foreign content, (T, S, S, 3) uint8 squares of the images' size.
+
+    Returns None where the recipe names no folder of foreign content.
 
     Raises:
         DataError: as ``texture_uris``, or if none of the images can be decoded.
@@ -231,11 +248,12 @@ def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
 
 
 def split_uris(uris: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Images to hold out, 2 to 1,024 of them at random, and the others."""
+    """Picks 2 to 1,024 images at random to hold out, and returns them and the others."""
     held = min(max(MIN_HELD_OUT, round(share * len(uris))), MOST_HELD_OUT)
     shuffled = [uris[i] for i in np.random.default_rng(seed).permutation(len(uris))]
     return shuffled[:held], shuffled[held:]
 
 
 def _bytes(shape: tuple[int, int]) -> int:
+    """The size of a decoded image."""
     return 3 * shape[0] * shape[1]

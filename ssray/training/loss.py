@@ -23,10 +23,10 @@ def objective(reconstruction: Tensor, corrupted: Corrupted, settings: Objective)
         corrupted: the corrupted images, the originals and the masks.
         settings: which objective, and how much the corrupted pixels weigh in it.
     """
-    target, mask, lam = corrupted.target, corrupted.mask, settings.corrupted_weight
+    target, mask, weight = corrupted.target, corrupted.mask, settings.corrupted_weight
     if settings.kind == "amplify":
-        return amplification_objective(reconstruction, target, corrupted.images, mask, lam)
-    return reconstruction_objective(reconstruction, target, mask, lam)
+        return amplification_objective(reconstruction, target, corrupted.images, mask, weight)
+    return reconstruction_objective(reconstruction, target, mask, weight)
 
 
 @torch.inference_mode()

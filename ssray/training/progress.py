@@ -1,4 +1,4 @@
-"""The epoch log: a row every ten seconds or so that says how far a training has got."""
+"""The epoch log, which says every ten seconds or so how far a training has got."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows the share of the budget that is spent: learning rate, crops and batches."""
+"""Learning rate, crops and batches, which follow from the share of the budget that is spent."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import math
 from ssray.config import STRIDE, Schedule
 
 LEAST_CROP = 32
-"""Pixels."""
+"""The shortest side of a crop in pixels, unless the image is smaller."""
 
 
 def images_to_see(schedule: Schedule, training_images: int) -> float:
-    """The budget in images: ``images``, or ``epochs`` passes over the training images if fewer.
+    """How many images a training sees.
+
+    That is ``schedule.images``, or ``schedule.epochs`` passes over the training images if these are
+    fewer.
 
     >>> images_to_see(Schedule(images=1000, epochs=20), training_images=30)
     600.0
@@ -21,7 +24,15 @@ def images_to_see(schedule: Schedule, training_images: int) -> float:
 
 
 def learning_rate(spent: float, schedule: Schedule) -> float:
-    """Linear warm-up, then a cosine that reaches 0 when the budget is spent, ``spent`` being 1."""
+    """The learning rate after a share of the budget is spent.
+
+    It rises linearly during the warm-up, and then falls along a cosine that reaches 0 when the
+    whole budget is spent.
+
+    Args:
+        spent: the share of the budget that is gone, in [0, 1].
+        schedule: the highest learning rate, and the share of the budget that the warm-up takes.
+    """
     if spent < schedule.warmup:
         return schedule.learning_rate * max(spent, 0.01 * schedule.warmup) / schedule.warmup
     along = min(1.0, (spent - schedule.warmup) / (1 - schedule.warmup))
@@ -29,12 +40,16 @@ def learning_rate(spent: float, schedule: Schedule) -> float:
 
 
 def crop_shape(spent: float, schedule: Schedule, image_shape: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the crops: each of ``schedule.crops`` for an equal share of the budget.
+    """The rows and columns of the crops after a share of the budget is spent.
 
-    ``spent`` is the share that is gone, in [0, 1].
+    Each of ``schedule.crops`` is used for an equal share of the budget. Crops that are turned by a
+    right angle are squares. Sides that are shorter than the image's are multiples of 8 and have at
+    least 32 pixels.
 
-    Crops that are turned by a right angle are squares. Sides smaller than the image's are
-    multiples of 8 and have at least 32 pixels.
+    Args:
+        spent: the share of the budget that is gone, in [0, 1].
+        schedule: the sides of the crops as shares of the image's, and the augmentation.
+        image_shape: the rows and columns of the images.
     """
     stage = min(int(spent * len(schedule.crops)), len(schedule.crops) - 1)
     if schedule.augmentation in ("turn", "dihedral"):
@@ -51,8 +66,9 @@ def crop_shape(spent: float, schedule: Schedule, image_shape: tuple[int, int]) -
 def batch_size(
     crop: tuple[int, int], image_shape: tuple[int, int], schedule: Schedule, workers: int
 ) -> int:
-    """How many crops a step each worker takes: they fill the area of its part of ``batch`` images.
+    """How many crops each worker takes in a step.
 
-    At least two, for batch statistics.
+    They fill the area of the worker's part of ``schedule.batch`` images, and are at least two,
+    because the statistics of batch normalisation need them.
     """
     return max(2, schedule.batch * math.prod(image_shape) // (math.prod(crop) * workers))

@@ -1,4 +1,4 @@
-"""The epoch log as TensorBoard events."""
+"""Writes the epoch log as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ssray.training.progress import ProgressRow
 
 @contextlib.contextmanager
 def event_log(folder: Path | None) -> Iterator[Callable[[ProgressRow], None]]:
-    """Yields what to call with each row; without a folder it does nothing.
+    """Opens an event file and yields the function to call with each row of the epoch log.
 
-    The step of every number is the count of images seen.
+    The step of every number is the count of images seen. Without a folder nothing is written.
     """
     if folder is None:
         yield lambda epoch: None

@@ -1,4 +1,4 @@
-"""``Trainer``: the steps of the optimizer, and the average of the weights."""
+"""``Trainer`` takes the steps of the optimizer, and averages the weights."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ class Trainer:
         return objective(reconstruction, corrupted, self._recipe.objective)
 
     def _gradients_exchanged(self, now: bool) -> AbstractContextManager[None]:
-        """Whether the block's backward pass exchanges gradients; they add up until one does."""
+        """Lets a block's backward pass exchange gradients now, or add them up until one does."""
         if now or not isinstance(self._network, DistributedDataParallel):
             return nullcontext()
         waiting: AbstractContextManager[None] = self._network.no_sync()
