@@ -260,8 +260,8 @@ def evaluate_categories(
             f"{store}: no published model for {lacking}. "
             f"Models here: {', '.join(versions) or 'none'}."
         )
-    manifest = index_dataset(root, wanted)
-    tested = manifest.filter(pc.equal(manifest["split"], "test"))["category"].to_pylist()
+    table = index_dataset(root, wanted)
+    tested = table.filter(pc.equal(table["split"], "test"))["category"].to_pylist()
     untested = [name for name in wanted if name not in tested]
     if untested:
         raise DataError(
@@ -270,4 +270,4 @@ def evaluate_categories(
         )
     chosen = {name: versions[name] for name in wanted}
     with ray_session():
-        return evaluate(manifest, store, chosen, compute, out, maps, on_scored)
+        return evaluate(table, store, chosen, compute, out, maps, on_scored)

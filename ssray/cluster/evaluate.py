@@ -30,7 +30,7 @@ def _unheard(done: int, count: int) -> None:
 
 
 def evaluate(
-    manifest: pa.Table,
+    images: pa.Table,
     store: Location,
     versions: Mapping[str, str],
     compute: Compute,
@@ -38,11 +38,11 @@ def evaluate(
     maps: Location | None = None,
     on_scored: OnScored = _unheard,
 ) -> tuple[pa.Table, pa.Table]:
-    """Scores a manifest's test images and writes ``metrics.parquet``, ``metrics_by_type.parquet``,
+    """Scores the test images of a table and writes ``metrics.parquet``, ``metrics_by_type.parquet``,
     ``metrics.md``, ``scores.parquet``, ``report.html`` and the heatmap pictures shown in it.
 
     Args:
-        manifest: of a labelled data set; training images in it are passed over.
+        images: of a labelled data set; training images in it are passed over.
         store: the model store.
         versions: the model version of each category to evaluate.
         compute: as for ``score_images``.
@@ -58,7 +58,7 @@ def evaluate(
         DataError: if the maps of two images would be kept under one name, or a folder can't be
             created.
     """
-    test = manifest.filter(pc.equal(manifest["split"], "test"))
+    test = images.filter(pc.equal(images["split"], "test"))
     if maps is not None:
         _refuse_shared_places(test, maps)
         maps.make_folder()
@@ -76,7 +76,7 @@ def evaluate(
 
 
 def score(
-    manifest: pa.Table,
+    images: pa.Table,
     store: Location,
     versions: Mapping[str, str],
     compute: Compute,
@@ -89,14 +89,14 @@ def score(
         The ``SCORES`` table.
     """
     models = _load(store, versions)
-    results = _scored(manifest, store, versions, compute, out, None, on_scored)
+    results = _scored(images, store, versions, compute, out, None, on_scored)
     write_report(results, Figures.of(results), models, out, "Scores", {})
     return results.scores
 
 
-def _refuse_shared_places(manifest: pa.Table, maps: Location) -> None:
+def _refuse_shared_places(images: pa.Table, maps: Location) -> None:
     taken: dict[str, str] = {}
-    for row in manifest.to_pylist():
+    for row in images.to_pylist():
         place = str(map_place(maps, row["category"], row["split_type"], row["uri"]))
         if place in taken:
             raise DataError(
@@ -107,7 +107,7 @@ def _refuse_shared_places(manifest: pa.Table, maps: Location) -> None:
 
 
 def _scored(
-    manifest: pa.Table,
+    images: pa.Table,
     store: Location,
     versions: Mapping[str, str],
     compute: Compute,
@@ -118,7 +118,7 @@ def _scored(
     parts = out / PARTS
     parts.delete()
     parts.make_folder()
-    score_images(manifest, store, versions, compute, parts, maps, on_scored)
+    score_images(images, store, versions, compute, parts, maps, on_scored)
     results = collect(parts)
     write_table(results.scores, out / "scores.parquet")
     return results

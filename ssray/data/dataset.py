@@ -255,8 +255,8 @@ def training_uris(root: Location, category: str) -> list[str]:
     Raises:
         DataError: as ``index_dataset``, or if there is none.
     """
-    manifest = index_dataset(root, [category])
-    training = manifest.filter(pc.equal(manifest["split"], "train"))
+    table = index_dataset(root, [category])
+    training = table.filter(pc.equal(table["split"], "train"))
     if not len(training):
         raise DataError(f"{root / category}: no images in train/good.")
     uris: list[str] = training["uri"].to_pylist()

@@ -64,8 +64,8 @@ def diagnose(
         ConfigError: if the model was trained with objective (4) alone.
         DataError: if there is no such category, or it has fewer than 3 usable training images.
     """
-    manifest = index_dataset(root, [category])
-    uris = manifest.filter(pc.equal(manifest["split"], "train"))["uri"].to_pylist()
+    table = index_dataset(root, [category])
+    uris = table.filter(pc.equal(table["split"], "train"))["uri"].to_pylist()
     model = load(store, category, published_version(store, category))
     if model.recipe.objective.kind == "amplify":
         raise ConfigError(

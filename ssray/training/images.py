@@ -229,8 +229,8 @@ def texture_uris(recipe: Recipe) -> list[str]:
     """
     if recipe.corruption.textures is None:
         return []
-    manifest = index_images(Location.parse(recipe.corruption.textures), "textures")
-    return spread(manifest["uri"].to_pylist(), MOST_TEXTURES)
+    table = index_images(Location.parse(recipe.corruption.textures), "textures")
+    return spread(table["uri"].to_pylist(), MOST_TEXTURES)
 
 
 def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
