@@ -85,7 +85,7 @@ for command in (train, sweep, evaluate, score, diagnose, models, nightly, heatma
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the command line; the entry point of the program ``ssray``."""
     run(cli)
 
 

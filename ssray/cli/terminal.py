@@ -36,7 +36,7 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 
 @dataclass
 class _Row:
-    """A category on the board."""
+    """How one category stands."""
 
     state: str = "waiting"
     epoch: ProgressRow | None = None
@@ -163,7 +163,7 @@ def versions_table(rows: Sequence[tuple[str, StoredVersion]]) -> Table:
 
 @contextmanager
 def scoring_progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """Shows how far a night is; yields what to call with a state, and with images done of all."""
+    """Shows how far the scoring of images is; yields what to call with a state, and with images done of all."""
     printed = begun = time.monotonic()
     first: int | None = None
     with Progress(console=console, disable=not console.is_terminal) as progress:

@@ -1,1 +1,1 @@
-"""The plumbing: the only package that imports ray."""
+"""Trainings, scoring, searches and nights on Ray: the only package that imports it."""

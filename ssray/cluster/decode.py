@@ -13,9 +13,9 @@ from ssray.data.decode import UInt8Image, read_image, resize
 from ssray.errors import ImageError
 
 DECODE_CPUS = 0.25
-"""Of each task."""
+"""CPUs that Ray reserves for each decoding task."""
 RESERVED_CPUS = 0.5
-"""What a training leaves to its decoding tasks: where it held every CPU they would wait for it."""
+"""CPUs that a training leaves to its decoding tasks; if it held all, they would never run."""
 _BATCH = 32
 
 

@@ -20,13 +20,13 @@ from ssray.storage.json_file import read_json
 from ssray.training.images import load_held_out
 
 MOST = 4
-"""So many of the best models are tried in pairs."""
+"""How many of the best models are tried in pairs."""
 RESULT = "pair.json"
-"""What became of it, beside the search's."""
+"""Name of the file that says what came of the pairs, in the folder of the search."""
 
 
 class _Outcome(BaseModel):
-    """What became of some candidates.
+    """What came of trying candidates in pairs, as it is kept for a restart.
 
     Attributes:
         of: the same for the same candidates.

@@ -26,9 +26,9 @@ from ssray.errors import ConfigError
 from ssray.training.growth import most_growth
 
 CORES_PER_WORKER = 2
-"""Of a training or of scoring on CPUs, where nothing else is stated."""
+"""Cores of a worker that trains or scores on CPUs, where nothing else is stated."""
 PROCESS_BYTES = 1.5 * 1024**3
-"""Of a worker's process that trains a compact recipe, beside its decoded images."""
+"""Memory of a worker's process that trains a compact recipe, beside its decoded images."""
 _GIB = 1024**3
 WORK_PER_THREAD = 128 * 128 * 16
 """Pixels of a step times the network's width, for which a further thread is worth its waiting."""
@@ -138,12 +138,12 @@ def training_workers(
 
 
 def _least_memory() -> float:
-    """Bytes of the node that has least for workers."""
+    """The memory, in bytes, of the node that has least for workers."""
     return min((node.get("memory", sys.maxsize) for node in node_resources()), default=0.0)
 
 
 def usable_threads(recipe: Recipe) -> int:
-    """Beyond so many CPU threads the recipe's step gains nothing.
+    """The number of CPU threads beyond which the recipe's step gains nothing.
 
     >>> from ssray.recipes import compact
     >>> usable_threads(compact.object_()), usable_threads(compact.texture())

@@ -145,7 +145,7 @@ def sweep_categories(
 
 @dataclass(frozen=True)
 class _Sweep:
-    """What the searches have in common."""
+    """What the searches of all categories have in common."""
 
     root: Location
     request: SweepRequest

@@ -48,7 +48,7 @@ _DECODED_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a training.
+    """How a training ended.
 
     Attributes:
         version: complete, in the store.
@@ -78,7 +78,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Rung:
-    """How good the network was on the way.
+    """How good the network of a trial was on the way.
 
     Attributes:
         share: of the budget that was spent at least.

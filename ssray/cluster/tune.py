@@ -42,16 +42,16 @@ from ssray.storage.location import Location
 from ssray.training.build import training_key
 
 REDUCTION = 3
-"""Of trials that reach a rung, the best one in so many goes on."""
+"""Of three trials that reach a rung, the best one goes on."""
 RUNGS = (11, 33)
 """Percent of the budget after which a trial is judged, and may be stopped."""
 LEAST_AT_RANDOM = 4
 """Trials before the sampler learns from others, if a third of all are fewer."""
 WORST = 1.0
-"""Error of a trial of which nothing could be judged."""
+"""The error of a trial whose model could not be judged."""
 _MOST_DRAWS = 1000
 _STOP_SECONDS = 120
-"""So long Tune waits for the workers of a trial that it stops."""
+"""How long Tune waits for the workers of a trial that it stops."""
 _TUNE_STATE = "experiment_state-"
 _TRIAL_MEMORY = 1
 """Bytes. A trial's own process trains nothing, and must not take a CPU from those that do."""
@@ -59,7 +59,7 @@ _TRIAL_MEMORY = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What every process of a category's search is told.
+    """What every process of a category's search gets to know.
 
     Attributes:
         recipe: whose settings are varied; tried as it is in the first trial.
@@ -86,7 +86,7 @@ class Search:
 
     @property
     def key(self) -> str:
-        """The same for searches that try the same."""
+        """A digest that is the same for searches that try the same."""
         space = {
             key: values.model_dump() if isinstance(values, FloatRange) else values
             for key, values in self.space.items()
@@ -105,11 +105,11 @@ class Search:
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
     def recipe_of(self, settings: Mapping[str, Any]) -> Recipe:
-        """Of the trial with some settings."""
+        """The recipe of the trial with some settings."""
         return with_settings(self.recipe, settings)
 
     def training_key(self, settings: Mapping[str, Any]) -> str:
-        """Of the training with some settings."""
+        """The key of the training with some settings (``ssray.training.build.training_key``)."""
         recipe = self.recipe_of(settings)
         return training_key(recipe, self.compute, self.data_fingerprint, self.criterion)
 
@@ -247,7 +247,7 @@ class _SparingTheDefault(ASHAScheduler):  # type: ignore[misc]
 
 
 def _distribution(values: Any) -> BaseDistribution:
-    """Optuna's; choices as JSON, as it knows no lists."""
+    """Optuna's distribution of a setting; choices are JSON, as Optuna knows no lists."""
     if isinstance(values, FloatRange):
         return FloatDistribution(values.low, values.high, log=values.log)
     return CategoricalDistribution([json.dumps(value) for value in values])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """Recipes of one scale.
+    """Recipes of one size of networks, one of which suits a category.
 
     Attributes:
         texture: for surfaces, where places do not matter.

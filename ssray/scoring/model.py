@@ -134,7 +134,7 @@ class Model:
 
 
 def _pixels(image: Image.Image | npt.NDArray[np.uint8]) -> UInt8Image:
-    """(H, W, 3) uint8."""
+    """The pixels of an image or an array, (H, W, 3) uint8; refuses what is none."""
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if not isinstance(image, np.ndarray):

@@ -36,7 +36,7 @@ class Results:
         return self.scores.filter(pc.equal(self.scores["category"], category))
 
     def pixel_counts(self, category: str, split_type: str) -> PixelCounts:
-        """Of one type of images, merged from all parts."""
+        """The pixel counts of one type of images, merged from all parts."""
         chosen = (
             (pc.field("category") == category)
             & (pc.field("split_type") == split_type)

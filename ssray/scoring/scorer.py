@@ -19,12 +19,12 @@ from ssray.scoring.backends import OpenVinoNetwork, resolve_backend
 Maps = npt.NDArray[np.float32]
 
 PIXELS_AT_ONCE = 16 * 512 * 512
-"""Of all images that the networks get together, so that large ones do not need more memory."""
+"""Pixels of all images that the networks get together, so that large images take no more memory."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Result for a batch.
+    """The anomaly maps and image scores of a batch.
 
     Attributes:
         maps: (B, H, W) float32 anomaly maps at the network's resolution, non-negative; 1 is
@@ -37,7 +37,7 @@ class Scored:
 
 
 class Scorer:
-    """One loaded model.
+    """The networks of one model, ready to run, and how their maps are made.
 
     Args:
         artifact: the model.
