@@ -1,1 +1,1 @@
-"""Is a category a texture, and which defects does its model repair (section 4.2)?"""
+"""Measures whether a category is a texture, and which defects its model repairs (section 4.2)."""
