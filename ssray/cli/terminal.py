@@ -163,7 +163,10 @@ def versions_table(rows: Sequence[tuple[str, StoredVersion]]) -> Table:
 
 @contextmanager
 def scoring_progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """Shows how far the scoring of images is; yields what to call with a state, and with images done of all."""
+    """Shows how far the scoring of images is.
+
+    Yields what to call with a state in words, and what with how many images are done of how many.
+    """
     printed = begun = time.monotonic()
     first: int | None = None
     with Progress(console=console, disable=not console.is_terminal) as progress:

@@ -38,7 +38,7 @@ def evaluate(
     maps: Location | None = None,
     on_scored: OnScored = _unheard,
 ) -> tuple[pa.Table, pa.Table]:
-    """Scores the test images of a table and writes ``metrics.parquet``, ``metrics_by_type.parquet``,
+    """Scores a table's test images and writes ``metrics.parquet``, ``metrics_by_type.parquet``,
     ``metrics.md``, ``scores.parquet``, ``report.html`` and the heatmap pictures shown in it.
 
     Args:

@@ -1,4 +1,4 @@
-"""Is a category a texture, and which defects does its model repair (section 4.2)?"""
+"""Measures whether a category is a texture, and which defects its model repairs (section 4.2)."""
 
 MIN_IMAGES = 3
-"""Training images that a diagnosis needs at least."""
+"""The fewest training images that can be measured."""

@@ -1,4 +1,7 @@
-"""The diagnosis of a category: tables and one paragraph from the measurements of section 4.2."""
+"""What the measurements of a diagnosis mean: the kind of category, and a paragraph in words.
+
+The measurements are those of section 4.2 of the paper.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +10,41 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ssray.method.projection import TEXTURE_SHARE, PositionMoments, Projection, mean
+from ssray.metrics.values import percent
 
 Kind = Literal["texture", "aligned pattern", "object"]
 
 WINDOW_SHARE = 0.0003
-"""From this share within windows of half the side, a category is an object; otherwise all that
-is fixed is a pattern that repeats.
+"""From what share on a category is an object rather than a pattern that repeats.
 
+It is the share of the variance that a pixel's position explains within windows of half the side.
 Measured at 256 px: below 0.00005 for textures (MVTec AD grid; the generated weave and grain),
 0.0011 to 0.0043 for objects (MVTec AD transistor, hazelnut, cookie; the generated washer and
 connector)."""
 
 FEW_IMAGES = 20
-"""With fewer training images the shares are rough."""
+"""With fewer training images than this the shares are called rough."""
 
 MIN_ACCURACY = 0.95
 """How often the clean image must be the nearest one for the model to count as a projection."""
 
 REPAIRED = 0.5
-"""A patch counts as repaired where at most this part of its difference (rms) is left."""
+"""A patch counts as repaired if at most this part of its difference (rms) is left."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What was measured of one category.
+    """The measurements of one category and its model.
 
     Attributes:
-        category: its name.
-        model_version: whose projection was measured.
-        shape: rows and columns of the model's input, pixels.
-        skipped: training images that could not be read.
-        pixels: moments of every pixel over the training images.
-        windows: moments over all windows of half the side.
+        category: the category's name.
+        model_version: the version of the model whose projection was measured.
+        shape: the rows and columns of the model's input, in pixels.
+        skipped: how many training images could not be read.
+        pixels: mean and standard deviation of every pixel over the training images.
+        windows: the same of every pixel of a window of half the side, over all its places.
         neighbours: how many training images took part in the patch test.
-        projections: one a patch width, ascending; the first has width 0.
+        projections: what was measured for each width of patch, ascending; the first has width 0.
     """
 
     category: str
@@ -54,7 +58,7 @@ class Diagnosis:
 
     @property
     def kind(self) -> Kind:
-        """Whether positions matter."""
+        """What the category is, by how much the position of a pixel says about its value."""
         if self.pixels.position_share() < TEXTURE_SHARE:
             return "texture"
         if self.windows.position_share() < WINDOW_SHARE:
@@ -62,15 +66,16 @@ class Diagnosis:
         return "object"
 
     def area_share(self, width: int) -> float:
-        """The part of the image that a patch covers."""
+        """Returns the part of the image that a square patch covers."""
         return width * width / math.prod(self.shape)
 
     def projected_width(self) -> int:
-        """The largest patch that the model still projects, pixels; 0 if there is none.
+        """Returns the width of the largest patch that the model projects, in pixels; 0 for none.
 
-        Over that patch f(x_hat) is on average nearer to x than x_hat is, and at no tested width
-        up to it is x the nearest image to f(x_hat) in less than ``MIN_ACCURACY`` of the trials.
-        Outside the patch x_hat equals x, so that there only the model's own error would count.
+        A model f projects an image x_hat, which is x with a foreign patch, if two things hold.
+        Inside the patch f(x_hat) is on average nearer to x than x_hat is; outside it x_hat equals
+        x, so only the model's own error would count there. And x is the nearest of all images to
+        f(x_hat) in at least ``MIN_ACCURACY`` of the trials, at this width and all smaller ones.
         """
         largest = 0
         for at in self.patches:
@@ -81,15 +86,19 @@ class Diagnosis:
         return largest
 
     def closer_from(self) -> int:
-        """The smallest patch with f(x_hat) nearer to x than x_hat is over the whole image, pixels.
+        """Returns the width of the smallest patch that the output improves on, in pixels.
 
-        0 if there is none.
+        Improving means that the output is nearer to the clean image than the input is, over the
+        whole image. The result is 0 if there is no such width.
         """
         closer = (at.width for at in self.patches if mean(at.output_rms) < mean(at.input_rms))
         return next(closer, 0)
 
     def repaired_width(self) -> int:
-        """The largest patch up to which at most ``REPAIRED`` of the patch's difference is left."""
+        """Returns the width of the largest patch that the model repairs, in pixels; 0 for none.
+
+        Of it and of all smaller ones at most ``REPAIRED`` of the difference is left.
+        """
         largest = 0
         for at in self.patches:
             if mean(at.output_patch_rms) > REPAIRED * mean(at.input_patch_rms):
@@ -104,11 +113,12 @@ class Diagnosis:
 
 
 def paragraph(diagnosis: Diagnosis) -> str:
-    """The diagnosis in words, with its numbers."""
-    return " ".join([*_appearance(diagnosis), *_projection(diagnosis)])
+    """Describes the diagnosis in one paragraph, with its numbers."""
+    return " ".join([*_appearance(diagnosis), *_projected(diagnosis), _repaired(diagnosis)])
 
 
 def _appearance(diagnosis: Diagnosis) -> list[str]:
+    """Says what kind of category it is, and which settings suit it."""
     share = percent(diagnosis.pixels.position_share())
     within = percent(diagnosis.windows.position_share())
     measured = (
@@ -145,11 +155,8 @@ def _appearance(diagnosis: Diagnosis) -> list[str]:
     return sentences
 
 
-def _projection(diagnosis: Diagnosis) -> list[str]:
-    return [*_projected(diagnosis), _repaired(diagnosis)]
-
-
 def _projected(diagnosis: Diagnosis) -> list[str]:
+    """Says up to which width the model projects foreign patches, or why it projects none."""
     smallest = diagnosis.patches[0]
     projected, closer = diagnosis.projected_width(), diagnosis.closer_from()
     nearest = f"the clean image is the nearest of {diagnosis.neighbours} training images"
@@ -178,6 +185,7 @@ def _projected(diagnosis: Diagnosis) -> list[str]:
 
 
 def _repaired(diagnosis: Diagnosis) -> str:
+    """Says up to which width the model repairs patches."""
     repaired = diagnosis.repaired_width()
     if repaired:
         return (
@@ -196,15 +204,3 @@ def _size(diagnosis: Diagnosis, width: int) -> str:
     rows, columns = diagnosis.shape
     area = percent(diagnosis.area_share(width))
     return f"{width} x {width} px ({area} of the image's {columns} x {rows} px)"
-
-
-def percent(share: float) -> str:
-    """A share for people: two significant digits below 10 %, whole numbers above.
-
-    >>> percent(0.00161), percent(0.709), percent(0.0), percent(0.00001)
-    ('0.16 %', '71 %', '0 %', '< 0.01 %')
-    """
-    value = 100 * share
-    if 0 < value < 0.01:
-        return "< 0.01 %"
-    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"

@@ -1,4 +1,4 @@
-"""Diagnosing a category: is it a texture, and how well does its model project (section 4.2)?"""
+"""Measures a category's training images and its model, as in section 4.2 of the paper."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ from ssray.models.store import published_version
 from ssray.storage.location import Location
 
 _PART = 32
-"""Images decoded and counted at a time; it bounds the memory."""
+"""How many images are decoded and measured at a time, which bounds the memory."""
 
 
 Counting = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Begins a stretch of work that has a name and so many steps; yields what to call with each step's
-number."""
+"""Shows the progress of some work, given its name and number of steps.
+
+It is a context manager that yields a function, to be called with the number of steps done.
+"""
 
 
 @contextlib.contextmanager
 def _uncounted(work: str, steps: int) -> Iterator[Callable[[int], None]]:
+    """Shows no progress."""
     yield lambda step: None
 
 
@@ -48,16 +51,16 @@ def diagnose(
     compute: Compute,
     counting: Counting = _uncounted,
 ) -> Diagnosis:
-    """Measures a category's training images and its published model.
+    """Measures a category's training images and its model in use.
 
     Args:
         root: the folder above the categories.
-        category: which one.
+        category: the category's name.
         store: the model store.
-        images: how many training images, at random, the patch test takes, and how many patches
-            it tries at each width. The moments take all.
+        images: how many training images, chosen at random, the patch test uses, and how many
+            patches it tries for each width. Means and standard deviations are taken over all.
         compute: device, precision and seed.
-        counting: is told how the long parts of it go.
+        counting: shows the progress of the long parts.
 
     Raises:
         ArtifactError: if there is no published model, or it can't be read.
@@ -96,7 +99,13 @@ def diagnose(
 
 @dataclass(frozen=True)
 class _Survey:
-    """Moments of all readable images, and the first of them, (N, H, W, 3) uint8."""
+    """What reading all training images gave.
+
+    Attributes:
+        pixels: mean and standard deviation of every pixel.
+        windows: the same of every pixel of a window of half the side.
+        kept: the first of the images, (N, H, W, 3) uint8.
+    """
 
     pixels: PositionMoments
     windows: PositionMoments
@@ -104,11 +113,12 @@ class _Survey:
 
     @property
     def read(self) -> int:
+        """How many images could be read."""
         return self.pixels.images
 
 
 def _survey(uris: Sequence[str], shape: tuple[int, int], keep: int, counting: Counting) -> _Survey:
-    """Reads every image once, a part at a time."""
+    """Reads every image once, ``_PART`` at a time, and keeps the first ``keep``."""
     half = shape[0] // 2, shape[1] // 2
     pixels, windows = PositionMoments.zero(shape), PositionMoments.zero(half)
     kept: list[UInt8Image] = []
@@ -126,7 +136,7 @@ def _survey(uris: Sequence[str], shape: tuple[int, int], keep: int, counting: Co
 
 
 def _read(uris: Sequence[str], shape: tuple[int, int]) -> Iterator[UInt8Image]:
-    """Those of the images that can be read, resized to ``shape``."""
+    """Yields the images that can be read, resized to ``shape``."""
 
     def read(uri: str) -> UInt8Image | None:
         try:
@@ -146,6 +156,7 @@ def _project(
     generator: torch.Generator,
     counting: Counting,
 ) -> list[Projection]:
+    """Measures the model's projection for each width of patch."""
     precision = model.precision(compute.precision, images.device)
     network = model.build(images.device)
     widths = [0, *patch_widths(model.input_shape)]

@@ -1,4 +1,4 @@
-"""The measurements of a diagnosis as tables."""
+"""Writes the measurements of a diagnosis into tables."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MOMENTS = pa.schema(
         pa.field("std_blue", pa.float32(), nullable=False),
     ]
 )
-"""A row a position. ``view``: image (every pixel over the training images) or window (every
-pixel of a window half as high and wide, over the images and the window's places). Black is 0,
-white 1."""
+"""The table of means and standard deviations has a row for each position.
 
+``view`` is ``image`` for a pixel of the image, over the training images; or ``window`` for a pixel
+of a window half as high and wide, over the images and the window's places. Black is 0, white 1."""
 
 PROJECTION = pa.schema(
     [
@@ -45,15 +45,17 @@ PROJECTION = pa.schema(
         pa.field("output_patch_rms_mean", pa.float64(), nullable=False),
     ]
 )
-"""A row a patch width, in pixels of the model's input; ``width_share`` is of the shorter side,
-``area_share`` of the image. ``input`` is the image with the patch, ``output`` the model's.
-Accuracies: how often the clean image is the nearest of ``images`` training images. Distances
-to the clean image: root mean square over all values, or over the patch alone; black is 0,
-white 1. Width 0 is the clean image itself."""
+"""The table of the patch test has a row for each width of patch; width 0 is the clean image itself.
+
+``width_px`` is in pixels of the model's input, ``width_share`` is the share of its shorter side,
+and ``area_share`` that of its area. ``input`` is the image with the patch, ``output`` what the
+model makes of it. An accuracy says how often the clean image is the nearest of ``images`` training
+images. A distance to the clean image (``rms``) is the root mean square over all values, or over
+those of the patch; black is 0, white 1."""
 
 
 def moments_table(diagnosis: Diagnosis) -> pa.Table:
-    """The ``MOMENTS`` table."""
+    """Makes the ``MOMENTS`` table of a diagnosis."""
     tables = []
     for view, moments in (("image", diagnosis.pixels), ("window", diagnosis.windows)):
         rows, columns = moments.mean.shape[1:]
@@ -65,7 +67,7 @@ def moments_table(diagnosis: Diagnosis) -> pa.Table:
 
 
 def projection_table(diagnosis: Diagnosis) -> pa.Table:
-    """The ``PROJECTION`` table."""
+    """Makes the ``PROJECTION`` table of a diagnosis."""
     rows = [
         {
             "category": diagnosis.category,

@@ -1,4 +1,4 @@
-"""A collection of named metrics, some of which may be undefined for a stated reason."""
+"""A collection of named metrics, some of which may be undefined, and shares as text."""
 
 from __future__ import annotations
 
@@ -29,3 +29,24 @@ class Metrics:
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
+
+
+def percent(share: float, decimals: int | None = None) -> str:
+    """Writes a share as a percentage.
+
+    Args:
+        share: the share, 1 for all.
+        decimals: how many decimal places to show; default: two significant digits below 10 %, whole
+            numbers above.
+
+    >>> percent(0.00161), percent(0.709), percent(0.0), percent(0.00001)
+    ('0.16 %', '71 %', '0 %', '< 0.01 %')
+    >>> percent(0.98765, decimals=1)
+    '98.8 %'
+    """
+    value = 100 * share
+    if decimals is not None:
+        return f"{value:.{decimals}f} %"
+    if 0 < value < 0.01:
+        return "< 0.01 %"
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"

@@ -1,6 +1,7 @@
-"""A night's images, each scored exactly once: what is to do, how a batch is done, and the record.
+"""Scores all images of a night exactly once, also if it is interrupted and started again.
 
-Nothing here knows of Ray; ``ssray.cluster.nightly`` distributes it.
+The images are listed, divided into batches and scored batch by batch; the results of each batch are
+kept. Nothing here knows of Ray; ``ssray.cluster.nightly`` spreads the batches over a cluster.
 """
 
 BATCH = 256

@@ -1,6 +1,7 @@
-"""One batch of images: fetched and decoded by some threads while the model scores those before.
+"""Scores one batch of images, all of one category.
 
-A batch has one category. What can't be scored keeps its row and names the reason.
+Some threads fetch and decode images while the model scores those before. An image that can't be
+scored has a row, too, which names the reason.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
 
 MOST_HELD_BYTES = 256 * 1024**2
-"""Of files out of a compressed tar that wait to be decoded; a larger one waits alone."""
+"""The most bytes of files from a compressed tar waiting to be decoded; a larger one waits alone."""
 STAGES = ("fetch", "decode", "model", "pack", "write")
+"""The stages of work whose times are measured."""
 
 
 @dataclass
 class Spent:
-    """Where the time went, in seconds of each thread's clock on the wall, added up.
+    """How long each stage of the work on a batch took.
 
     Attributes:
-        seconds: by stage.
-        worker_seconds: for which the process was at work on the batch, whatever its threads did.
+        seconds: the wall-clock seconds of each stage, added up over all threads.
+        worker_seconds: the wall-clock seconds that the process worked on the batch.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -49,7 +51,7 @@ class Spent:
 
     @contextmanager
     def on(self, stage: str) -> Iterator[None]:
-        """Counts the time that the block takes."""
+        """Adds the time that the block takes to a stage."""
         begun = time.perf_counter()
         try:
             yield
@@ -60,12 +62,12 @@ class Spent:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """A batch that is done.
+    """The result of a batch.
 
     Attributes:
         rows: a ``NIGHT`` table, in the order of the batch.
-        spent: where the time went.
-        retries: requests that were made again.
+        spent: how long each stage took.
+        retries: how many requests failed and were made again.
     """
 
     rows: pa.Table
@@ -74,7 +76,7 @@ class BatchResult:
 
 
 class BatchScorer:
-    """Holds the model of every category it has met."""
+    """Scores batches; it keeps the model of every category that it has met."""
 
     def __init__(
         self,
@@ -87,16 +89,17 @@ class BatchScorer:
         readers: int,
         heatmaps: Heatmaps = "flagged",
     ) -> None:
-        """Loads nothing yet.
+        """Sets up the scorer; a model is loaded when the first batch of its category comes.
 
         Args:
-            store: of the models.
-            versions: of each category's model.
-            device: where models run.
-            precision: of their inner layers; ``auto`` is what each was calibrated in.
-            backend: what runs them.
-            readers: threads that fetch and decode.
-            heatmaps: of which images the heatmap is kept.
+            store: the model store.
+            versions: the version of the model to use for each category.
+            device: where the models run.
+            precision: the type in which their inner layers compute; ``auto`` takes the one that
+                each model was calibrated with.
+            backend: what runs the models.
+            readers: how many threads fetch and decode images.
+            heatmaps: which images' heatmaps are kept.
         """
         self._store, self._versions = store, versions
         self._device, self._precision, self._backend = device, precision, backend
@@ -106,10 +109,10 @@ class BatchScorer:
         self._judges: dict[str, Judge] = {}
 
     def __call__(self, sources: Sequence[Source]) -> BatchResult:
-        """Scores a batch.
+        """Scores a batch of images, which must all be of one category.
 
         Raises:
-            ArtifactError: if the model can't be used.
+            ArtifactError: if the category's model can't be used.
         """
         spent, fetch = Spent(), Fetcher()
         category = sources[0].category
@@ -127,6 +130,7 @@ class BatchScorer:
         return BatchResult(pa.Table.from_pylist(rows, schema=NIGHT), spent, fetch.retries)
 
     def _judge(self, category: str, version: str) -> Judge:
+        """Returns the category's judge; loads its model the first time."""
         if category not in self._judges:
             self._judges[category] = Judge.load(
                 self._store, category, version, self._device, self._precision, self._backend
@@ -136,7 +140,7 @@ class BatchScorer:
     def _prepared(
         self, sources: Sequence[Source], judge: Judge, fetch: Fetcher, spent: Spent
     ) -> Iterator[tuple[Source, Prepared]]:
-        """Images in order, some ahead of their use."""
+        """Yields the images of a batch in order; threads prepare the next ones meanwhile."""
         shape = judge.artifact.input_shape
         waiting: deque[tuple[Source, Future[Prepared], int]] = deque()
         held_bytes = 0
@@ -153,6 +157,7 @@ class BatchScorer:
     def _rows(
         self, judge: Judge, chunk: Sequence[tuple[Source, Prepared]], spent: Spent
     ) -> list[dict[str, Any]]:
+        """Judges some prepared images in one call of the model, and makes their rows."""
         with spent.on("model"):
             judged = judge([prepared for _, prepared in chunk])
         with spent.on("pack"):
@@ -181,8 +186,10 @@ class BatchScorer:
 def _contents(
     sources: Sequence[Source], fetch: Fetcher, spent: Spent
 ) -> Iterable[tuple[Source, Callable[[], bytes], int]]:
-    """What gives the bytes of each image, and how many are held for it already: those of a
-    compressed tar, which come as it is read.
+    """Yields each image with a function that returns its bytes, and how many are in memory already.
+
+    The files of a compressed tar come in its own order and are in memory; all others are fetched
+    when the function is called.
     """
     parts = split_member(sources[0].uri)
     if parts is None or not is_compressed_tar(parts[0]):
@@ -218,12 +225,15 @@ def _contents(
 
 
 def _reading(source: Source, fetch: Fetcher) -> Callable[[], bytes]:
+    """Makes a function that fetches an image, or raises the error that is known already."""
     if source.error:
         return _raising(ImageError(source.error, f"{source.uri}: known before it was read"))
     return lambda: fetch(source.uri, source.size, source.offset)
 
 
 def _raising(error: ImageError) -> Callable[[], bytes]:
+    """Makes a function that raises an error in place of returning bytes."""
+
     def read() -> bytes:
         raise error
 

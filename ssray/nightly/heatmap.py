@@ -1,4 +1,4 @@
-"""The picture of a kept heatmap, over its image if that is still there."""
+"""Draws the heatmap that a night kept of an image, over the image if that is still there."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
 
 _WITHOUT_IMAGE = 40
-"""Grey level that stands for an image that is no longer there."""
+"""The grey level, of 255, that is drawn instead of an image that is no longer there."""
 
 
 def draw_heatmap(scores: Location, uri: str, out: Location) -> str:
-    """Draws an image's heatmap from the last complete night that has it; says what it shows.
+    """Draws an image's heatmap from the last complete night that scored the image.
 
     Args:
         scores: the folder of all nights, or of one.
-        uri: of the image, as in the rows.
-        out: for the picture, a PNG of the image's size, if that is at most 4,096 pixels a side.
+        uri: the image's URI as it stands in the rows.
+        out: where to write the picture, a PNG of the image's size up to 4,096 pixels a side.
+
+    Returns:
+        A line that says what the picture shows.
 
     Raises:
         DataError: if no complete night has the image.
@@ -55,6 +58,7 @@ def draw_heatmap(scores: Location, uri: str, out: Location) -> str:
 
 
 def _find(scores: Location, uri: str) -> dict[str, Any]:
+    """Finds the row of an image in the last complete night that scored it."""
     nights = _complete_nights(scores)
     for folder, completed in nights:
         for part in completed.parts:
@@ -71,6 +75,6 @@ def _find(scores: Location, uri: str) -> dict[str, Any]:
 
 
 def _complete_nights(scores: Location) -> list[tuple[Location, Completed]]:
-    """The last one first."""
+    """Lists the complete nights, the last one first."""
     folders = [scores, *(scores.at(info) for info in reversed(scores.children()))]
     return [(folder, completed) for folder in folders if (completed := read_marker(folder))]

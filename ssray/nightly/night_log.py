@@ -1,21 +1,23 @@
-"""What is kept of a night, so that it goes on wherever it was killed and is seen only when whole.
+"""Reads and writes the files of a night, from which an interrupted night goes on.
 
-Below ``OUT``::
+The files are, below ``OUT``::
 
-    .nights/DATE/night.json                     what was asked for, the models' versions, and RUN
-    .nights/DATE/RUN/manifest/                  every image, in batches
-    .nights/DATE/RUN/batches/000000=C.parquet   a batch's rows: there whole, or not at all
-    .nights/DATE/RUN/notes/000000/              that it was begun
-    date=DATE/category=C/part-000000-HOLDER.parquet
-    date=DATE/_COMPLETE.json                    counts and checksums; without it, not finished
+    .nights/DATE/night.json                     the arguments, the models' versions, and RUN
+    .nights/DATE/RUN/manifest/                  the list of all images, in batches
+    .nights/DATE/RUN/batches/000000=C.parquet   the rows of a batch that is done
+    .nights/DATE/RUN/notes/000000/              notes that a batch was begun
+    date=DATE/category=C/part-000000-HOLDER.parquet   the results
+    date=DATE/_COMPLETE.json                    the marker of a complete night: counts, checksums
 
-A batch that is done again gives the same file of the same name. Once all are there they are
-joined into few larger ones, then the marker is written, and ``.nights/DATE`` goes.
+A batch that is scored again writes the same file again. When all batches are done they are joined
+into a few larger files, then the marker is written and ``.nights/DATE`` is deleted. A night without
+the marker is not complete and must not be read.
 
-Who works on a night holds its lease, but a process that slept may wake up and believe that it still
-does. So whatever two might write differently has a place of its own for each of them (RUN is who
-listed the images, HOLDER who joined the batches), and what makes it count, ``night.json``, the
-manifest's summary and the marker, is written through the lease.
+The process that works on a night holds its lease. But a process that was suspended may wake up and
+believe that it still does. So files that two processes might write differently have names of their
+own for each process: RUN is the one that listed the images, HOLDER the one that joined the batches.
+The files that decide which of these count (``night.json``, the manifest's summary and the marker)
+are written through the lease.
 """
 
 from __future__ import annotations
@@ -43,30 +45,31 @@ from ssray.storage.json_file import read_json
 from ssray.storage.location import Location
 
 Write = Callable[[Location, bytes], None]
-"""Writes a file as its holder: ``Lease.write``."""
+"""Writes a file as the holder of the lease: ``Lease.write``."""
 
 MARKER = "_COMPLETE.json"
 PART_BYTES = 64 * 1024**2
-"""Batches are joined into files of about this size."""
+"""About how large the files are that batches are joined into."""
 _FACTS = b"ssray"
+"""The key of ``BatchFacts`` in the metadata of a batch's file."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _REMEDY = "Score the night anew with --again."
 
 
 class Night(BaseModel):
-    """What was asked for; the same for every start of a night.
+    """The arguments of a night, which must be the same each time that it is started.
 
     Attributes:
-        images: where they are, sorted.
-        category_pattern: how the category follows from the path.
-        category: of all images, if it was given.
-        models: the store.
-        heatmaps: of which images they are kept.
-        versions: of each category's model, as they were in use when the night began.
-        batch: images a batch.
-        precision: of the models' inner layers.
+        images: the places where the images are, sorted.
+        category_pattern: how an image's category follows from its path.
+        category: the category of all images, if it was given.
+        models: the model store.
+        heatmaps: which images' heatmaps are kept.
+        versions: the version of each category's model that was in use when the night began.
+        batch: how many images a batch has.
+        precision: the type in which the models' inner layers compute.
         backend: what runs the models.
-        run: which manifest and batches count.
+        run: the name of the run whose manifest and batches count.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,7 +87,14 @@ class Night(BaseModel):
 
 
 class Part(BaseModel):
-    """A file of a complete night."""
+    """A file of a complete night's results.
+
+    Attributes:
+        path: where it is, below the night's results.
+        rows: how many rows it has.
+        bytes: its size.
+        sha256: its checksum, in hexadecimal.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -95,7 +105,15 @@ class Part(BaseModel):
 
 
 class Completed(BaseModel):
-    """The marker of a complete night."""
+    """The content of the marker of a complete night.
+
+    Attributes:
+        date: the night's date.
+        night: the arguments of the night.
+        parts: the files of the results.
+        summary: how the night went.
+        ssray_version: the version of ssray that scored it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -107,7 +125,7 @@ class Completed(BaseModel):
 
 
 def read_marker(results: Location) -> Completed | None:
-    """What the marker in a night's results says; None if there is none.
+    """Reads the marker of a night's results; returns None if there is none.
 
     Raises:
         DataError: if it is damaged, or another version of ssray wrote it.
@@ -117,61 +135,77 @@ def read_marker(results: Location) -> Completed | None:
 
 @dataclass(frozen=True)
 class Places:
-    """Where everything of a night, or of one of its runs, is."""
+    """The places of the files of a night, and of one of its runs."""
 
     out: Location
     date: str
     run: str = "run"
 
     def __post_init__(self) -> None:
-        """Refuses what is no date.
+        """Checks the date.
 
         Raises:
-            ConfigError: if it is none.
+            ConfigError: if it is not written as YYYY-MM-DD.
         """
         if not _DATE.fullmatch(self.date):
             raise ConfigError(f"--date {self.date}: expected a day such as 2026-11-21.")
 
     @property
     def work(self) -> Location:
-        """What a restart needs."""
+        """The folder of all that is needed to go on after an interruption."""
         return self.out / ".nights" / self.date
 
     @property
     def manifest(self) -> Location:
+        """The folder of the list of all images."""
         return self.work / self.run / "manifest"
 
     @property
     def batches(self) -> Location:
+        """The folder of the batches that are done."""
         return self.work / self.run / "batches"
 
     @property
     def notes(self) -> Location:
-        """Of batches under way, for ``ssray.nightly.quarantine``."""
+        """The folder of the notes of ``ssray.nightly.quarantine`` on batches that were begun."""
         return self.work / self.run / "notes"
 
     @property
     def results(self) -> Location:
+        """The folder of the results."""
         return self.out / f"date={self.date}"
 
     @property
     def lease(self) -> Location:
-        """Held by who works on the night."""
+        """The lease of the process that works on the night."""
         return self.out / ".nights" / f"{self.date}.lease"
 
     def completed(self) -> Completed | None:
-        """The marker; None while the night is not complete, raises as ``read_marker``."""
+        """Reads the marker; returns None if the night is not complete.
+
+        Raises:
+            DataError: as ``read_marker`` does.
+        """
         return read_marker(self.results)
 
 
 def begin(places: Places, night: Night, write: Write) -> Night:
-    """Writes down what was asked for, or reads what was when the night began.
+    """Stores the arguments of a new night, or reads those of one that was begun before.
 
-    A night whose images were not listed to the end is listed again, by the run that asks now.
+    If a night was interrupted while its images were being listed, they are listed anew, and the
+    present run counts from then on.
+
+    Args:
+        places: the night's files.
+        night: the arguments of this start.
+        write: writes a file as the holder of the lease.
+
+    Returns:
+        The arguments to go on with.
 
     Raises:
         ConfigError: if the night was begun with other arguments.
-        DataError: as ``read_marker``, of what was written down.
+        DataError: if the stored arguments are damaged, or another version of ssray wrote them.
     """
     place = places.work / "night.json"
     begun = read_json(place, Night, _REMEDY)
@@ -185,10 +219,15 @@ def begin(places: Places, night: Night, write: Write) -> Night:
 
 
 def check_same(begun: Night, night: Night, told: str) -> None:
-    """Refuses another start with other arguments; versions may have moved on meanwhile.
+    """Checks that a night is started again with the same arguments; versions may differ.
+
+    Args:
+        begun: the arguments with which the night was begun.
+        night: the arguments of this start.
+        told: the beginning of the error message.
 
     Raises:
-        ConfigError: naming what differs.
+        ConfigError: if an argument differs.
     """
     before, now = (each.model_dump(exclude={"versions", "run"}) for each in (begun, night))
     for name, value in now.items():
@@ -200,7 +239,7 @@ def check_same(begun: Night, night: Night, told: str) -> None:
 
 
 def write_batch(places: Places, number: int, result: BatchResult) -> BatchFacts:
-    """Writes a batch's rows, and returns what was counted in them."""
+    """Writes the rows of a batch, and returns counts of them."""
     facts = BatchFacts.of(result)
     table = result.rows.replace_schema_metadata({_FACTS: facts.model_dump_json().encode()})
     buffer = io.BytesIO()
@@ -212,7 +251,14 @@ def write_batch(places: Places, number: int, result: BatchResult) -> BatchFacts:
 
 @dataclass(frozen=True)
 class StoredBatch:
-    """A batch whose rows are there."""
+    """A batch that is done.
+
+    Attributes:
+        number: its number.
+        category: the category of its images.
+        place: the file of its rows.
+        size: the size of that file in bytes.
+    """
 
     number: int
     category: str
@@ -221,7 +267,7 @@ class StoredBatch:
 
 
 def list_batches(places: Places) -> list[StoredBatch]:
-    """The batches that are done, by number."""
+    """Lists the batches that are done, ordered by their numbers."""
     found = []
     for info in places.batches.children():
         number, _, category = info.base_name.removesuffix(".parquet").partition("=")
@@ -232,7 +278,7 @@ def list_batches(places: Places) -> list[StoredBatch]:
 
 
 def shares(batches: Sequence[StoredBatch]) -> list[list[StoredBatch]]:
-    """Which batches are joined into which file: of one category each, and not too large."""
+    """Groups batches into files: each of one category, and of about ``PART_BYTES``."""
     found: list[list[StoredBatch]] = []
     size = 0
     for batch in sorted(batches, key=lambda each: (each.category, each.number)):
@@ -247,8 +293,15 @@ def shares(batches: Sequence[StoredBatch]) -> list[list[StoredBatch]]:
 def join(
     places: Places, batches: Sequence[StoredBatch], holder: str
 ) -> tuple[Part, list[BatchFacts]]:
-    """Joins batches of one category into a file of the results, named by the first of them and by
-    who holds the lease.
+    """Joins batches of one category into one file of the results.
+
+    Args:
+        places: the night's files.
+        batches: the batches to join.
+        holder: the name of the lease's holder, which becomes part of the file's name.
+
+    Returns:
+        The file, and the counts of each batch.
     """
     buffer, facts, rows = io.BytesIO(), [], 0
     with pq.ParquetWriter(buffer, NIGHT, compression="zstd") as writer:
@@ -266,7 +319,7 @@ def join(
 
 
 def publish(places: Places, completed: Completed, write: Write) -> None:
-    """Makes the night visible."""
+    """Writes the marker, which makes the night complete."""
     write(places.results / MARKER, completed.model_dump_json(indent=2).encode())
 
 
@@ -275,10 +328,10 @@ def _words(value: Any) -> str:
 
 
 def read_night(out: Location, date: str) -> pa.Table:
-    """All rows of a complete night.
+    """Reads all rows of a complete night.
 
     Raises:
-        ScoringError: if it is not complete, or a file is not the one that was written.
+        ScoringError: if the night is not complete, or a file does not match its checksum.
     """
     places = Places(out, date)
     completed = places.completed()

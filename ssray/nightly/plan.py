@@ -1,7 +1,8 @@
-"""The night's manifest: every image once, in batches that are scored and kept as a whole.
+"""Lists the images of a night and divides them into batches; the list is the night's manifest.
 
-``part-00000.parquet`` and so on hold a batch a row group, so that a batch is read by itself and
-nobody ever holds the whole; ``manifest.json``, written last, says how many there are.
+``part-00000.parquet`` and so on have a row group for each batch, so that a batch can be read by
+itself and the list is never held in memory as a whole. ``manifest.json``, written last, says how
+many batches there are.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from ssray.storage.json_file import read_json
 from ssray.storage.location import Location
 
 BATCHES_A_PART = 64
+"""How many batches a file of the manifest has."""
 LARGEST_COMPRESSED_BATCH = 4096
-"""Images of a compressed tar, which has to be read from its beginning for every batch."""
+"""How many images a batch from a compressed tar has; each batch reads the tar from its start."""
 _SUMMARY = "manifest.json"
 
 ROWS = pa.schema(
@@ -39,14 +41,14 @@ ROWS = pa.schema(
 
 
 class Manifest(BaseModel):
-    """What a night has to do.
+    """A summary of the manifest.
 
     Attributes:
-        images: how many rows.
-        batches: how many batches, numbered from 0.
-        categories: images by category.
-        passed_over: other files that were found, by their suffix.
-        seconds: that listing took.
+        images: how many images there are.
+        batches: how many batches there are; they are numbered from 0.
+        categories: how many images each category has.
+        passed_over: how many other files were found, by their suffix.
+        seconds: how long the listing took.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,7 +61,7 @@ class Manifest(BaseModel):
 
 
 def read_manifest(folder: Location) -> Manifest | None:
-    """A manifest that was completed; None if there is none.
+    """Reads the summary of a manifest; returns None if the manifest is not complete.
 
     Raises:
         DataError: if its summary is damaged, or another version of ssray wrote it.
@@ -75,18 +77,18 @@ def write_manifest(
     on_listed: Callable[[int], None] = lambda images: None,
     write_summary: Callable[[Location, bytes], None] = Location.write,
 ) -> Manifest:
-    """Lists the images and writes the manifest, which is there once its summary is.
+    """Lists the images and writes the manifest, its summary last.
 
     Args:
-        folder: of the manifest.
-        places: as for ``find``.
-        rule: for categories.
-        batch: images a batch.
-        on_listed: called now and then with how many images were found.
-        write_summary: of place and content.
+        folder: the folder of the manifest.
+        places: where the images are, as ``find`` takes them.
+        rule: how a category follows from a path.
+        batch: how many images a batch has.
+        on_listed: called now and then with the number of images found so far.
+        write_summary: writes the summary's content to a place.
 
     Raises:
-        DataError: as ``find``.
+        DataError: as ``find`` does.
     """
     begun = time.monotonic()
     passed_over, categories = Counter[str](), Counter[str]()
@@ -113,7 +115,7 @@ def write_manifest(
 
 
 def read_batch(folder: Location, number: int) -> list[Source]:
-    """The images of a batch."""
+    """Reads the images of a batch."""
     part, group = divmod(number, BATCHES_A_PART)
     place = folder / _part(part)
     with place.open_file() as file:
@@ -125,7 +127,7 @@ def read_batch(folder: Location, number: int) -> list[Source]:
 
 
 def batch_sizes(folder: Location, manifest: Manifest) -> list[int]:
-    """How many images each batch has."""
+    """Reads how many images each batch has."""
     sizes = []
     for part in range(math.ceil(manifest.batches / BATCHES_A_PART)):
         place = folder / _part(part)
@@ -136,7 +138,7 @@ def batch_sizes(folder: Location, manifest: Manifest) -> list[int]:
 
 
 def _in_batches(sources: Iterable[Source], batch: int) -> Iterator[list[Source]]:
-    """Images of one category each; those of a compressed tar are not mixed with others."""
+    """Divides images into batches of one category; a compressed tar has batches of its own."""
     waiting: dict[str, list[Source]] = {}
     unpacked: str | None = None
     for source in sources:
@@ -153,12 +155,14 @@ def _in_batches(sources: Iterable[Source], batch: int) -> Iterator[list[Source]]
 
 
 def _parts(batches: Iterable[list[Source]]) -> Iterator[list[list[Source]]]:
+    """Groups batches into files of the manifest."""
     iterator = iter(batches)
     while part := list(itertools.islice(iterator, BATCHES_A_PART)):
         yield part
 
 
 def _table(members: Sequence[Source]) -> pa.Table:
+    """Makes the rows of a batch in the manifest."""
     rows = [
         {
             "uri": source.uri,

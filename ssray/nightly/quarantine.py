@@ -1,8 +1,9 @@
-"""Images that kill the process they are decoded in, found and left out.
+"""Finds images that kill the process that decodes them, and leaves them out.
 
-Nobody writes down that he was killed, so what is begun is noted, and the note taken away when it is
-done. A batch that was begun too often without an end is scored image by image; an image that stays
-noted twice is taken for what kills, and gets its reason code.
+A process that is killed can't report it. So each beginning is noted in a file. A batch that was
+begun ``MOST_DEATHS`` times without getting done is scored image by image; the note of an image is
+deleted once it is scored. An image whose note was left behind ``STRIKES`` times is taken for the
+one that kills, and gets the reason code ``crashed``.
 """
 
 from __future__ import annotations
@@ -19,20 +20,23 @@ from ssray.storage.fetch import persistently
 from ssray.storage.location import Location
 
 MOST_DEATHS = 3
-"""Of a batch, before its images are scored one by one. Nodes are lost for other reasons, too."""
+"""How often a batch is begun before its images are scored one by one.
+
+Once is not enough, as machines are lost for other reasons, too.
+"""
 STRIKES = 2
-"""Times that an image was under way at the end of a process, before it counts as the reason."""
+"""How often a process must have ended while scoring an image for the image to be left out."""
 
 
 def quarantined(
     score: Callable[[Sequence[Source]], BatchResult], sources: Sequence[Source], notes: Location
 ) -> BatchResult:
-    """Scores a batch that may kill this process.
+    """Scores a batch, some image of which may kill this process.
 
     Args:
-        score: scores images.
-        sources: of the batch.
-        notes: a folder for this batch, which outlives the process.
+        score: scores some images.
+        sources: the images of the batch.
+        notes: the folder of this batch's notes; it must outlive the process.
     """
     if _begun(notes / "batch") < MOST_DEATHS:
         return score(sources)
@@ -48,13 +52,14 @@ def quarantined(
 
 
 def _begun(note: Location) -> int:
-    """Notes that something is begun; how often it was before without an end."""
+    """Adds a note that something is begun; returns how many such notes there were before."""
     before, mine = len(persistently(note.children)), note / secrets.token_hex(8)
     persistently(lambda: mine.write(b""))
     return before
 
 
 def _joined(results: Sequence[BatchResult]) -> BatchResult:
+    """Joins the results of single images into that of the batch."""
     spent = Spent()
     for result in results:
         for stage, seconds in result.spent.seconds.items():

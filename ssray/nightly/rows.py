@@ -1,4 +1,4 @@
-"""The rows of a night."""
+"""The columns of a night's results."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ NIGHT = pa.schema(
         pa.field("pixel_threshold", pa.float32()),
     ]
 )
-"""A row an image of a night. ``category`` has the type that pyarrow gives to the ``category=C`` of
-a path, so that whole folders can be read. ``score``, ``p_value``, ``flagged`` and ``error`` are as
-in ``SCORES``; ``detail`` is the error in words; ``note`` names what of an image was not taken into
-account though it was scored (``ssray.data.decode.decode_noted``). ``defect_share``: of the image
-above the pixel threshold; ``boxes``: left, top, width and height, in pixels of the image, around
-each connected region of it, the largest first. ``heatmap``: 8-bit PNG of levels
-(``ssray.scoring.heatmap``) in units of ``pixel_threshold``, at the network's resolution. ``width``,
-``height``: of the image as it is stored."""
+"""The table of a night's results has a row for each image.
+
+``category`` has the type that pyarrow gives to the ``category=C`` of a path, so that whole folders
+can be read. ``score``, ``p_value``, ``flagged`` and ``error`` are as in ``SCORES``; ``detail`` is
+the error in words. ``note`` names what of the image was ignored, though it was scored
+(``ssray.data.decode.decode_noted``). ``defect_share`` is the share of the image above the pixel
+threshold, and ``boxes`` are the boxes around its connected regions, the largest first: left, top,
+width and height in pixels of the image. ``heatmap`` is an 8-bit PNG of levels
+(``ssray.scoring.heatmap``) in units of ``pixel_threshold``, at the network's resolution. ``width``
+and ``height`` are those of the image as it is stored, in pixels, and ``size_bytes`` is the size of
+its file."""

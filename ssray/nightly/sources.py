@@ -1,4 +1,4 @@
-"""Where a night's images are: prefixes and folders, archives read in place, and lists."""
+"""Finds the images of a night in folders, S3 prefixes, archives and lists."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from ssray.storage.listing import ListedFile, walk
 from ssray.storage.location import Location
 
 UNMATCHED = "unmatched"
-"""Category of an image whose path the pattern does not fit."""
+"""The category of an image whose path the pattern does not match."""
 _LISTS = (".parquet", ".csv")
+"""The suffixes of lists of images."""
 _AS_TEXT = pyarrow.csv.ConvertOptions(column_types={"uri": pa.string(), "category": pa.string()})
-"""Or a category 007 would be a number."""
+"""Makes pyarrow read these columns as text; a category 007 would become the number 7."""
 _MASKS = "ground_truth"
+"""The folder of masks, which are no images to score."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,11 @@ class Source:
     """An image that is to be scored.
 
     Attributes:
-        uri: of the file, or ``ARCHIVE#MEMBER``.
-        category: whose model it needs.
-        size: in bytes, if it is known.
-        offset: in a plain tar.
-        error: a reason code, if it is known already that it can't be scored.
+        uri: the URI of the file, or ``ARCHIVE#MEMBER``.
+        category: the category, whose model scores the image.
+        size: the size of the file in bytes, if it is known.
+        offset: the position of its first byte in a plain tar; None for all others.
+        error: a reason code if it is known already that the image can't be scored.
     """
 
     uri: str
@@ -53,19 +55,19 @@ class CategoryRule:
 
     Attributes:
         pattern: a regular expression with a group named ``category``, matched from the beginning
-            of the path below the place that was given; an archive counts as a folder of its
-            name without the suffix.
-        fixed: the category of all images, whatever their path.
+            of the path below the place that was given; an archive counts as a folder with the
+            archive's name, less its suffix.
+        fixed: the category of all images, if their paths shall not matter.
     """
 
     pattern: str = CATEGORY_PATTERN
     fixed: str | None = None
 
     def __post_init__(self) -> None:
-        """Finds mistakes before any data is read.
+        """Checks the pattern, before any data is read.
 
         Raises:
-            ConfigError: if it is not such an expression.
+            ConfigError: if it is not a regular expression, or has no group ``category``.
         """
         try:
             groups = re.compile(self.pattern).groupindex
@@ -79,7 +81,7 @@ class CategoryRule:
             )
 
     def of(self, path: str) -> str:
-        r"""The category that a path names; ``UNMATCHED`` if none.
+        r"""Returns the category of a path; ``UNMATCHED`` if the pattern does not match it.
 
         >>> CategoryRule().of("grid/000.png")
         'grid'
@@ -93,17 +95,17 @@ class CategoryRule:
 
 
 def find(place: Location, rule: CategoryRule, passed_over: Counter[str]) -> Iterator[Source]:
-    """The images of a place, one at a time.
+    """Yields the images of a place, one at a time.
 
     Args:
         place: a folder or prefix, an image, an archive, or a list: a Parquet or CSV table with a
-            column ``uri`` and perhaps ``category``.
-        rule: for images whose category no column names.
-        passed_over: counts files that are neither images nor archives, by their suffix, and masks
-            below ``ground_truth``.
+            column ``uri`` and perhaps a column ``category``.
+        rule: decides the category of images for which no column names one.
+        passed_over: counts the files that are not scored: those that are neither images nor
+            archives, by their suffix, and masks below ``ground_truth``.
 
     Raises:
-        DataError: if there is no such place, it can't be listed now, or a list is none.
+        DataError: if there is no such place, it can't be listed now, or a list can't be read.
     """
     if place.path.endswith(_LISTS) and not place.is_dir():
         yield from _from_list(place, rule)
@@ -122,7 +124,11 @@ def _source(
     offset: int | None = None,
     error: str | None = None,
 ) -> Source:
-    """A row of its own for what has a name that no table can hold, too."""
+    """Makes a source; a name that no table can hold is written differently, with an error.
+
+    Names of files may hold bytes that are no text; they are replaced by backslash escapes, and the
+    error is ``bad_name``.
+    """
     try:
         uri.encode()
     except UnicodeEncodeError:
@@ -135,7 +141,7 @@ def _source(
 
 
 def _is_wanted(path: str, passed_over: Counter[str]) -> bool:
-    """Whether it is an image, and no mask; counts it otherwise."""
+    """Tells whether a path is that of an image and no mask; counts it if it is not."""
     parts = PurePosixPath(path)
     if _MASKS in parts.parent.parts:
         passed_over[f"{_MASKS}/"] += 1
@@ -147,10 +153,13 @@ def _is_wanted(path: str, passed_over: Counter[str]) -> bool:
 
 
 def _members(file: ListedFile, rule: CategoryRule, passed_over: Counter[str]) -> Iterator[Source]:
-    """Images in an archive; a row for the archive itself where it is no good from there on.
+    """Yields the images in an archive.
+
+    If the archive is damaged, the images before the damage are followed by a source that stands for
+    the archive itself, with the reason as its error.
 
     Raises:
-        DataError: if the store does not give it now.
+        DataError: if the archive can't be fetched now.
     """
     folder, uri = category_of(file.path), file.place.uri
     try:
@@ -165,6 +174,7 @@ def _members(file: ListedFile, rule: CategoryRule, passed_over: Counter[str]) ->
 
 
 def _from_list(place: Location, rule: CategoryRule) -> Iterator[Source]:
+    """Yields the images that a list names."""
     try:
         for batch in _batches(place):
             if "uri" not in batch.schema.names:
@@ -181,6 +191,7 @@ def _from_list(place: Location, rule: CategoryRule) -> Iterator[Source]:
 
 
 def _batches(place: Location) -> Iterator[pa.RecordBatch]:
+    """Reads a list some rows at a time."""
     if place.path.endswith(".parquet"):
         with place.open_file() as file:
             yield from pq.ParquetFile(file).iter_batches()

@@ -1,4 +1,4 @@
-"""What a night's summary says: counts, errors by reason, speed, and where the time went."""
+"""Sums up how a night went: counts, errors by reason, speed, and how long each stage took."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from ssray.nightly.batch import STAGES, BatchResult
 
 
 class BatchFacts(BaseModel):
-    """What a batch's file says of itself, in its metadata."""
+    """Counts of a batch, which the metadata of its file holds.
+
+    Attributes:
+        category: the category of its images.
+        images: how many images it has.
+        flagged: how many of them were flagged.
+        errors: how many could not be scored, by reason.
+        retries: how many requests failed and were made again.
+        seconds: the wall-clock seconds of each stage, added up over all threads.
+        worker_seconds: the wall-clock seconds that the process worked on the batch.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +35,7 @@ class BatchFacts(BaseModel):
 
     @classmethod
     def of(cls, result: BatchResult) -> BatchFacts:
-        """Counts a batch's rows."""
+        """Counts the rows of a batch."""
         rows = result.rows
         reasons = Counter(reason for reason in rows["error"].to_pylist() if reason)
         return cls(
@@ -43,18 +53,19 @@ class Summary(BaseModel):
     """How a night went.
 
     Attributes:
-        images: rows, one an image.
-        flagged: how many of them were.
-        errors: by reason.
-        categories: of each ``images``, ``flagged`` and ``errors``.
-        retries: requests that were made again.
-        seconds: where the time of all threads went, by stage.
-        wall_seconds: of the start that completed the night; earlier ones are not known.
-        images_per_second: of that start.
-        worker_hours_per_million: for which the processes that scored would be at work on a million
-            such images; starting them, and waiting for the last one, is not counted.
-        cost_per_million: of these, if the price of an hour was given.
-        passed_over: files that were neither images nor archives, by suffix.
+        images: how many images there were, each with one row.
+        flagged: how many of them were flagged.
+        errors: how many could not be scored, by reason.
+        categories: the counts ``images``, ``flagged`` and ``errors`` of each category.
+        retries: how many requests failed and were made again.
+        seconds: the wall-clock seconds of each stage, added up over all threads.
+        wall_seconds: how long the start that completed the night took; those before, which were
+            interrupted, are not counted.
+        images_per_second: how many images that start scored in a second.
+        worker_hours_per_million: how many hours one process would work on a million such images,
+            without the time for starting it and for waiting on others.
+        cost_per_million: what these hours would cost, if the price of an hour was given.
+        passed_over: how many files were neither images nor archives, by their suffix.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +84,7 @@ class Summary(BaseModel):
 
     @property
     def error_share(self) -> float:
-        """Of the images."""
+        """The share of the images that could not be scored."""
         return sum(self.errors.values()) / self.images if self.images else 0.0
 
 
@@ -85,7 +96,16 @@ def summarise(
     passed_over: dict[str, int],
     price_per_hour: float | None = None,
 ) -> Summary:
-    """Adds up what the batches' files say."""
+    """Adds up the counts of all batches.
+
+    Args:
+        facts: the counts of each batch.
+        list_seconds: how long the listing of the images took.
+        wall_seconds: how long the start that completed the night took.
+        scored_now: how many images that start scored.
+        passed_over: how many files were not scored, by their suffix.
+        price_per_hour: the price of an hour of one process, if it is known.
+    """
     categories: dict[str, Counter[str]] = {}
     errors, seconds = Counter[str](), defaultdict[str, float](float)
     retries, at_work = 0, 0.0

@@ -1,1 +1,1 @@
-"""Pages of HTML: an evaluation, a search, a diagnosis."""
+"""Writes HTML pages that show an evaluation, a search or a diagnosis."""

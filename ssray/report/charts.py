@@ -1,4 +1,4 @@
-"""The report's charts: geometry that the template draws as SVG."""
+"""Computes the geometry of the report's charts, which the templates draw as SVG."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from ssray.metrics.images import best_threshold, roc_points
 from ssray.metrics.labels import DEFECT, GOOD, UNKNOWN, Floats, Labels
 
 MAX_ROC_POINTS = 400
+"""How many points of an ROC curve are drawn at most."""
 
 
 def thin_roc(false_positive_rate: Floats, true_positive_rate: Floats) -> tuple[Floats, Floats]:
-    """At most ``MAX_ROC_POINTS`` of a curve's (P,) points, evenly along its length.
+    """Keeps at most ``MAX_ROC_POINTS`` of a curve's (P,) points, evenly spread along its length.
 
-    Both ends are kept; a curve that is short enough is returned as it is.
+    Both ends are kept; a curve that has no more points is returned as it is.
     """
     if len(false_positive_rate) <= MAX_ROC_POINTS:
         return false_positive_rate, true_positive_rate
@@ -28,7 +29,7 @@ def thin_roc(false_positive_rate: Floats, true_positive_rate: Floats) -> tuple[F
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a chart's axes lie inside its SVG, in SVG units."""
+    """The size of a chart, and where its axes lie in it, in SVG units."""
 
     width: float = 460
     height: float = 360
@@ -38,9 +39,11 @@ class Frame:
     bottom: float = 310
 
     def x(self, share: float) -> float:
+        """Returns where a place on the x axis is drawn; 0 and 1 are the axis's ends."""
         return self.left + share * (self.right - self.left)
 
     def y(self, share: float) -> float:
+        """Returns where a place on the y axis is drawn; 0 and 1 are the axis's ends."""
         return self.bottom - share * (self.bottom - self.top)
 
 
@@ -49,7 +52,7 @@ FRAME = Frame()
 
 @dataclass(frozen=True)
 class Tick:
-    """A labelled place on an axis, in the drawing's units."""
+    """A labelled place on an axis, in SVG units."""
 
     at: float
     text: str
@@ -57,7 +60,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Roc:
-    """The ROC curve; ``points`` are those of an SVG polyline."""
+    """A chart of the ROC curve; ``points`` are those of an SVG polyline."""
 
     points: str
     x_ticks: list[Tick]
@@ -65,6 +68,7 @@ class Roc:
 
     @classmethod
     def of(cls, labels: Labels, scores: Floats) -> Roc | None:
+        """Makes the chart; returns None if only one class is present."""
         false_positives, true_positives = thin_roc(*roc_points(labels, scores))
         if not len(false_positives):
             return None
@@ -81,7 +85,7 @@ class Roc:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of the histogram, in the drawing's units, with the text of its tooltip."""
+    """One bar of the histogram, in SVG units, with the text of its tooltip."""
 
     kind: str
     x: float
@@ -93,7 +97,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Series:
-    """One class of images in the legend."""
+    """One class of images in the histogram and its legend."""
 
     kind: str
     name: str
@@ -102,7 +106,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Shares of each class by score: the first class above a base line, the second below."""
+    """A histogram of the scores of each class, the first above a base line, the second below."""
 
     bars: list[Bar]
     series: list[Series]
@@ -114,15 +118,13 @@ class Histogram:
 
     @classmethod
     def of(cls, labels: Labels, scores: Floats) -> Histogram | None:
-        groups = [
-            (Series(kind, name, int((labels == label).sum())), scores[labels == label])
-            for label, kind, name in (
-                (GOOD, "good", "good"),
-                (DEFECT, "defect", "defective"),
-                (UNKNOWN, "unknown", "unlabelled"),
-            )
-            if (labels == label).any()
-        ][:2]
+        """Makes the chart of the first two classes that are present; None if there are no images.
+
+        Args:
+            labels: (N,) 0 = good, 1 = defect, -1 = unknown.
+            scores: (N,) finite image scores.
+        """
+        groups = _groups(labels, scores)[:2]
         if not groups:
             return None
         shown = np.concatenate([values for _, values in groups]).astype(np.float64)
@@ -137,34 +139,23 @@ class Histogram:
         step = _nice(max(share.max() for share in shares) / 4)
         peak = step * math.ceil(max(share.max() for share in shares) / step - 1e-9)
         base = 0.0 if len(groups) == 1 else 0.5
-
-        bars = []
-        for sign, (series, values), share in zip((1, -1), groups, shares, strict=False):
-            for i in np.flatnonzero(share):
-                reach = base + sign * (1 - base) * share[i] / peak
-                low, high = axis.value(edges[i]), axis.value(edges[i + 1])
-                bars.append(
-                    Bar(
-                        kind=series.kind,
-                        x=FRAME.x(edges[i]) + 0.5,
-                        y=FRAME.y(max(base, reach)),
-                        width=FRAME.x(edges[i + 1]) - FRAME.x(edges[i]) - 1,
-                        height=abs(FRAME.y(base) - FRAME.y(reach)),
-                        text=f"score {low:.4g} to {high:.4g}: {round(share[i] * len(values))} of "
-                        f"{len(values)} {series.name}",
-                    )
-                )
+        sides = [
+            _Side(series, share, base, extent, peak)
+            for extent, (series, _), share in zip(
+                (1 - base, base - 1), groups, shares, strict=False
+            )
+        ]
         threshold = best_threshold(labels, scores)
         return cls(
-            bars=bars,
-            series=[series for series, _ in groups],
+            bars=[bar for side in sides for bar in side.bars(edges, axis)],
+            series=[side.series for side in sides],
             base=FRAME.y(base),
             x_ticks=[Tick(FRAME.x(axis.share(value)), f"{value:g}") for value in axis.ticks()],
             y_ticks=[
-                Tick(FRAME.y(base + sign * (1 - base) * i * step / peak), f"{100 * i * step:.3g}")
-                for sign in (1, -1)[: len(groups)]
+                Tick(FRAME.y(side.reach(i * step)), f"{100 * i * step:.3g}")
+                for number, side in enumerate(sides)
                 for i in range(round(peak / step) + 1)
-                if i or sign == 1
+                if i or number == 0
             ],
             logarithmic=logarithmic,
             threshold=None
@@ -173,9 +164,65 @@ class Histogram:
         )
 
 
+def _groups(labels: Labels, scores: Floats) -> list[tuple[Series, Floats]]:
+    """Returns the classes that are present, each with the scores of its images."""
+    return [
+        (Series(kind, name, int((labels == label).sum())), scores[labels == label])
+        for label, kind, name in (
+            (GOOD, "good", "good"),
+            (DEFECT, "defect", "defective"),
+            (UNKNOWN, "unknown", "unlabelled"),
+        )
+        if (labels == label).any()
+    ]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The bars of one class, above or below the base line.
+
+    Attributes:
+        series: the class.
+        shares: the share of its images in each bin.
+        base: where the base line lies on the y axis, 0 to 1.
+        extent: how far the bars may reach from there; negative if they point downwards.
+        peak: the share at which a bar reaches that far.
+    """
+
+    series: Series
+    shares: Floats
+    base: float
+    extent: float
+    peak: float
+
+    def reach(self, share: float) -> float:
+        """Returns where on the y axis a bar for this share of the images ends."""
+        return self.base + self.extent * share / self.peak
+
+    def bars(self, edges: Floats, axis: Axis) -> list[Bar]:
+        """Makes the bars of all bins that are not empty, given the edges of the bins."""
+        bars = []
+        count = self.series.count
+        for i in np.flatnonzero(self.shares):
+            reach = self.reach(self.shares[i])
+            low, high = axis.value(edges[i]), axis.value(edges[i + 1])
+            bars.append(
+                Bar(
+                    kind=self.series.kind,
+                    x=FRAME.x(edges[i]) + 0.5,
+                    y=FRAME.y(max(self.base, reach)),
+                    width=FRAME.x(edges[i + 1]) - FRAME.x(edges[i]) - 1,
+                    height=abs(FRAME.y(self.base) - FRAME.y(reach)),
+                    text=f"score {low:.4g} to {high:.4g}: {round(self.shares[i] * count)} of "
+                    f"{count} {self.series.name}",
+                )
+            )
+        return bars
+
+
 @dataclass(frozen=True)
 class Line:
-    """What a line chart is given: y over x, with an optional band of y - spread to y + spread."""
+    """A line to draw: y over x, with a band from y - spread to y + spread unless that is None."""
 
     kind: str
     name: str
@@ -186,7 +233,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Curve:
-    """A line as drawn; ``points`` and ``band`` are those of SVG polylines and polygons."""
+    """A line in SVG units: the points of a polyline, and those of the polygon of its band."""
 
     kind: str
     name: str
@@ -196,7 +243,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class LineChart:
-    """Lines on common linear axes that start at zero."""
+    """A chart of several lines on common linear axes that start at zero."""
 
     curves: list[Curve]
     x_ticks: list[Tick]
@@ -207,13 +254,13 @@ class LineChart:
     def of(
         cls, lines: list[Line], x_high: float, y_high: float, marks: dict[str, float]
     ) -> LineChart:
-        """The chart of at least one line.
+        """Makes the chart of one line or more.
 
         Args:
             lines: what to draw; values outside the axes are drawn at their ends.
             x_high: right end of the x axis, positive.
             y_high: upper end of the y axis, positive.
-            marks: vertical lines, x by text.
+            marks: the x of each vertical line, by its text.
         """
         x_axis, y_axis = Axis(0.0, x_high, False), Axis(0.0, y_high, False)
 
@@ -241,7 +288,7 @@ class LineChart:
 
 @dataclass(frozen=True)
 class Axis:
-    """The scale of the scores, linear or logarithmic."""
+    """An axis from ``low`` to ``high``, linear or logarithmic."""
 
     low: float
     high: float
@@ -249,6 +296,7 @@ class Axis:
 
     @classmethod
     def of(cls, values: Floats, logarithmic: bool) -> Axis:
+        """Makes an axis that holds all values."""
         low, high = float(values.min()), float(values.max())
         if low == high:
             reach = abs(low) / 2 or 1.0
@@ -256,7 +304,7 @@ class Axis:
         return cls(low, high, logarithmic)
 
     def share(self, value: float) -> float:
-        """Where ``value`` lies on the axis; 0 and 1 are its ends."""
+        """Returns where a value lies on the axis, from 0 to 1, its ends."""
         if self.logarithmic:
             place = math.log(value / self.low) / math.log(self.high / self.low)
         else:
@@ -264,11 +312,13 @@ class Axis:
         return min(max(place, 0.0), 1.0)
 
     def value(self, share: float) -> float:
+        """Returns the value at a place on the axis, from 0 to 1."""
         if self.logarithmic:
             return float(self.low * (self.high / self.low) ** share)
         return self.low + share * (self.high - self.low)
 
     def ticks(self) -> list[float]:
+        """Returns about seven round values on the axis."""
         if self.logarithmic:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for digits in ((1, 2, 5), (1, 3), (1,)):
@@ -283,6 +333,6 @@ class Axis:
 
 
 def _nice(step: float) -> float:
-    """The next larger of 1, 2 or 5 times a power of ten."""
+    """Rounds up to 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= step * (1 - 1e-9))

@@ -1,4 +1,4 @@
-"""The diagnosis as one HTML file: Figs. 8 and 9 of the paper for one category and model."""
+"""Writes the page of a diagnosis, with Figs. 8 and 9 of the paper for one category and model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
 import ssray
@@ -18,13 +16,14 @@ from ssray.diagnosis.findings import (
     WINDOW_SHARE,
     Diagnosis,
     paragraph,
-    percent,
 )
 from ssray.diagnosis.tables import moments_table, projection_table
 from ssray.method.projection import TEXTURE_SHARE, PositionMoments
 from ssray.metrics.labels import Floats
+from ssray.metrics.values import percent
 from ssray.report.charts import FRAME, Line, LineChart
 from ssray.report.page import data_uri, template
+from ssray.report.reconstructions import to_picture
 from ssray.storage.location import Location
 from ssray.storage.parquet import write_table
 
@@ -41,12 +40,12 @@ def write_diagnosis(diagnosis: Diagnosis, out: Location) -> None:
 
 
 def render_diagnosis(diagnosis: Diagnosis, generated: str, ssray_version: str) -> str:
-    """The page as HTML.
+    """Renders the page as HTML.
 
     Args:
-        diagnosis: what to show.
-        generated: when, for people.
-        ssray_version: the version that made it.
+        diagnosis: the measurements to show.
+        generated: when the page is made, in words.
+        ssray_version: the version of ssray that makes it.
     """
     rows = projection_table(diagnosis).to_pylist()
     return template("diagnosis.html.j2").render(
@@ -54,8 +53,8 @@ def render_diagnosis(diagnosis: Diagnosis, generated: str, ssray_version: str) -
         paragraph=paragraph(diagnosis),
         rows=rows,
         charts=_charts(diagnosis),
-        mean_picture=data_uri(_picture(diagnosis.pixels.mean), "PNG"),
-        std_picture=data_uri(_picture(2 * diagnosis.pixels.std), "PNG"),
+        mean_picture=data_uri(to_picture(diagnosis.pixels.mean), "PNG"),
+        std_picture=data_uri(to_picture(2 * diagnosis.pixels.std), "PNG"),
         percent=percent,
         texture_share=TEXTURE_SHARE,
         window_share=WINDOW_SHARE,
@@ -69,7 +68,7 @@ def render_diagnosis(diagnosis: Diagnosis, generated: str, ssray_version: str) -
 
 @dataclass(frozen=True)
 class _Chart:
-    """A chart with its words."""
+    """A chart with its title, the names of its axes and a hint on how to read it."""
 
     title: str
     x_name: str
@@ -79,6 +78,25 @@ class _Chart:
 
 
 def _charts(diagnosis: Diagnosis) -> list[_Chart]:
+    """Makes all charts: two of the moments (Fig. 8), three of the patch test (Fig. 9)."""
+    return [
+        _row_chart(
+            "Every pixel over the images",
+            "Mean and standard deviation over the training images, along the middle row.",
+            diagnosis.pixels,
+        ),
+        _row_chart(
+            "Every pixel of a window over its places",
+            "The same over all windows of half the side, along the window's middle row. Flat "
+            "lines mean identically distributed pixels.",
+            diagnosis.windows,
+        ),
+        *_patch_charts(diagnosis),
+    ]
+
+
+def _patch_charts(diagnosis: Diagnosis) -> list[_Chart]:
+    """Makes the charts of what a foreign patch changes, over the width of the patch."""
     columns = projection_table(diagnosis).to_pydict()
     values = {name: np.array(columns[name]) for name in columns if name.endswith(("mean", "std"))}
     width = np.array(columns["width_share"])
@@ -95,17 +113,6 @@ def _charts(diagnosis: Diagnosis) -> list[_Chart]:
         return _Chart(title, "Width of the patch / shorter side", y_name, hint, chart)
 
     return [
-        _row_chart(
-            "Every pixel over the images",
-            "Mean and standard deviation over the training images, along the middle row.",
-            diagnosis.pixels,
-        ),
-        _row_chart(
-            "Every pixel of a window over its places",
-            "The same over all windows of half the side, along the window's middle row. Flat "
-            "lines mean identically distributed pixels.",
-            diagnosis.windows,
-        ),
         against_width(
             "Nearest training image",
             "Share of trials with the clean image nearest",
@@ -151,6 +158,7 @@ def _charts(diagnosis: Diagnosis) -> list[_Chart]:
 
 
 def _row_chart(title: str, hint: str, moments: PositionMoments) -> _Chart:
+    """Makes the chart of mean and standard deviation along the middle row."""
     middle = moments.mean.shape[1] // 2
     mean = _array(moments.mean[:, middle].mean(dim=0))
     std = _array(moments.std[:, middle].square().mean(dim=0).sqrt())
@@ -168,10 +176,3 @@ def _positions(values: Floats) -> Floats:
 def _array(values: Tensor) -> Floats:
     array: Floats = values.cpu().numpy()
     return array
-
-
-def _picture(values: Tensor) -> npt.NDArray[np.uint8]:
-    """(3, H, W) in [0, 1] as (H, W, 3) uint8."""
-    levels = (255 * values).round().clamp(0, 255).to(torch.uint8)
-    picture: npt.NDArray[np.uint8] = levels.permute(1, 2, 0).cpu().numpy()
-    return picture

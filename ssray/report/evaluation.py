@@ -1,4 +1,4 @@
-"""Writes the report page and the pictures in it."""
+"""Writes the report of an evaluation: the page, and the overlay pictures beside it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from PIL import Image
 import ssray
 from ssray.calibration.calibrate import Calibration
 from ssray.data.decode import read_image, read_mask
+from ssray.metrics.values import percent
 from ssray.models.artifact import ModelArtifact
 from ssray.report.gallery import GalleryImage, choose_gallery
 from ssray.report.page import CategoryReport, render_page
@@ -41,7 +42,9 @@ DIFFERENCE_NAMES = {
     "both": "geometric mean of squared and SSIM",
 }
 WORST = 6
+"""How many images of the worst mistakes are shown for each category."""
 BORDERLINE = 6
+"""How many images with a score close to the best threshold are shown for each category."""
 
 
 def write_report(
@@ -54,24 +57,38 @@ def write_report(
 ) -> None:
     """Writes ``report.html``, and an overlay picture of every image shown in it.
 
-    Pictures go to ``heatmaps/CATEGORY/TYPE/RANK-NAME.png`` at the image's own resolution; the
-    rank is the place in the report's gallery.
+    Args:
+        results: the scores and heatmaps of all images.
+        figures: the metrics of each category and defect type.
+        models: the model of each category.
+        out: the folder to write to.
+        title: the title of the page.
+        mask_uris: the ground-truth mask of each image that has one, by the image's URI.
     """
     reports = []
     for row in figures.categories.to_pylist():
         category = row["category"]
         gallery = _gallery(results, category, mask_uris)
-        for rank, picture in enumerate(gallery):
-            name = f"{rank:02}-{PurePosixPath(picture.name).stem}.png"
-            place = out / "heatmaps" / category / (picture.split_type or "images") / name
-            place.write(_png(overlay(picture.image, picture.levels)))
+        _write_overlays(gallery, out / "heatmaps" / category)
         reports.append(_category_report(row, figures, results, gallery, models[category]))
     generated = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = render_page(title, reports, generated, ssray.__version__)
     (out / "report.html").write(page.encode())
 
 
+def _write_overlays(gallery: list[GalleryImage], folder: Location) -> None:
+    """Writes the overlay of each image to ``TYPE/RANK-NAME.png``, at the image's resolution.
+
+    The rank is the image's place in the gallery.
+    """
+    for rank, picture in enumerate(gallery):
+        name = f"{rank:02}-{PurePosixPath(picture.name).stem}.png"
+        place = folder / (picture.split_type or "images") / name
+        place.write(_png(overlay(picture.image, picture.levels)))
+
+
 def _gallery(results: Results, category: str, mask_uris: Mapping[str, str]) -> list[GalleryImage]:
+    """Chooses the images of a category to show, and reads them with heatmap and mask."""
     table = results.of(category)
     rows = [row for row in table.to_pylist() if row["error"] is None]
     labels, scores = usable(table)
@@ -101,7 +118,10 @@ def _gallery(results: Results, category: str, mask_uris: Mapping[str, str]) -> l
 def _truth(
     mask_uri: str | None, label: int | None, shape: tuple[int, ...]
 ) -> npt.NDArray[np.bool_] | None:
-    """The ground truth at the image's resolution (nearest pixel); None where nobody knows."""
+    """Returns where an image is defective: (H, W) bool at its resolution; None if unknown.
+
+    A mask of another size is resized by taking the nearest pixels.
+    """
     if mask_uri is None:
         return np.zeros(shape, bool) if label == 0 else None
     mask = read_mask(mask_uri)
@@ -118,6 +138,7 @@ def _category_report(
     gallery: list[GalleryImage],
     model: ModelArtifact,
 ) -> CategoryReport:
+    """Collects what the page says about one category; ``metrics`` is its row of the figures."""
     table = results.of(metrics["category"])
     labels, scores = usable(table)
     scored = [row for row in table.to_pylist() if row["error"] is None]
@@ -139,6 +160,7 @@ def _category_report(
 
 
 def _facts(model: ModelArtifact) -> list[tuple[str, str]]:
+    """Lists how a model was made, as labels and values."""
     facts, chosen, recipe = model.facts, model.calibration.anomaly_map, model.recipe
     height, width = facts.input_shape
     score = {
@@ -163,6 +185,12 @@ def _facts(model: ModelArtifact) -> list[tuple[str, str]]:
 
 
 def _notes(model: ModelArtifact) -> list[str]:
+    """Explains how map settings, pixel threshold and image threshold came about, in sentences."""
+    return [_choice(model), _pixel_threshold(model.calibration), _decision(model.calibration)]
+
+
+def _choice(model: ModelArtifact) -> str:
+    """Explains how the settings of the anomaly map were chosen."""
     calibration = model.calibration
     selection = calibration.selection
     references = (
@@ -172,28 +200,31 @@ def _notes(model: ModelArtifact) -> list[str]:
     wanted = model.recipe.anomaly_map
     left_open = [name for name in ("difference", "kernel") if getattr(wanted, name) is None]
     if selection.basis == "synthetic defects":
-        choice = (
+        return (
             f"Chosen without test labels ({' and '.join(left_open)}), on "
             f"{selection.defects} synthetic defects made from {references} "
             f"(image AUROC {_percent(selection.image_auroc)}, pixel AUROC "
             f"{_percent(selection.pixel_auroc)} there)."
         )
-    elif left_open:
-        choice = (
+    if left_open:
+        return (
             f"No synthetic defect was perceptible, so a default was taken "
             f"({' and '.join(left_open)})."
         )
-    else:
-        choice = "The difference and the kernel are the recipe's own."
-    threshold = (
+    return "The difference and the kernel are the recipe's own."
+
+
+def _pixel_threshold(calibration: Calibration) -> str:
+    """Explains which pixels belong to the predicted mask."""
+    return (
         "The predicted mask marks pixels above the largest value on "
         f"{calibration.held_out_references} held-out images: {calibration.pixel_threshold:.3g} "
         "times the level that such images typically reach at their worst place."
     )
-    return [choice, threshold, _decision(calibration)]
 
 
 def _decision(calibration: Calibration) -> str:
+    """Explains which images are flagged, and how many false alarms to expect."""
     count, rate = len(calibration.image_scores), calibration.false_alarm_rate
     if not count:
         return "The model was made before images were flagged; train it again for that."
@@ -211,8 +242,8 @@ def _decision(calibration: Calibration) -> str:
     return note
 
 
-def _percent(value: float | None) -> str:
-    return "unknown" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None or math.isnan(share) else percent(share, decimals=1)
 
 
 def _png(image: npt.NDArray[Any]) -> bytes:

@@ -1,7 +1,6 @@
-"""The report: one HTML file with charts and pictures inside it, and nothing fetched.
+"""Renders the page of an evaluation: one HTML file that holds its charts and pictures.
 
-Python computes what is shown, ``page.html.j2`` how. Whatever comes from outside is
-escaped by the template.
+This module computes what is shown; the template ``page.html.j2`` lays it out, and escapes all text.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from ssray.scoring import heatmap
 from ssray.scoring.evaluation import reasons
 
 PICTURE_SIDE = 448
-"""Longer side of the pictures on the page, in pixels; larger images are shrunk to it."""
+"""The longer side of a picture on the page, in pixels; larger images are shrunk to it."""
 
 _TITLES = {
     "image_auroc": ("Image AUROC", "over images"),
@@ -53,17 +52,17 @@ class CategoryReport:
     """What the page says about one category.
 
     Attributes:
-        category: its name.
-        model_version: which model was evaluated.
+        category: the category's name.
+        model_version: the version of the model that was evaluated.
         labels: (N,) 1 = defect, 0 = good, -1 = unknown.
-        scores: (N,) image scores; NaN where there is none, which leaves the image out.
-        split_types: N defect types, or ``good``.
-        errors: (uri, error) of every image that could not be scored.
-        metrics: figures by their name in the ``METRICS`` table; NaN where undefined.
-        metrics_by_type: the same for each defect type.
-        facts: (label, value) pairs to list.
+        scores: (N,) image scores; an image whose score is NaN is left out.
+        split_types: the defect type of each of the N images, or ``good``.
+        errors: the URI and error of every image that could not be scored.
+        metrics: the metrics by their name in the ``METRICS`` table; an undefined one is NaN.
+        metrics_by_type: the metrics of each defect type.
+        facts: labels and values to list.
         notes: sentences on how the numbers came about.
-        gallery: images to show, in this order.
+        gallery: the images to show, in this order.
     """
 
     category: str
@@ -82,13 +81,13 @@ class CategoryReport:
 def render_page(
     title: str, reports: list[CategoryReport], generated: str, ssray_version: str
 ) -> str:
-    """The page as HTML.
+    """Renders the page as HTML.
 
     Args:
-        title: of the page.
-        reports: one a category, in the order of the page.
-        generated: when, for people.
-        ssray_version: the version that made it.
+        title: the title of the page.
+        reports: what to say about each category, in the order of the page.
+        generated: when the page is made, in words.
+        ssray_version: the version of ssray that makes it.
     """
     return template("page.html.j2").render(
         title=title,
@@ -110,7 +109,7 @@ def render_page(
 
 
 def template(name: str) -> Template:
-    """One of this package's templates; it escapes whatever it is given."""
+    """Loads one of this package's templates, which escapes all text that it is given."""
     environment = Environment(
         loader=PackageLoader("ssray.report", ""),
         autoescape=True,
@@ -122,7 +121,7 @@ def template(name: str) -> Template:
 
 
 def data_uri(picture: npt.NDArray[np.uint8], kind: str) -> str:
-    """A picture as a URI that holds it; ``kind`` is ``PNG`` or ``JPEG``."""
+    """Encodes a picture as a data URI; ``kind`` is ``PNG`` or ``JPEG``."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, kind, quality=85, optimize=True)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -130,6 +129,8 @@ def data_uri(picture: npt.NDArray[np.uint8], kind: str) -> str:
 
 @dataclass(frozen=True)
 class _FigureRow:
+    """A metric of a category as text."""
+
     title: str
     meaning: str
     value: str
@@ -138,6 +139,8 @@ class _FigureRow:
 
 @dataclass(frozen=True)
 class _TypeRow:
+    """A defect type, the good images or the unlabelled ones, in the table of types."""
+
     name: str
     kind: str
     count: int
@@ -147,7 +150,7 @@ class _TypeRow:
 
 @dataclass(frozen=True)
 class _Metric:
-    """A figure as text, or the reason why there is none."""
+    """A metric as text; or a dash, and the reason why it is undefined."""
 
     text: str
     share: float
@@ -163,6 +166,8 @@ class _Metric:
 
 @dataclass(frozen=True)
 class _Mean:
+    """The mean of a metric over the categories for which it is defined."""
+
     metric: _Metric
     count: int
 
@@ -175,7 +180,7 @@ class _Mean:
 
 @dataclass(frozen=True)
 class _Shown:
-    """A gallery image with its pictures as data URIs."""
+    """An image of the gallery with its pictures as data URIs."""
 
     item: GalleryImage
     kind: str
@@ -206,6 +211,8 @@ class _Shown:
 
 @dataclass(frozen=True)
 class _Section:
+    """A category's section of the page, ready to be laid out."""
+
     report: CategoryReport
     good: int
     defects: int
@@ -241,7 +248,10 @@ class _Section:
 
 
 def _figure_rows(metrics: Mapping[str, Any]) -> Iterator[_FigureRow]:
-    """A row a figure, with its interval or the reason why it is not defined; none if none is."""
+    """Yields a row for each metric, unless all of them are undefined.
+
+    It shows the interval, if there is one, or the reason why the metric is undefined.
+    """
     known = {name: metrics[name] for name in _TITLES if name in metrics}
     if all(math.isnan(value) for value in known.values()):
         return
@@ -261,6 +271,7 @@ def _type_rows(
     types: npt.NDArray[np.object_],
     metrics: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[_TypeRow]:
+    """Yields a row for each defect type, good images first and unlabelled ones last."""
     for label in (GOOD, DEFECT, UNKNOWN):
         for name in sorted(set(types[labels == label])):
             of_type = (labels == label) & (types == name)
@@ -275,8 +286,10 @@ def _type_rows(
 
 
 def _kind(label: int | None) -> str:
+    """Returns the word for a label that the style sheet knows."""
     return {GOOD: "good", DEFECT: "defect"}.get(UNKNOWN if label is None else label, "unknown")
 
 
 def _css(colour: tuple[int, ...]) -> str:
+    """Writes an RGB colour of 0 to 255 as CSS does."""
     return "#" + "".join(f"{int(channel):02x}" for channel in colour)

@@ -1,4 +1,4 @@
-"""Reconstruction sheets: what a network under training makes of images it has not seen."""
+"""Draws reconstruction sheets: what a network in training makes of images it has not seen."""
 
 from __future__ import annotations
 
@@ -17,39 +17,43 @@ from ssray.method.synthetic_defects import add_defects
 from ssray.scoring.heatmap import encode_levels, overlay
 
 IMAGES = 3
-"""How many of them, each as it is and with a synthetic defect."""
+"""How many images a sheet shows, each as it is and with a synthetic defect."""
 _GAP = 4
-_SMOOTHING_SHARE = 24
-"""The shorter side over the kernel's."""
+"""The pixels between neighbouring pictures."""
+_SIDE_OVER_KERNEL = 24
+"""The image's shorter side divided by that of the mean filter for the heatmaps."""
 
 
 @torch.inference_mode()
 def reconstruction_sheet(
     network: nn.Module, held_out: Tensor, difference: Difference, precision: torch.dtype
 ) -> bytes:
-    """A PNG: a row an image, with columns input, reconstruction and heatmap.
+    """Draws a sheet with a row for each image: input, reconstruction and heatmap.
 
-    The first rows are defect-free, the others have a synthetic defect, the same in every sheet of a
-    training. The heatmaps' contour lies where the smoothed difference exceeds all of those of the
-    defect-free rows.
+    The images of the first rows are defect-free, the others have a synthetic defect, which is the
+    same in every sheet of a training. The contour in a heatmap surrounds what exceeds the largest
+    smoothed difference in the defect-free rows.
 
     Args:
-        network: on the device to use.
-        held_out: (M, H, W, 3) uint8 images the network is not trained on.
-        difference: what the heatmap shows.
-        precision: of the forward pass.
+        network: the network, on the device to use and in any mode.
+        held_out: (M, H, W, 3) uint8 images that the network is not trained on.
+        difference: the kind of difference that the heatmap shows.
+        precision: the type in which the network's inner layers compute.
+
+    Returns:
+        The sheet as the content of a PNG file.
     """
     clean = to_network(held_out[:IMAGES], next(network.parameters()).device)
     defective, _ = add_defects(clean, torch.Generator().manual_seed(0))
     images = torch.cat([clean, defective])
     with evaluating(network):
         reconstructions = reconstruct(network, images, precision)
-    kernel = min(images.shape[2:]) // _SMOOTHING_SHARE // 2 * 2 + 1
+    kernel = min(images.shape[2:]) // _SIDE_OVER_KERNEL // 2 * 2 + 1
     maps = smooth(difference_maps(images, [reconstructions], difference)[:, :1], kernel, 2)
     worst = float(maps[: len(clean)].max().clamp_min(torch.finfo(torch.float32).tiny))
     rows = []
     for image, reconstruction, heat in zip(images, reconstructions, maps, strict=True):
-        before, after = _picture(image), _picture(reconstruction)
+        before, after = to_picture(image), to_picture(reconstruction)
         levels = encode_levels(heat[0].cpu().numpy(), worst)
         rows.append(_joined([before, after, overlay(before, levels)], axis=1))
     buffer = io.BytesIO()
@@ -57,15 +61,15 @@ def reconstruction_sheet(
     return buffer.getvalue()
 
 
-def _picture(image: Tensor) -> npt.NDArray[np.uint8]:
-    """(3, H, W) float in [0, 1] as (H, W, 3) uint8."""
+def to_picture(image: Tensor) -> npt.NDArray[np.uint8]:
+    """Turns a (3, H, W) float image in [0, 1] into (H, W, 3) uint8; other values are clipped."""
     pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0)
     picture: npt.NDArray[np.uint8] = pixels.cpu().numpy()
     return picture
 
 
 def _joined(pictures: list[npt.NDArray[np.uint8]], axis: int) -> npt.NDArray[np.uint8]:
-    """Side by side or below each other, with a white gap."""
+    """Joins pictures below each other (axis 0) or side by side (axis 1), with white gaps."""
     padding = [(0, 0)] * 3
     padding[axis] = (0, _GAP)
     padded = [np.pad(picture, padding, constant_values=255) for picture in pictures[:-1]]

@@ -1,4 +1,4 @@
-"""A sweep as one HTML file: what was tried, what was chosen, and which settings mattered."""
+"""Renders the page of a search: what was tried, what was chosen, and which settings mattered."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from ssray.search.importance import MIN_TRIALS, importances
 from ssray.search.trials import CategorySweep, TrialResult, best, ranked
 
 _TOP, _BOTTOM = 40.0, 300.0
+"""Where the axes of the parallel coordinates begin and end, in SVG units."""
 _BETWEEN = 150.0
+"""The distance between neighbouring axes, in SVG units."""
 _MARGIN = 70.0
+"""The space to either side of the axes, in SVG units."""
 
 CRITERIA: dict[Basis, str] = {
     "synthetic": "synthetic defects in held-out defect-free images",
@@ -28,12 +31,12 @@ CRITERIA: dict[Basis, str] = {
 
 
 def render_sweep(sweeps: Sequence[CategorySweep], generated: str, ssray_version: str) -> str:
-    """The page as HTML.
+    """Renders the page as HTML.
 
     Args:
-        sweeps: one a category, in the order of the page.
-        generated: when, for people.
-        ssray_version: the version that made it.
+        sweeps: the result of the search for each category, in the order of the page.
+        generated: when the page is made, in words.
+        ssray_version: the version of ssray that makes it.
     """
     return template("sweep.html.j2").render(
         sections=[_Section.of(sweep) for sweep in sweeps],
@@ -45,7 +48,7 @@ def render_sweep(sweeps: Sequence[CategorySweep], generated: str, ssray_version:
 
 @dataclass(frozen=True)
 class _Line:
-    """A trial in the drawing; ``points`` are those of an SVG polyline."""
+    """The line of a trial; ``points`` are those of an SVG polyline, ``text`` its tooltip."""
 
     kind: str
     points: str
@@ -54,7 +57,7 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Upright:
-    """A vertical axis of the parallel coordinates."""
+    """A vertical axis of the parallel coordinates, ``at`` units from the left."""
 
     name: str
     at: float
@@ -63,7 +66,10 @@ class _Upright:
 
 @dataclass(frozen=True)
 class _Parallel:
-    """Parallel coordinates: an axis a setting, the last for the score; a line a finished trial."""
+    """A chart of parallel coordinates: an axis for each setting, a line for each finished trial.
+
+    The last axis is that of the score.
+    """
 
     axes: list[_Upright]
     lines: list[_Line]
@@ -90,7 +96,7 @@ class _Parallel:
             axes.append(_Upright(name, at, ticks))
             places.append([f"{at:.1f},{_height(share):.1f}" for share in shares])
         lines = [
-            _Line(_kind(trial, chosen), " ".join(points), _told(trial))
+            _Line(_kind(trial, chosen), " ".join(points), _tooltip(trial))
             for trial, points in zip(shown, zip(*places, strict=True), strict=True)
         ]
         lines.sort(key=lambda line: line.kind == "chosen")  # drawn last, on top
@@ -98,7 +104,7 @@ class _Parallel:
 
 
 def _upright(values: Sequence[Any]) -> tuple[list[float], list[Tick]]:
-    """Where values lie on their axis, in [0, 1], and its ticks."""
+    """Returns where each value lies on its axis, from 0 to 1, and the ticks of the axis."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         numbers = np.array(values, dtype=np.float64)
         logarithmic = bool(numbers.min() > 0 and numbers.max() > 8 * numbers.min())
@@ -112,20 +118,23 @@ def _upright(values: Sequence[Any]) -> tuple[list[float], list[Tick]]:
 
 
 def _height(share: float) -> float:
+    """Returns where a place on an axis is drawn; 0 is the lower end, 1 the upper one."""
     return _BOTTOM - share * (_BOTTOM - _TOP)
 
 
 def _kind(trial: TrialResult, chosen: TrialResult | None) -> str:
+    """Returns the word for a trial that the style sheet knows."""
     return "chosen" if trial is chosen else "default" if trial.is_default else "other"
 
 
-def _told(trial: TrialResult) -> str:
+def _tooltip(trial: TrialResult) -> str:
+    """Describes a trial in a line: its settings and its score."""
     settings = ", ".join(f"{key} {short(value)}" for key, value in trial.settings.items())
     return f"trial {trial.trial}: {settings}; selection score {trial.selection_score:.4f}"
 
 
 def short(value: Any) -> str:
-    """A setting's value in few characters; of a mix, the kinds that take part.
+    """Writes a setting's value in few characters; of a mix only the kinds that are used.
 
     >>> short({"elastic": 1.0, "cut_out": 0.0, "pattern": 2.0})
     'elastic 1, pattern 2'
@@ -141,6 +150,8 @@ def short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Row:
+    """A trial in the table of trials, as text."""
+
     trial: TrialResult
     kind: str
     score: str
@@ -151,6 +162,8 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Section:
+    """A category's section of the page, ready to be laid out."""
+
     sweep: CategorySweep
     trials: int
     says: str
@@ -171,7 +184,7 @@ class _Section:
         return cls(
             sweep=sweep,
             trials=len(single),
-            says=_says(sweep, chosen),
+            says=_verdict(sweep, chosen),
             counts=", ".join(f"{count} {state}" for state, count in counts.items()),
             columns=list(ordered[0].settings) if ordered else [],
             rows=[_row(trial, chosen) for trial in ordered],
@@ -180,7 +193,8 @@ class _Section:
         )
 
 
-def _says(sweep: CategorySweep, chosen: TrialResult | None) -> str:
+def _verdict(sweep: CategorySweep, chosen: TrialResult | None) -> str:
+    """Says in a sentence or two which trial was chosen, and what it is worth."""
     if chosen is None or chosen.selection_score is None:
         return "No trial ended with a model that could be judged."
     basis = f"Chosen by {CRITERIA[sweep.by]}."
@@ -203,6 +217,7 @@ def _says(sweep: CategorySweep, chosen: TrialResult | None) -> str:
 
 
 def _best_alone(trials: Sequence[TrialResult]) -> float:
+    """Returns the selection score of the best trial that is no ensemble."""
     alone = best([trial for trial in trials if trial.partner is None])
     assert alone is not None
     assert alone.selection_score is not None
@@ -210,6 +225,7 @@ def _best_alone(trials: Sequence[TrialResult]) -> float:
 
 
 def _row(trial: TrialResult, chosen: TrialResult | None) -> _Row:
+    """Writes a trial as a row of the table."""
     found = trial.anomaly_map
     score, known = trial.selection_score, (trial.image_auroc, trial.pixel_auroc)
     return _Row(

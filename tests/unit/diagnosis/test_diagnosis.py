@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from ssray.cli.main import cli
-from ssray.diagnosis.findings import Diagnosis, paragraph, percent
+from ssray.diagnosis.findings import Diagnosis, paragraph
 from ssray.diagnosis.tables import MOMENTS, PROJECTION, moments_table, projection_table
 from ssray.errors import SsrayError
 from ssray.method.inference import to_network
@@ -31,6 +31,7 @@ from ssray.method.projection import (
     squared_distances,
     swap_patches,
 )
+from ssray.metrics.values import percent
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.models.store import publish
