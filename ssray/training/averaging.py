@@ -77,11 +77,11 @@ class PartStatistics:
         if self._buffers:
             torch._foreach_add_(self._sums, self._statistics)
 
-    def join(self, team: ProcessGroup) -> None:
+    def join(self, processes: ProcessGroup) -> None:
         """Ends the step: gives the network the mean over all parts, which the processes ran."""
         if self._buffers:
             torch._foreach_copy_(self._statistics, self._sums)
-            team.add(self._statistics)
+            processes.add(self._statistics)
             torch._foreach_div_(self._statistics, self._parts)
 
 

@@ -216,7 +216,7 @@ def _facts(
     """
     compute, numerics, last = request.compute, plan.numerics, finished.history[-1]
     training_images, skipped = counted
-    team = ProcessGroup.current()
+    processes = ProcessGroup.current()
     return TrainingFacts(
         data_fingerprint=request.data_fingerprint,
         training_key=training_key(
@@ -234,9 +234,9 @@ def _facts(
         device=str(numerics.device),
         precision=PRECISION_NAMES[numerics.precision],
         images_per_step=plan.images_per_step,
-        workers=team.size,
+        workers=processes.size,
         threads=threads,
-        parts=numerics.count_parts(team.size),
+        parts=numerics.count_parts(processes.size),
         compiled=numerics.compile,
         streamed=feed.streamed,
         memory_gib=compute.memory_gib,

@@ -66,7 +66,7 @@ class EarlyStopping:
     """
 
     def __init__(
-        self, settings: Objective, held_out: Tensor, precision: torch.dtype, team: ProcessGroup
+        self, settings: Objective, held_out: Tensor, precision: torch.dtype, processes: ProcessGroup
     ) -> None:
         """Has not judged anything yet.
 
@@ -75,9 +75,9 @@ class EarlyStopping:
                 network.
             held_out: (M, H, W, 3) uint8 images to judge with.
             precision: the data type of the network's inner layers.
-            team: the processes that train together.
+            processes: the processes that train together.
         """
-        self._team = team
+        self._processes = processes
         wanted = settings.early_stopping
         self._watching = settings.kind == "amplify" if wanted is None else wanted
         self._patience = settings.patience
@@ -101,7 +101,7 @@ class EarlyStopping:
         if not self._watching or int(spent * CHECKS) <= self._checks:
             return False
         self._checks = int(spent * CHECKS)
-        [found] = self._team.first(separation(model, self._held_out, self._precision))
+        [found] = self._processes.first(separation(model, self._held_out, self._precision))
         if math.isnan(found):
             return False
         if found > self._best:

@@ -131,11 +131,11 @@ class TrainingRun:
         max_minutes: float | None = None,
     ) -> None:
         """Takes no step yet; the arguments are those of ``fit``."""
-        self._team = ProcessGroup.current()
+        self._processes = ProcessGroup.current()
         feed = feed.on(numerics.device)
         self.trainer = Trainer(feed, recipe, numerics, seed)
         self.stopping = EarlyStopping(
-            recipe.objective, feed.held_out, numerics.precision, self._team
+            recipe.objective, feed.held_out, numerics.precision, self._processes
         )
         self.budget = Budget(recipe.schedule, feed.training_images, max_minutes)
         self.log = ProgressLog(feed, recipe, numerics)
@@ -159,7 +159,7 @@ class TrainingRun:
         step = self.trainer.step(self.budget.spent, self.budget.images_seen)
         self.log.add_step(step)
         self.budget.images_seen += step.images
-        spent, row, checkpoint = self._team.first(
+        spent, row, checkpoint = self._processes.first(
             self.budget.share(), self.log.due(), checkpoint_due
         )
         stopped = self.stopping.after(spent, self.model)

@@ -74,10 +74,10 @@ def choose_growth(recipe: Recipe, compute: Compute, feed: Feed, numerics: Numeri
     """
     if compute.images_per_step:
         return compute.images_per_step / recipe.schedule.batch
-    team = ProcessGroup.current()
+    processes = ProcessGroup.current()
     most = most_growth(recipe, feed.training_images)
     if numerics.device.type != "cuda":
-        return min(most, 1.0 if compute.workers else float(team.size))
+        return min(most, 1.0 if compute.workers else float(processes.size))
     growth = filling_growth(
         recipe,
         feed.shape,
@@ -86,7 +86,7 @@ def choose_growth(recipe: Recipe, compute: Compute, feed: Feed, numerics: Numeri
         memory_share=min(1.0, compute.gpus_per_worker or 1.0),
         taken_bytes=feed.nbytes,
     )
-    return team.least(float(growth))
+    return processes.least(float(growth))
 
 
 def filling_growth(

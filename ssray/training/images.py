@@ -188,9 +188,9 @@ def stream_feed(
             f"pixels need at least {least:.2g} GiB. Use a larger --memory-gib."
         )
     loaded = load_images(first, recipe.image_size, threads, shape=shape, on_decoded=on_decoded)
-    team = ProcessGroup.current()
+    processes = ProcessGroup.current()
     window = ImageWindow(
-        rest[team.rank :: team.size],
+        rest[processes.rank :: processes.size],
         shape,
         decode,
         affordable - held,

@@ -50,7 +50,7 @@ def validation_loss(
         precision: the data type of the network's inner layers.
         textures: (T, H', W', 3) uint8 foreign content for the corruption, on the model's device.
     """
-    team = ProcessGroup.current()
+    processes = ProcessGroup.current()
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(0)
     side = min(held_out.shape[1:3])
@@ -58,9 +58,9 @@ def validation_loss(
     with evaluating(model):
         for number, image in enumerate(image_batches(held_out[:VALIDATION_IMAGES], 1, device)):
             corrupted = corrupt(image, recipe.corruption, side, generator, textures)
-            if number % team.size == team.rank:
+            if number % processes.size == processes.rank:
                 reconstruction = reconstruct(model, corrupted.images, precision)
                 loss += float(objective(reconstruction, corrupted, recipe.objective))
                 count += 1
-    loss, count = team.total(loss, count)
+    loss, count = processes.total(loss, count)
     return loss / count

@@ -87,14 +87,14 @@ def plan_fits(
         ConfigError: if the device has no instructions for the precision that was asked for.
         TrainingError: if there are too few images for the recipe's folds, or not all in memory.
     """
-    team = ProcessGroup.current()
+    processes = ProcessGroup.current()
     precision = _agreed(
         kept_precision(resume.facts["precision"], device)
         if resume
         else resolve_precision(compute.precision, device, recipe.network),
-        team,
+        processes,
     )
-    parts = max((compute.workers or team.size) * compute.accumulate, team.size)
+    parts = max((compute.workers or processes.size) * compute.accumulate, processes.size)
     numerics = Numerics(device, precision, compute.compile, parts)
     if resume:
         growth = resume.facts.get("growth", 1.0)  # checkpoints of earlier versions know no other
@@ -132,8 +132,8 @@ def ensemble_parts(recipe: Recipe) -> list[Recipe]:
     ]
 
 
-def _agreed(precision: torch.dtype, team: ProcessGroup) -> torch.dtype:
+def _agreed(precision: torch.dtype, processes: ProcessGroup) -> torch.dtype:
     """Rank 0's choice for all processes, as two that time themselves may disagree."""
     known = list(PRECISION_NAMES)
-    [chosen] = team.first(known.index(precision))
+    [chosen] = processes.first(known.index(precision))
     return known[int(chosen)]

@@ -79,7 +79,7 @@ class ProgressLog:
         """
         self.history: list[ProgressRow] = []
         self._feed, self._recipe, self._numerics = feed, recipe, numerics
-        self._team = ProcessGroup.current()
+        self._processes = ProcessGroup.current()
         self._loss_sum = torch.zeros((), device=numerics.device)
         self._losses = 0
         self._images_seen_before = 0.0
@@ -115,7 +115,7 @@ class ProgressLog:
         Raises:
             TrainingError: if the loss is not finite any more.
         """
-        loss_sum, losses = self._team.total(float(self._loss_sum), self._losses)
+        loss_sum, losses = self._processes.total(float(self._loss_sum), self._losses)
         train_loss = loss_sum / losses
         validation = self._validate(model)
         if not math.isfinite(train_loss + validation):

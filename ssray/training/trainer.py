@@ -99,15 +99,15 @@ class Trainer:
             ValueError: if there are fewer parts than processes.
         """
         self._feed, self._recipe, self._numerics, self._seed = feed, recipe, numerics, seed
-        self._team = ProcessGroup.current()
-        self._parts = numerics.count_parts(self._team.size)
+        self._processes = ProcessGroup.current()
+        self._parts = numerics.count_parts(self._processes.size)
 
         torch.manual_seed(seed)  # initial weights are drawn from torch's global generator
         self._model = Autoencoder(recipe.network)
         self._model.to(numerics.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = WeightAverage(self._model, recipe.schedule.averaging)
         self._network: nn.Module = self._model
-        if self._team.size > 1:
+        if self._processes.size > 1:
             self._network = DistributedDataParallel(
                 self._model, broadcast_buffers=False, gradient_as_bucket_view=True
             )
@@ -117,7 +117,7 @@ class Trainer:
         )
         self._generators = [
             torch.Generator().manual_seed(_seed_of(seed, part))
-            for part in self._team.share(self._parts)
+            for part in self._processes.share(self._parts)
         ]
 
     def compile(self) -> None:
@@ -138,7 +138,7 @@ class Trainer:
         rate = learning_rate(spent, schedule)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        images = self._feed.images_after(images_seen / self._team.size)
+        images = self._feed.images_after(images_seen / self._processes.size)
 
         self._optimizer.zero_grad(set_to_none=True)
         statistics = PartStatistics(self._model, self._parts)
@@ -148,9 +148,9 @@ class Trainer:
             with self._gradients_exchanged(last), statistics.part():
                 loss = self._loss(images, batch, crop, generator)
                 # DDP takes the mean over processes, however many parts each has.
-                (loss * self._team.size / self._parts).backward()
+                (loss * self._processes.size / self._parts).backward()
             losses.append(loss.detach())
-        statistics.join(self._team)
+        statistics.join(self._processes)
         self._optimizer.step()
         self.average.update()
         seen = self._parts * batch * math.prod(crop) / math.prod(shape)
@@ -163,7 +163,7 @@ class Trainer:
             for number, state in self._optimizer.state_dict()["state"].items()
             for name, tensor in state.items()
         }
-        generators = self._team.gather([g.get_state() for g in self._generators], self._parts)
+        generators = self._processes.gather([g.get_state() for g in self._generators], self._parts)
         tensors = {
             **prefixed("network", self._model.state_dict()),
             **prefixed("average", self.average.model.state_dict()),
@@ -179,7 +179,9 @@ class Trainer:
         self.average.steps = checkpoint.facts["averaged_steps"]
         self._restore_optimizer(checkpoint.below("optimizer"))
         generators = checkpoint.below("generator")
-        for part, generator in zip(self._team.share(self._parts), self._generators, strict=True):
+        for part, generator in zip(
+            self._processes.share(self._parts), self._generators, strict=True
+        ):
             if len(generators) == self._parts:
                 generator.set_state(generators[str(part)])
             else:  # other parts than before: new draws, not those of the start once more
