@@ -63,30 +63,46 @@ class DrawnPatches:
         down, across = (along_y - self.y) / self.radius, (along_x - self.x) / self.radius
         reach = 1 + self.distortion * self.outline.field()
         level = None if self.level is None else self.level.field()
-
-        def border(distance: Tensor) -> Tensor:
-            return ((reach - distance) / self.fade).clamp(0, 1)
-
-        inside = border(torch.hypot(down, across))
+        disks = self._inside(torch.hypot(down, across), reach)
+        inside = disks
         for number, shape in enumerate(self.shapes):
             if shape == "disk":
                 continue
             if shape == "rectangle":
-                u = (self.cosine * across + self.sine * down).abs() / self.stretch
-                v = (self.cosine * down - self.sine * across).abs() * self.stretch
-                formed = border(torch.maximum(u, v))
+                formed = self._rectangles(down, across, reach)
             else:
                 assert level is not None  # it is drawn where a shape follows it
-                if shape == "blob":
-                    formed = inside * (level / self.fade).clamp(0, 1)
-                else:
-                    slope = torch.hypot(*torch.gradient(level, dim=(2, 3))).clamp_min(1e-4)
-                    from_line = level.abs() / slope
-                    formed = inside * (self.half_stroke + 0.5 - from_line).clamp(0, 1)
+                formed = disks * (self._blobs(level) if shape == "blob" else self._strokes(level))
             inside = torch.where(self.kind == number, formed, inside)
         union = torch.where(self.present, inside, 0.0).amax(dim=1, keepdim=True)
         smooth = union.square() * (3 - 2 * union)
         return F.interpolate(smooth, size=self.size, mode="bilinear", align_corners=False)
+
+    def _inside(self, distance: Tensor, reach: Tensor) -> Tensor:
+        """From 1 well inside to 0 outside of a shape.
+
+        Args:
+            distance: from the patch's centre, in units of its radius; 1 on the outline.
+            reach: where the outline is, bent by noise.
+        """
+        return ((reach - distance) / self.fade).clamp(0, 1)
+
+    def _rectangles(self, down: Tensor, across: Tensor, reach: Tensor) -> Tensor:
+        """Turned by a random angle, as large as the disks, some longer than broad."""
+        along = (self.cosine * across + self.sine * down).abs() / self.stretch
+        athwart = (self.cosine * down - self.sine * across).abs() * self.stretch
+        return self._inside(torch.maximum(along, athwart), reach)
+
+    def _blobs(self, level: Tensor) -> Tensor:
+        """Where a smooth random field is above 0."""
+        return (level / self.fade).clamp(0, 1)
+
+    def _strokes(self, level: Tensor) -> Tensor:
+        """Along the line where a smooth random field is 0: the field over its slope is about the
+        distance from it in pixels.
+        """
+        slope = torch.hypot(*torch.gradient(level, dim=(2, 3))).clamp_min(1e-4)
+        return (self.half_stroke + 0.5 - level.abs() / slope).clamp(0, 1)
 
 
 def draw_patches(
