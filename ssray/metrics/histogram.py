@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ssray.metrics.labels import Ints
+
 PAGE = 1 << 10
 """How many bins a page has."""
 PAGES = 1 << 9
@@ -34,7 +36,6 @@ _END = int(np.array(2.0**128).view(np.int64)) >> _UNUSED_BITS
 """The key after that of the largest float32."""
 
 Values = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 
 
 class Histogram:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import special
 
 from ssray.metrics import ranking
-from ssray.metrics.labels import DEFECT, GOOD, Floats, Labels
+from ssray.metrics.labels import DEFECT, GOOD, Floats, Ints, Labels
 from ssray.metrics.values import Metrics
 
 SAMPLES = 1000
@@ -18,8 +18,6 @@ SAMPLES = 1000
 LEVEL = 0.95
 """The confidence level of the intervals."""
 _VALUES_AT_ONCE = 1 << 21
-
-Ints = npt.NDArray[np.int64]
 
 MEASURES: dict[str, Callable[[Ints, Ints], Floats]] = {
     "image_auroc": ranking.auroc,

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ssray.metrics import ranking
-from ssray.metrics.histogram import Histogram, Ints, Values
+from ssray.metrics.histogram import Histogram, Values
+from ssray.metrics.labels import Ints
 from ssray.metrics.values import Metrics
 
 WHOLE = 1 << 32

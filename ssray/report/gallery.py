@@ -85,8 +85,8 @@ def _worst_first(
 
     Args:
         indices: the images to sort.
-        labels: of all images.
-        scores: of all images.
+        labels: (N,) the labels of all images.
+        scores: (N,) the scores of all images.
         good: the indices of all good images.
         defects: the indices of all defective images.
     """

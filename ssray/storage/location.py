@@ -207,7 +207,9 @@ class Location:
             fcntl.flock(lock, fcntl.LOCK_EX)
             there = self.read_tagged()
             if (there.tag if there else None) != tag:
-                raise ConflictError(f"{self}: someone else wrote it first.")
+                raise ConflictError(
+                    f"{self}: someone else wrote it first. Read it again before writing."
+                )
             self.write(content)
 
     @property

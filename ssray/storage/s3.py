@@ -97,7 +97,9 @@ def write_if(bucket: str, key: str, content: bytes, tag: str | None) -> None:
             there = read(bucket, key)
             if there and there[0] == content:  # written by an attempt whose answer got lost
                 return
-            raise ConflictError(f"s3://{bucket}/{key}: someone else wrote it first.") from None
+            raise ConflictError(
+                f"s3://{bucket}/{key}: someone else wrote it first. Read it again before writing."
+            ) from None
         raise OSError(f"s3://{bucket}/{key}: {error}") from None
     except BotoCoreError as error:
         raise OSError(f"s3://{bucket}/{key}: {error}") from None

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ssray.data.decode import UInt8Image
 from ssray.data.demo import defects
 from ssray.data.demo.defects import Canvas, Stages
 from ssray.data.demo.objects import Connector, ConnectorStyle, Washer, WasherStyle
@@ -37,7 +38,6 @@ _AREA = (0.003, 0.045)  # share of the image that a defect may cover
 _ATTEMPTS = 200
 _STYLE, _TRAIN, _TEST = range(3)  # stages of a category's seed; defects count on from here
 
-Bytes = npt.NDArray[np.uint8]
 S = TypeVar("S", bound=Specimen)
 
 
@@ -117,8 +117,8 @@ class Sample:
         mask: (H, W) bool, True where the defect changed the image visibly.
     """
 
-    image: Bytes
-    clean: Bytes
+    image: UInt8Image
+    clean: UInt8Image
     mask: npt.NDArray[np.bool_]
 
 
@@ -351,7 +351,7 @@ def _light(canvas: Canvas, level: float, rng: np.random.Generator) -> Floats:
     return light
 
 
-def _digitised(image: Floats) -> Bytes:
+def _digitised(image: Floats) -> UInt8Image:
     """Turns [0, 1] floats into 8-bit values; an axis of a single channel is dropped."""
     levels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
     return levels[..., 0] if levels.shape[-1] == 1 else levels

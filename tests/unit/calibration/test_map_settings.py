@@ -154,6 +154,7 @@ def test_evidence_shows_the_same_images_with_and_without_defects() -> None:
         assert seen.clean.shape == (5, 2, 32, 32)
         expected = differences(networks, to_network(images, CPU), kind, torch.float32)
         torch.testing.assert_close(seen.clean, expected)
+        assert torch.equal(reconstructor.differences(to_network(images, CPU), kind), expected)
         assert len(seen.defects) == len(seen.truth) > 48
         inside = seen.truth.expand_as(seen.defects)
         assert seen.defects[inside].mean() != pytest.approx(float(seen.clean.mean()), rel=1e-3)
