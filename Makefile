@@ -2,13 +2,16 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+UNIT := tests/unit ssray
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help venv demo test check bench gpu-check ablation docs clean
+.PHONY: help venv demo test test-unit coverage check bench gpu-check ablation docs clean
 
 help:
 	@echo "make demo   generate data, train, evaluate; ends with a report to open"
-	@echo "make test   the test suite"
+	@echo "make test   all tests that continuous integration runs"
+	@echo "make test-unit   those that need no Ray, server or browser, and the doctests"
+	@echo "make coverage    the same, with the lines that they miss; fails under the floor"
 	@echo "make check  format, lint, types, import contracts, documentation"
 	@echo "make bench  slow tests and timings"
 	@echo "make ablation DATA=ROOT   what each part of the method contributes; hours, resumable"
@@ -27,6 +30,12 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(PY) -m pytest -n 2 --dist loadfile
+
+test-unit: $(STAMP)
+	$(PY) -m pytest -n 2 --dist loadfile $(UNIT)
+
+coverage: $(STAMP)
+	$(PY) -m pytest -n 2 --dist loadfile $(UNIT) --cov --cov-report=term
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check ssray jobs benchmarks tests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from selenium import webdriver
 
 quiet_local_ray()
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector what was imported: it stays to the end, and is a lot."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

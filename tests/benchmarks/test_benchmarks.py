@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def ablation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+def ablation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import ablation
 
@@ -47,7 +49,7 @@ def test_what_is_stored_is_not_run_again_and_close_ones_get_a_second_seed(
     runs = ablation.all_runs("ROOT", seed=0)
     far, near = "width 8", "width 32"
 
-    def row(run: object, image: float) -> str:
+    def row(run: Any, image: float) -> str:
         return json.dumps(
             {"key": run.key, "category": run.category, "seed": 0, "image_auroc": image,
              "pixel_auroc": image, "commit": "abc1234",

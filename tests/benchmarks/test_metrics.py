@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
+from torchmetrics import Metric
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
 from ssray.metrics.pixels import PixelCounts
@@ -78,7 +79,7 @@ def sorted_out(maps: Maps, masks: Masks) -> Figures:
 
 def binned(maps: Maps, masks: Masks) -> Figures:
     """torchmetrics with its usual 200 thresholds; it needs values from 0 to 1."""
-    measures = {
+    measures: dict[str, Metric] = {
         "pixel_auroc": BinaryAUROC(thresholds=200),
         "pixel_ap": BinaryAveragePrecision(thresholds=200),
     }

@@ -133,7 +133,7 @@ class PlainScorer:
         self._network, self._side = model.build(CPU), side
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        images = torch.from_numpy(np.stack(batch["image"])).permute(0, 3, 1, 2).float() / 255
+        images = torch.from_numpy(np.stack([*batch["image"]])).permute(0, 3, 1, 2).float() / 255
         images = torch.nn.functional.interpolate(images, (self._side, self._side), mode="area")
         with torch.inference_mode():
             difference = (self._network(images) - images).square().mean(dim=1)

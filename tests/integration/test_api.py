@@ -70,7 +70,7 @@ def test_what_is_no_photograph_is_named_and_loses_no_other(
     good = sorted((demo_root / "weave/test/good").iterdir())[0]
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     many = [good, b"no image", noise.astype(np.float32), tmp_path / "gone.png", noise, 7]
-    results = list(model.judge_many(many))  # type: ignore[list-item]
+    results = list(model.judge_many(many))  # type: ignore[arg-type]
     codes = [r.code if isinstance(r, ssray.ImageError) else r.decision for r in results]
     assert codes[1:] == [
         "unknown_format",
@@ -81,7 +81,7 @@ def test_what_is_no_photograph_is_named_and_loses_no_other(
     ]
     assert isinstance(results[0], ssray.Verdict)
     with pytest.raises(ssray.ImageError, match=r"float32 and shape \(64, 64, 3\); expected uint8"):
-        model.judge(noise.astype(np.float32))  # type: ignore[arg-type]
+        model.judge(noise.astype(np.float32))
 
 
 def test_the_api_and_the_night_say_the_same(
@@ -95,7 +95,7 @@ def test_the_api_and_the_night_say_the_same(
     store = tmp_path / "store"
     trained = ssray.train(photographs, "weave", store, recipe="demo", settings=TINY, progress=None)
     images = demo_root / "weave/test/good"
-    common = ("--images", images, "--category", "weave", "--models", store)
+    common: tuple[str | Path, ...] = ("--images", images, "--category", "weave", "--models", store)
     assert run("score", *common, "--out", tmp_path / "scores").exit_code == 0
     night = run("nightly", *common, "--out", tmp_path / "nights", "--date", "2026-11-21")
     assert night.exit_code == 0, night.output
@@ -118,7 +118,7 @@ def test_train_takes_a_folder_or_one_some_or_all_categories(
     photographs: Path, demo_root: Path, tmp_path: Path
 ) -> None:
     tiny = [word for setting in TINY for word in ("--set", setting)]
-    common = ("--models", tmp_path / "store", "--recipe", "demo", *tiny)
+    common: list[str | Path] = ["--models", tmp_path / "store", "--recipe", "demo", *tiny]
     done = run("train", "--good", photographs, "--name", "bracket", *common)
     assert done.exit_code == 0, done.output
     done = run("train", "--data", demo_root, "--category", "weave", "--category", "grain", *common)

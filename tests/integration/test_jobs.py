@@ -190,7 +190,7 @@ def test_fifteen_categories_one_of_them_broken(cluster: Cluster, tmp_path: Path)
     names = write_demo_data(data, categories=15, images=8, size=64)
     for image in (data / names[3] / "train/good").iterdir():
         image.write_bytes(b"not an image")
-    command = ("jobs/train_all.py", "--data", data, "--models", store, *TINY)
+    command: list[str | Path] = ["jobs/train_all.py", "--data", data, "--models", store, *TINY]
     first = cluster.submit(*command, timeout=900)
     assert first.returncode == 1, first.stdout
     assert f"Failed {names[3]}: none of 8 images can be used" in first.stdout

@@ -11,7 +11,7 @@ import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,6 +23,7 @@ from ssray.config import Compute, Recipe
 from ssray.models import artifact
 from ssray.models.store import publish
 from ssray.nightly.night_log import MARKER, Completed, Places, read_night
+from ssray.nightly.protocol import NightRequest
 from ssray.nightly.sources import CategoryRule
 from ssray.storage.location import Location
 from ssray.training.build import BuildRequest, build_model
@@ -85,7 +86,8 @@ def plant(
     put("bolt/0.png", contents[0], "bolt", "unknown_category")
     put("loose.png", contents[0], "unmatched", "unknown_category")
     (place / "images/readme.txt").write(b"not an image")
-    for suffix, mode in ((".tar", "w"), (".tgz", "w:gz")):
+    modes: dict[str, Literal["w", "w:gz"]] = {".tar": "w", ".tgz": "w:gz"}
+    for suffix, mode in modes.items():
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode=mode) as tar:
             for number in range(20):
@@ -304,9 +306,9 @@ def test_actors_of_a_cluster_fit_its_nodes_and_grow_with_it(
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     found = [{"Alive": True, "Resources": node} for node in nodes]
-    monkeypatch.setattr(nightly.ray, "nodes", lambda: found)
+    monkeypatch.setattr("ray.nodes", lambda: found)
     here = Location.parse(".")
-    request = nightly.NightRequest(
+    request = NightRequest(
         images=[here / "images"],
         rule=CategoryRule(),
         models=here / "models",
@@ -314,15 +316,15 @@ def test_actors_of_a_cluster_fit_its_nodes_and_grow_with_it(
         date=DATE,
     )
     pool = nightly._Pool.of(request, Compute(**({"device": "cpu"} | options)), batches)
-    assert (pool.least, pool.most, pool.each.cpus, pool.each.gpus) == expected
+    assert (pool.min_actors, pool.max_actors, pool.each.cpus, pool.each.gpus) == expected
     monkeypatch.delenv("RAY_ADDRESS")
-    monkeypatch.setattr(nightly.ray, "cluster_resources", lambda: {"CPU": 8, "GPU": 8})
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8, "GPU": 8})
     alone = nightly._Pool.of(request, Compute(**({"device": "cpu"} | options)), batches)
     fit = sum(
         int(n.get("GPU", 0) / pool.each.gpus) if pool.each.gpus else int(n["CPU"] / pool.each.cpus)
         for n in nodes
     )
-    assert alone.most == max(1, min(fit, batches)), "a private Ray does not grow"
+    assert alone.max_actors == max(1, min(fit, batches)), "a private Ray does not grow"
 
 
 def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> bool:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def trained(
     recipe: Recipe,
     compute: Compute,
     store: Path,
-    **callbacks: Callable[..., None],
+    **callbacks: Any,
 ) -> ModelArtifact:
     from ssray.cluster.train import train_category
 
@@ -135,10 +136,15 @@ def train_workers() -> list[int]:
     return found
 
 
+def kill_train_workers() -> None:
+    for pid in train_workers():
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_a_killed_worker_costs_no_more_than_a_checkpoint(
     demo_root: Path, recipe: Recipe, compute: Compute, whole: ModelArtifact, tmp_path: Path
 ) -> None:
-    killer = KillsOnce(tmp_path, lambda: [os.kill(p, signal.SIGKILL) for p in train_workers()])
+    killer = KillsOnce(tmp_path, kill_train_workers)
     model = trained(
         demo_root,
         recipe,
@@ -160,8 +166,7 @@ def test_workers_that_keep_dying_end_the_training(
     from ssray.errors import TrainingError
 
     def kill(epoch: ProgressRow) -> None:
-        for pid in train_workers():
-            os.kill(pid, signal.SIGKILL)
+        kill_train_workers()
 
     with pytest.raises(TrainingError, match=r"weave: lost workers 2 times.* goes on from the last"):
         trained(

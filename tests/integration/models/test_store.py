@@ -10,6 +10,6 @@ from ssray.storage.location import Location
 from tests.unit.models.test_store import *  # noqa: F403
 
 
-@pytest.fixture
-def place(s3_server: str, tmp_path: Path) -> Location:
+@pytest.fixture(name="place")
+def on_s3(s3_server: str, tmp_path: Path) -> Location:
     return Location.parse(f"s3://{s3_server}/{tmp_path.name}")

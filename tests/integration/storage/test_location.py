@@ -10,7 +10,7 @@ from ssray.storage.location import Location
 from tests.unit.storage.test_location import *  # noqa: F403
 
 
-@pytest.fixture
-def place(s3_server: str, tmp_path: Path) -> Location:
+@pytest.fixture(name="place")
+def on_s3(s3_server: str, tmp_path: Path) -> Location:
     """An empty folder."""
     return Location.parse(f"s3://{s3_server}/{tmp_path.name}/folder/")

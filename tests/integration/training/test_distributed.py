@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
@@ -76,10 +77,14 @@ def train_one_rank(rank: int, port: int, task: Task, out: Path) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture
-def ranks(tmp_path: Path):
-    """Trains on two ranks; returns both outcomes, which must hold the same network."""
+class Ranks(Protocol):
+    """Trains on two ranks; gives both outcomes, which must hold the same network."""
 
+    def __call__(self, task: Task) -> tuple[Outcome, Outcome]: ...
+
+
+@pytest.fixture
+def ranks(tmp_path: Path) -> Ranks:
     def run(task: Task) -> tuple[Outcome, Outcome]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -117,7 +122,7 @@ def distance(one: Outcome, other: Outcome, task: Task) -> float:
 
 
 def test_ranks_draw_different_crops_and_hold_the_same_network(
-    stripes: Tensor, tiny: Recipe, ranks
+    stripes: Tensor, tiny: Recipe, ranks: Ranks
 ) -> None:
     together, _ = ranks(Task(tiny, stripes))
     alone = train(Task(tiny, stripes))
@@ -128,14 +133,15 @@ def test_ranks_draw_different_crops_and_hold_the_same_network(
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_processes_that_share_the_parts_give_the_same_model_as_one(
-    stripes: Tensor, tiny: Recipe, ranks, parts: int
+    stripes: Tensor, tiny: Recipe, ranks: Ranks, parts: int
 ) -> None:
     recipe = override(tiny, ["schedule.batch=12", "schedule.images=120"])
     task = Task(recipe, stripes, parts=parts)
     together, _ = ranks(task)
     alone = train(task)
-    assert together.images_seen == alone.images_seen
-    assert together.validation == pytest.approx(alone.validation, rel=1e-3)
+    # A slow machine has a row more, as there is one every ten seconds; the last is at the end.
+    assert together.images_seen[-1] == alone.images_seen[-1]
+    assert together.validation[-1] == pytest.approx(alone.validation[-1], rel=1e-3)
     near, far = (
         distance(found, together, task) for found in (alone, train(replace(task, parts=parts + 1)))
     )
@@ -148,7 +154,7 @@ def test_fewer_parts_than_processes_are_refused(stripes: Tensor, tiny: Recipe) -
         fit(Feed(stripes[:8], stripes[8:]), tiny, Numerics(CPU, torch.float32, parts=0))
 
 
-def test_ranks_stop_early_together(stripes: Tensor, tiny: Recipe, ranks) -> None:
+def test_ranks_stop_early_together(stripes: Tensor, tiny: Recipe, ranks: Ranks) -> None:
     recipe = override(
         tiny, ["objective.kind=amplify", "objective.patience=0.04", "schedule.images=200"]
     )
@@ -156,14 +162,14 @@ def test_ranks_stop_early_together(stripes: Tensor, tiny: Recipe, ranks) -> None
     assert first.images_seen[-1] < 200
 
 
-def test_two_ranks_resume_to_the_same_weights(stripes: Tensor, tiny: Recipe, ranks) -> None:
+def test_two_ranks_resume_to_the_same_weights(stripes: Tensor, tiny: Recipe, ranks: Ranks) -> None:
     whole, _ = ranks(Task(tiny, stripes, checkpoints=3))
     resumed, _ = ranks(Task(tiny, stripes, resume=whole.checkpoint))
     assert len(resumed.images_seen) < len(whole.images_seen)
     assert_same(whole.weights, resumed.weights)
 
 
-def test_one_rank_goes_on_where_two_stopped(stripes: Tensor, tiny: Recipe, ranks) -> None:
+def test_one_rank_goes_on_where_two_stopped(stripes: Tensor, tiny: Recipe, ranks: Ranks) -> None:
     whole, _ = ranks(Task(tiny, stripes, checkpoints=3))
     task = Task(tiny, stripes, parts=2, resume=whole.checkpoint)
     alone = train(task)

@@ -57,7 +57,7 @@ def test_the_difference_that_shows_the_defects_wins() -> None:
 
 
 def test_of_kernels_that_do_about_as_well_the_widest_is_taken() -> None:
-    found = {"squared": evidence()}
+    found: dict[Difference, Evidence] = {"squared": evidence()}
     judged = [
         judge(found, [MapSettings(difference="squared", kernel=kernel)])[0]
         for kernel in kernels_of(KERNEL_SHARES, found["squared"])

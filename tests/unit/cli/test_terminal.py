@@ -84,7 +84,8 @@ def test_events_hold_the_log(tmp_path: Path) -> None:
 
 
 def test_the_live_table_has_a_row_a_category(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Console(file=io.StringIO(), force_terminal=True, width=160)
+    wrote = io.StringIO()
+    screen = Console(file=wrote, force_terminal=True, width=160)
     monkeypatch.setattr(terminal, "console", screen)
     board = TrainingBoard()
     board.begin(["grid", "screw", "cable"])
@@ -92,7 +93,7 @@ def test_the_live_table_has_a_row_a_category(monkeypatch: pytest.MonkeyPatch) ->
     board.update("grid", EPOCH)
     with board:
         pass
-    shown = screen.file.getvalue().splitlines()
+    shown = wrote.getvalue().splitlines()
     [head] = [line for line in shown if "category" in line]
     for column in ("state", "done", "epoch", "loss", "validation", "images/s", "left"):
         assert column in head
@@ -104,7 +105,8 @@ def test_the_live_table_has_a_row_a_category(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_a_terminal_each_change_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Console(file=io.StringIO(), force_terminal=False, width=300)
+    wrote = io.StringIO()
+    screen = Console(file=wrote, force_terminal=False, width=300)
     monkeypatch.setattr(terminal, "console", screen)
     with TrainingBoard() as board:
         board.begin(["grid"])
@@ -113,7 +115,7 @@ def test_without_a_terminal_each_change_is_a_line(monkeypatch: pytest.MonkeyPatc
     board.show_totals(0)
     board.begin([f"category-{number}" for number in range(15)])
     board.show_totals(1)
-    first, second, third = screen.file.getvalue().splitlines()
+    first, second, third = wrote.getvalue().splitlines()
     assert first == "grid  reading images"
     assert second.startswith("grid   50 %  epoch 1.5  loss 0.25000  validation 0.12500")
     assert third == "14 of 15 categories have a model, 1 failed."

@@ -33,8 +33,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def of(*nodes: Node) -> None:
         found = [{"Alive": True, "NodeID": str(i), "Resources": n} for i, n in enumerate(nodes)]
         total = {key: sum(node.get(key, 0) for node in nodes) for key in ("CPU", "GPU")}
-        monkeypatch.setattr(resources.ray, "nodes", lambda: found)
-        monkeypatch.setattr(resources.ray, "cluster_resources", lambda: total)
+        monkeypatch.setattr("ray.nodes", lambda: found)
+        monkeypatch.setattr("ray.cluster_resources", lambda: total)
 
     return of
 
@@ -194,7 +194,7 @@ def test_an_actor_takes_its_share_of_the_node_it_came_to(
         def get_node_id(self) -> str:
             return "1"
 
-    monkeypatch.setattr(resources.ray, "get_runtime_context", Context)
+    monkeypatch.setattr("ray.get_runtime_context", Context)
     assert each.threads() == 8
     assert WorkerResources.of(Compute(device="cuda", cpus_per_worker=2)).threads() == 2
     assert WorkerResources.of(Compute(device="cpu", cpus_per_worker=3)).threads() == 3

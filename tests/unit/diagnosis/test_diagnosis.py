@@ -144,7 +144,8 @@ def test_position_share_is_the_product_of_different_images() -> None:
 
     def without_trend(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         flat = values.reshape(-1, rows.size).T
-        return (flat - basis @ np.linalg.lstsq(basis, flat)[0]).T.reshape(values.shape)
+        rest: npt.NDArray[np.float64] = flat - basis @ np.linalg.lstsq(basis, flat)[0]
+        return rest.T.reshape(values.shape)
 
     rest = without_trend(exact)
     pairs = [(rest[i] * rest[j]).sum(axis=0).mean() for i in range(6) for j in range(6) if i != j]

@@ -41,7 +41,7 @@ def forward_operations(network: Network, side: int) -> float:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_state_their_command_and_what_a_run_costs(name: str) -> None:
     """Backward takes twice the forward pass."""
-    recipe, text = RECIPES[name](), RECIPES[name].__doc__
+    recipe, text = RECIPES[name](), RECIPES[name].__doc__ or ""
     assert "``ssray train --data ROOT" in text
     stated = re.search(r"Cost: (\S+) FLOP", text)
     assert stated, text
@@ -83,6 +83,7 @@ def test_ccm_blends_convexly_at_its_granularity(blend: Blend, shape: tuple[int, 
     stacked = torch.cat([e, d], dim=1)
     if blend == "channel":
         stacked = stacked.mean(dim=(2, 3), keepdim=True)
+    assert bias is not None
     by_hand = torch.einsum("oc,bchw->bohw", weight, stacked) + bias.view(1, -1, 1, 1)
     torch.testing.assert_close(a, by_hand.sigmoid())
 

@@ -36,7 +36,8 @@ def test_objective_is_equation_1(lam: float) -> None:
         norm_clean += 1 - weight
         norm_corrupted += weight
     expected = (1 - lam) / norm_clean * clean + lam / norm_corrupted * corrupted
-    found = reconstruction_objective(*(torch.from_numpy(a).float() for a in (f, x, m)), lam)
+    tensors = [torch.from_numpy(each).float() for each in (f, x, m)]
+    found = reconstruction_objective(tensors[0], tensors[1], tensors[2], lam)
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
@@ -52,17 +53,18 @@ def test_objective_is_equation_4(lam: float) -> None:
     rng = np.random.default_rng(0)
     x, f, x_hat = (rng.random((2, 3, 5, 4)) for _ in range(3))
     m = rng.random((2, 1, 5, 4))
-    clean = amplified = norm_clean = norm_amplified = 0.0
+    clean, amplified, norm_clean, norm_amplified = 0.0, 0.0, 0.0, 0.0
     for b, c, i, j in np.ndindex(x.shape):
         at = (b, c, i, j)
         kept = 1 - m[b, 0, i, j]
         changed = abs(x[at] - x_hat[at])
-        clean += (kept * (f[at] - x[at])) ** 2
-        amplified += (changed * (f[at] - x[at])) ** 2
+        clean += float((kept * (f[at] - x[at])) ** 2)
+        amplified += float((changed * (f[at] - x[at])) ** 2)
         norm_clean += kept
-        norm_amplified += changed
+        norm_amplified += float(changed)
     expected = (1 - lam) / norm_clean * clean - lam / norm_amplified * amplified
-    found = amplification_objective(*(torch.from_numpy(a).float() for a in (f, x, x_hat, m)), lam)
+    tensors = [torch.from_numpy(each).float() for each in (f, x, x_hat, m)]
+    found = amplification_objective(tensors[0], tensors[1], tensors[2], tensors[3], lam)
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
@@ -82,7 +84,8 @@ def test_images_masked_as_a_whole_do_not_drown_patches(objective: str) -> None:
         else:
             reconstruction_objective(reconstruction, x[images], mask[images], 1.0).backward()
         assert reconstruction.grad is not None
-        return reconstruction.grad[0, :, :4, :4]
+        gradient: torch.Tensor = reconstruction.grad[0, :, :4, :4]
+        return gradient
 
     torch.testing.assert_close(gradient(slice(0, 2)), gradient(slice(0, 1)) / 2)
 

@@ -133,7 +133,7 @@ def pixels(case: Case) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
     )
 
 
-def overlaps(case: Case, regions: bool) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def overlaps(case: Case, regions: bool) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     """Distinct thresholds, falling, and the mean over regions (or images) of the share found."""
     thresholds = np.unique(pixels(case)[1])[::-1]
     found = []
@@ -147,11 +147,12 @@ def overlaps(case: Case, regions: bool) -> tuple[npt.NDArray[np.float64], npt.ND
             (len(each) - np.searchsorted(each, thresholds, side="left")) / len(each)
             for each in groups
         ]
-    return thresholds, np.mean(found, axis=0)
+    mean: npt.NDArray[np.float64] = np.mean(found, axis=0)
+    return thresholds, mean
 
 
 def false_positive_rates(
-    good: npt.NDArray[np.float32], thresholds: npt.NDArray[np.float64]
+    good: npt.NDArray[np.float32], thresholds: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64]:
     ordered = np.sort(good)
     return (len(good) - np.searchsorted(ordered, thresholds, side="left")) / len(good)
@@ -164,7 +165,8 @@ def area_by_segments(
     area, x, y = 0.0, 0.0, 0.0
     for next_x, next_y in zip(rates, found, strict=True):
         if next_x >= limit and next_x > x:
-            return area + (limit - x) * (y + (y + (next_y - y) * (limit - x) / (next_x - x))) / 2
+            end = y + (next_y - y) * (limit - x) / (next_x - x)
+            return float(area + (limit - x) * (y + end) / 2)
         area += (next_x - x) * (y + next_y) / 2
         x, y = next_x, next_y
     raise AssertionError
@@ -263,8 +265,8 @@ def test_a_bin_holds_what_its_threshold_says() -> None:
 def test_few_magnitudes_get_finer_bins() -> None:
     """Values within one part in ten thousand are still told apart, whatever else there is."""
     values = np.linspace(1, 1.0001, 500, dtype=np.float32)
-    for others in ([], [1e-40, 1e38]):
-        columns = Histogram(rows=1).place(np.append(values, np.float32(others)))
+    for others in (np.array([], np.float32), np.array([1e-40, 1e38], np.float32)):
+        columns = Histogram(rows=1).place(np.append(values, others))
         assert len(np.unique(columns[:500])) == len(np.unique(values))
 
 
@@ -310,7 +312,9 @@ def test_aupimo_needs_enough_defect_free_pixels() -> None:
     assert "100000 needed" in found.undefined["aupimo"]
 
 
-def labelled(rng: Rng, count: int, ties: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray]:
+def labelled(
+    rng: Rng, count: int, ties: bool
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     labels = rng.integers(0, 2, count)
     scores = rng.normal(size=count) + labels
     return labels, np.round(scores) if ties else scores

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ssray.config import Compute, Heatmaps, Recipe
 from ssray.data.decode import decode_image, resize
+from ssray.data.large import decode_resized
 from ssray.errors import ConfigError, DataError, ImageError, ScoringError
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
@@ -234,7 +235,7 @@ def test_a_compressed_tar_that_breaks_off_is_read_again(
 def test_whatever_a_decoder_raises_is_a_row(
     store: Location, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = judge.decode_resized
+    decode = decode_resized
 
     def raising(content: bytes, shape: tuple[int, int]) -> Any:
         if content == images[1].read_bytes():
@@ -306,9 +307,14 @@ def test_a_tar_is_opened_once_for_all_members_of_a_batch(
             tar.addfile(info, io.BytesIO(name[:1].encode()))
     with tarfile.open(place) as tar:
         places = {info.name: (info.size, info.offset_data) for info in tar}
-    opened = []
+    opened: list[Location] = []
     open_file = Location.open_file
-    monkeypatch.setattr(Location, "open_file", lambda self: opened.append(1) or open_file(self))
+
+    def counted(self: Location) -> Any:
+        opened.append(self)
+        return open_file(self)
+
+    monkeypatch.setattr(Location, "open_file", counted)
     fetcher = Fetcher()
     assert [fetcher(f"{place}#{name}", *places[name]) for name in places] == [b"0", b"1"]
     assert len(opened) == 1
@@ -319,7 +325,12 @@ def test_what_fails_on_the_way_is_tried_again(
 ) -> None:
     """The faults are made here; a network that makes them stands in between in test_nightly."""
     monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
-    answers = [OSError("SLOW_DOWN (HTTP status 503)"), b"cut sh", OSError("reset"), b"complete"]
+    answers: list[OSError | bytes] = [
+        OSError("SLOW_DOWN (HTTP status 503)"),
+        b"cut sh",
+        OSError("reset"),
+        b"complete",
+    ]
 
     def read(self: Location) -> bytes:
         answer = answers.pop(0)

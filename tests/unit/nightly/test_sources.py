@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.csv
@@ -36,7 +37,7 @@ def write(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(name.encode())
 
 
-def write_tar(place: Path, names: list[str], mode: str = "w") -> None:
+def write_tar(place: Path, names: list[str], mode: Literal["w", "w:gz"] = "w") -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(place, mode) as tar:
         for name in names:
@@ -208,7 +209,7 @@ def test_every_image_is_in_one_batch_of_one_category(tmp_path: Path) -> None:
     write_tar(tmp_path / "images/z.tgz", [f"{n}.png" for n in range(5)], "w:gz")
     folder = Location.parse(tmp_path / "manifest")
     assert read_manifest(folder) is None
-    listed = []
+    listed: list[int] = []
     manifest = write_manifest(
         folder, [Location.parse(tmp_path / "images")], CategoryRule(), 2, listed.append
     )

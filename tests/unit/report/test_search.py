@@ -45,6 +45,7 @@ def trials() -> list[TrialResult]:
         trial(
             number,
             math.exp(-8 + number % 3) * (1 + 0.01 * abs(number // 3 - 1)),
+            "finished",
             **{
                 "schedule.learning_rate": 1e-3 * (1 + number % 3 + 0.01 * number),
                 "network.kernel": (3, 5)[number // 3 % 2],

@@ -108,7 +108,9 @@ def test_the_recipes_own_value_is_always_among_the_choices() -> None:
     fitted = fitted_to({"network.width": (8, 32), "network.kernel": (5, 3)}, texture())
     assert fitted == {"network.width": (16, 8, 32), "network.kernel": (3, 5)}
     mixed = fitted_to({"corruption.mix": ({"elastic": 1, "pattern": 1}, {"elastic": 2})}, texture())
-    assert [mix["elastic"] for mix in mixed["corruption.mix"]] == [1, 2]
+    choices = mixed["corruption.mix"]
+    assert isinstance(choices, tuple)
+    assert [mix["elastic"] for mix in choices] == [1, 2]
 
 
 def test_settings_change_the_recipe_and_nothing_else() -> None:

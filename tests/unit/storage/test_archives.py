@@ -7,6 +7,7 @@ import tarfile
 import threading
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,6 +19,14 @@ from ssray.storage import archives
 from ssray.storage.archives import SUFFIXES, members, read_file
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
+
+WRITING: dict[str, Literal["w:", "w:gz", "w:bz2", "w:xz"]] = {
+    ".tar": "w:",
+    ".tgz": "w:gz",
+    ".tar.gz": "w:gz",
+    ".tar.bz2": "w:bz2",
+    ".tar.xz": "w:xz",
+}
 
 
 def packed(folder: Path, suffix: str, prefix: str = "") -> bytes:
@@ -31,8 +40,7 @@ def packed(folder: Path, suffix: str, prefix: str = "") -> bytes:
             for name, path in files:
                 out.write(path, name)
     else:
-        kind = {".tgz": "gz", ".tar": ""}.get(suffix, suffix.removeprefix(".tar."))
-        with tarfile.open(fileobj=buffer, mode=f"w:{kind}") as tar:
+        with tarfile.open(fileobj=buffer, mode=WRITING[suffix]) as tar:
             for name, path in files:
                 tar.add(path, name)
     return buffer.getvalue()

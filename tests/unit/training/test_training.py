@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 
 from ssray.calibration.calibrate import calibrate
-from ssray.config import Compute, Objective, Recipe, Schedule, override
+from ssray.config import Augmentation, Compute, Objective, Recipe, Schedule, override
 from ssray.data.decode import resize
 from ssray.errors import ArtifactError, ConfigError, TrainingError
 from ssray.method.anomaly_map import MapMaker, smooth
@@ -81,7 +83,9 @@ def test_crops_are_parts_of_images() -> None:
     ("augmentation", "orientations"),
     [("none", 1), ("flip_horizontal", 2), ("flip", 4), ("turn", 4), ("dihedral", 8)],
 )
-def test_augmentation_draws_every_orientation(augmentation, orientations: int) -> None:
+def test_augmentation_draws_every_orientation(
+    augmentation: Augmentation, orientations: int
+) -> None:
     image = torch.rand(1, 8, 8, 3).mul(255).to(torch.uint8)
     crops = draw_crops(image, 200, (8, 8), augmentation, torch.Generator().manual_seed(0))
     upright = to_network(image, CPU)[0]
@@ -114,13 +118,13 @@ def fitted_to(
     *,
     compiled: bool = False,
     parts: int | None = None,
-    **options,
+    **options: Any,
 ) -> Fitted:
     feed = Feed(stripes[:8], stripes[8:])
     return fit(feed, recipe, Numerics(CPU, precision, compiled, parts), **options)
 
 
-def run(stripes: torch.Tensor, recipe: Recipe, **options) -> list[ProgressRow]:
+def run(stripes: torch.Tensor, recipe: Recipe, **options: Any) -> list[ProgressRow]:
     fitted = fitted_to(stripes, recipe, **options)
     assert not fitted.model.training
     return fitted.history
@@ -135,7 +139,7 @@ def test_training_lowers_the_loss(stripes: torch.Tensor, small: Recipe) -> None:
     same = stripes[:1].expand(len(stripes), -1, -1, -1)
     recipe = override(small, ["schedule.crops=[1]"])
     first = run(same, override(recipe, ["schedule.images=1"]))[-1]
-    last = run(same, override(recipe, ["schedule.images=800"]))[-1]
+    last = run(same, override(recipe, ["schedule.images=400"]))[-1]
     assert last.validation_loss < 0.5 * first.validation_loss
     assert last.budget_spent == 1.0
 
@@ -188,7 +192,7 @@ def test_the_weights_that_separate_best_are_kept(
 ) -> None:
     """Separation rises, then falls: training stops early and the weights of the peak return."""
     seen: list[dict[str, torch.Tensor]] = []
-    values = iter([0.5, 0.7, 0.9, *np.linspace(0.8, 0.1, 60)])
+    values: Iterator[float] = iter([0.5, 0.7, 0.9, *np.linspace(0.8, 0.1, 60).tolist()])
 
     def measured(model: torch.nn.Module, *_: object) -> float:
         seen.append({name: weight.clone() for name, weight in model.state_dict().items()})
@@ -267,6 +271,7 @@ def test_every_objective_builds_a_model(
         threads=1,
         callbacks=Callbacks(on_row=lambda progress: epochs.append(progress.history[-1])),
     )
+    assert built is not None
     assert len(built.weights) == (2 if kind == "ensemble" else 1)
     assert epochs[-1].budget_spent == 1.0
     for name in ("budget_spent", "epoch", "images_seen", "seconds"):
@@ -294,6 +299,7 @@ def test_images_of_any_shape_train_and_score_at_it(small: Recipe, tmp_path: Path
     uris = sorted(str(path) for path in tmp_path.glob("*.png"))
     recipe = override(small, ["image_size=59", "schedule.images=8"])
     built = build_model(BuildRequest(uris, "noise", "v1", recipe, Compute()), CPU, threads=1)
+    assert built is not None
     assert built.input_shape == (44, 59)
     scorer = Scorer(built, CPU, torch.float32)
     prepared = resize(np.asarray(Image.open(uris[0])), built.input_shape)
@@ -310,6 +316,7 @@ def test_four_images_are_enough_to_build_a_model(
     uris = sorted(str(path) for path in tmp_path.glob("*.png"))
     recipe = override(small, ["image_size=32", "anomaly_map.average_power=1"])
     built = build_model(BuildRequest(uris, "s", "v1", recipe, Compute()), CPU, threads=1)
+    assert built is not None
     assert (built.facts.training_images, built.facts.held_out_images) == (2, 2)
     assert built.calibration.reference_images == 4
     assert built.average_map is not None
@@ -341,13 +348,14 @@ def test_textures_from_a_folder_reach_the_corruption(
             f"corruption.mix={mix}",
         ],
     )
-    assert build_model(BuildRequest(uris, "s", "v1", recipe, Compute()), CPU, threads=1).weights
+    built = build_model(BuildRequest(uris, "s", "v1", recipe, Compute()), CPU, threads=1)
+    assert built is not None
     with pytest.raises(ConfigError, match="go together"):
         override(small, ["corruption.textures=somewhere"])
 
 
 def test_bfloat16_trains_to_about_the_same_loss(stripes: torch.Tensor, small: Recipe) -> None:
-    recipe = override(small, ["schedule.images=200"])
+    recipe = override(small, ["schedule.images=100"])
     losses = [
         fitted_to(stripes, recipe, precision).history[-1].validation_loss
         for precision in (torch.float32, torch.bfloat16)
@@ -378,7 +386,7 @@ def test_synthetic_defects_change_what_their_truth_says() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_defect_leaves_the_rest_alone(kind) -> None:
+def test_every_kind_of_defect_leaves_the_rest_alone(kind: Callable[..., Any]) -> None:
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(4, 3, 32, 32, generator=generator)
     mask = torch.zeros(4, 1, 32, 32)
@@ -417,7 +425,9 @@ def model(tmp_path: Path, stripes: torch.Tensor, small: Recipe) -> ModelArtifact
     (tmp_path / "broken.png").write_bytes(b"")
     uris = sorted(str(path) for path in tmp_path.glob("*.png"))
     recipe = override(small, ["image_size=32"])
-    return build_model(BuildRequest(uris, "stripes", "v1", recipe, Compute()), CPU, threads=1)
+    built = build_model(BuildRequest(uris, "stripes", "v1", recipe, Compute()), CPU, threads=1)
+    assert built is not None
+    return built
 
 
 def test_a_built_model_knows_its_origin(model: ModelArtifact) -> None:

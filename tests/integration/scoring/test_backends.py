@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import get_args
 
+import openvino
 import pytest
 import torch
 
@@ -24,6 +26,23 @@ def network(blend: Blend = "pixel") -> Autoencoder:
         for _ in range(3):
             made(torch.rand(4, 3, 64, 64))
     return made.eval()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _converted_once() -> Iterator[None]:
+    """Converts a network, which takes seconds, once for both precisions."""
+    found: dict[tuple[float, torch.Size], openvino.Model] = {}
+    convert = openvino.convert_model
+
+    def once(network: Autoencoder, example_input: torch.Tensor) -> openvino.Model:
+        key = float(network(torch.ones_like(example_input)).sum()), example_input.shape
+        if key not in found:
+            found[key] = convert(network, example_input=example_input)
+        return found[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino, "convert_model", once)
+        yield
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from ssray.cli.main import cli
-from ssray.config import Compute, Difference, ImageScore, MapSettings, Recipe
+from ssray.config import Compute, Difference, ExportFormat, ImageScore, MapSettings, Recipe
 from ssray.errors import ArtifactError, ConfigError
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
@@ -62,7 +62,7 @@ def test_the_module_is_the_scorer(model: ModelArtifact, image: np.ndarray) -> No
 
 @pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
 def test_each_runtime_gives_the_same_map_and_score(
-    model: ModelArtifact, image: np.ndarray, tmp_path: Path, kind: str
+    model: ModelArtifact, image: np.ndarray, tmp_path: Path, kind: ExportFormat
 ) -> None:
     off = export(model, kind, Location.parse(tmp_path))
     assert 0 <= off < 1e-3
