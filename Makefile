@@ -38,8 +38,8 @@ coverage: $(STAMP)
 	$(PY) -m pytest -n 2 --dist loadfile $(UNIT) --cov --cov-report=term
 
 check: $(STAMP)
-	$(VENV)/bin/ruff format --check ssray jobs benchmarks tests
-	$(VENV)/bin/ruff check ssray jobs benchmarks tests
+	$(VENV)/bin/ruff format --check ssray jobs benchmarks tests conftest.py
+	$(VENV)/bin/ruff check ssray jobs benchmarks tests conftest.py
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/mkdocs build --strict --quiet
