@@ -30,7 +30,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PARTS = {
-    "core": ["pydantic", "boto3", "click", "pyvips"],
+    "core": ["pydantic", "boto3", "click", "pyvips", "kornia", "scikit-learn"],
     "ray": ["ray", "tensorboardx", "jsonschema", "msgpack"],
 }
 """The packages of each part; what they need comes along."""

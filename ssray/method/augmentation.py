@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from kornia.enhance import adjust_brightness, adjust_contrast
 from torch import Tensor
 
 from ssray.config import Augmentation
@@ -79,10 +80,5 @@ def relight(images: Tensor, gain: Tensor | float, contrast: Tensor | float) -> T
     tensor([[[[0.1000, 0.5000]]]])
     """
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    return torch.addcmul(gain * (1 - contrast) * mean, images, _like(gain * contrast, mean)).clamp_(
-        0, 1
-    )
-
-
-def _like(value: Tensor | float, other: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=other.dtype, device=other.device)
+    scaled = adjust_contrast(images, gain * contrast, clip_output=False)
+    return adjust_brightness(scaled, gain * (1 - contrast) * mean)

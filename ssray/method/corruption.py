@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import torch
-import torch.nn.functional as F
+from kornia.enhance import adjust_brightness
 from torch import Tensor
 
 from ssray.config import Corruption
@@ -41,8 +41,9 @@ from ssray.method.noise import (
     signs,
     uniform,
 )
-from ssray.method.shapes import DrawnPatches, draw_patches, pixel_grid
+from ssray.method.shapes import DrawnPatches, draw_patches
 from ssray.method.transfer import moved
+from ssray.method.warp import displace, rotations, transform
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class Elastic:
         return cls(noise, side * request.log_uniform(settings.displacement))
 
     def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
-        return warp(own, self.strength * self.noise.field())
+        return displace(own, self.strength * self.noise.field())
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ class Brightness:
         return cls(sense * request.uniform(request.settings.brightness))
 
     def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
-        return (own + self.change).clamp(0, 1)
+        return adjust_brightness(own, self.change)
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,7 @@ class _Colour:
     def of(self, images: Tensor) -> Tensor:
         """(N, C, 1, 1) float32 in [0, 1]."""
         colours = images[self.which, :, self.y, self.x][..., None, None]
-        return (colours + self.change).clamp(0, 1)
+        return adjust_brightness(colours, self.change)
 
 
 @dataclass(frozen=True)
@@ -373,36 +374,31 @@ KINDS: dict[str, type[Content]] = {
 
 @dataclass(frozen=True)
 class _Turn:
-    """Images turned about the centre; what comes in from outside repeats the border.
+    """Some images are turned about their centre; what comes in from outside repeats the border.
 
     Attributes:
         chosen: their numbers, (N,) int64.
-        cosine: of their angles, (N, 1, 1).
-        sine: likewise.
+        matrices: that turn them, (N, 2, 3) float32, in pixels.
     """
 
     chosen: Tensor
-    cosine: Tensor
-    sine: Tensor
+    matrices: Tensor
 
     @classmethod
-    def draw(cls, batch: int, settings: Corruption, generator: torch.Generator) -> Self | None:
-        """None where none is turned."""
+    def draw(
+        cls, batch: int, size: tuple[int, int], settings: Corruption, generator: torch.Generator
+    ) -> Self | None:
+        """Draws which images are turned, and how far; None where none is."""
         chosen = _indices(torch.rand(batch, generator=generator) < settings.rotated)
         if not len(chosen):
             return None
-        each = (len(chosen), 1, 1)
-        angle = log_uniform(each, settings.rotation, generator).deg2rad() * signs(each, generator)
-        return cls(chosen, angle.cos(), angle.sin())
+        each = (len(chosen),)
+        degrees = log_uniform(each, settings.rotation, generator) * signs(each, generator)
+        return cls(chosen, rotations(degrees, size))
 
     def of(self, images: Tensor) -> Tensor:
-        """The images turned, (N, C, H, W)."""
-        height, width = images.shape[2:]
-        rows, columns = pixel_grid(height, width, images.device)
-        down, across = rows - (height - 1) / 2, columns - (width - 1) / 2
-        x = (self.cosine - 1) * across - self.sine * down
-        y = self.sine * across + (self.cosine - 1) * down
-        return warp(images, torch.stack((x, y), dim=1))
+        """Turns the chosen images, (N, C, H, W)."""
+        return transform(images, self.matrices)
 
 
 @dataclass(frozen=True)
@@ -463,27 +459,10 @@ def draw_corruption(
                 (batch, channels, height, width), chosen, settings, side, generator, textures
             )
             contents.append((chosen, kind.draw(request)))
-    return DrawnCorruption(patches, tuple(contents), _Turn.draw(batch, settings, generator))
+    return DrawnCorruption(
+        patches, tuple(contents), _Turn.draw(batch, (height, width), settings, generator)
+    )
 
 
 def _indices(chosen: Tensor) -> Tensor:
     return chosen.nonzero().flatten()
-
-
-def warp(images: Tensor, displacement: Tensor) -> Tensor:
-    """Samples every image at displaced positions, bilinearly; outside, the border repeats.
-
-    Args:
-        images: (B, C, H, W) float32.
-        displacement: (B, 2, H, W) float32, pixels: x (columns) first, then y (rows).
-
-    Returns:
-        (B, C, H, W) float32, within the range of ``images``.
-    """
-    height, width = images.shape[-2:]
-    rows, columns = pixel_grid(height, width, images.device)
-    x = (columns + displacement[:, 0]) * (2 / width) + (1 / width - 1)
-    y = (rows + displacement[:, 1]) * (2 / height) + (1 / height - 1)
-    return F.grid_sample(
-        images, torch.stack((x, y), dim=-1), padding_mode="border", align_corners=False
-    )

@@ -16,18 +16,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssray.method.inference import to_network
+from ssray.method.transfer import downloaded
 
 WIDTH_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Patch widths tried, as shares of the image's shorter side."""
 
 _BATCH_PIXELS = 2**21
-_CHUNK = 2**15
+_SEARCHED = 32
+"""Images that the search for the nearest turns into float64 at a time, on each thread."""
 _TIE = 1e-9
+"""Mean square below which two distances count as equal."""
 _SHORT = 8
 
 
@@ -215,29 +220,45 @@ def swap_patches(images: Tensor, donors: Tensor, corners: Tensor, width: int) ->
     return torch.where(_patches(corners, width, images.shape[2:]), donors, images)
 
 
-def squared_distances(queries: Tensor, references: Tensor) -> Tensor:
-    """Squared L2 distances by matrix products in float64, a chunk of columns at a time.
+class TrainingImages:
+    """Training images among which the one nearest to another image is looked for.
 
-    Args:
-        queries: (Q, D) float in [0, 1].
-        references: (N, D) float in [0, 1], or uint8, which count as 255ths.
+    The search is scikit-learn's: exact, over all of them, and on the CPU, whatever the device of
+    the images.
 
-    Returns:
-        (Q, N) float64.
-
-    >>> squared_distances(torch.tensor([[0.0, 1.0]]), torch.tensor([[0, 0], [0, 255]]).byte())
-    tensor([[1., 0.]], dtype=torch.float64)
+    >>> black_and_white = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    >>> TrainingImages(black_and_white).nearest(torch.full((1, 3, 4, 4), 0.75))
+    tensor([1])
     """
-    scale = 1 / 255 if references.dtype == torch.uint8 else 1.0
-    result = torch.zeros(
-        len(queries), len(references), dtype=torch.float64, device=references.device
-    )
-    for query, reference in zip(
-        queries.split(_CHUNK, dim=1), references.split(_CHUNK, dim=1), strict=True
-    ):
-        a, b = query.double(), reference.double() * scale
-        result += a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
-    return result.clamp_min(0)
+
+    def __init__(self, images: Tensor) -> None:
+        """Keeps the images, (N, C, H, W) float32 in [0, 1]."""
+        # A second to load and 150 MB, and everything that trains loads this module.
+        from sklearn.neighbors import NearestNeighbors
+
+        self._search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(_rows(images))
+
+    def nearest(self, images: Tensor) -> Tensor:
+        """Finds the training image that is nearest to each image in L2.
+
+        Args:
+            images: (B, C, H, W) float32 in [0, 1].
+
+        Returns:
+            Its number, (B,) int64 on the CPU. Distances are added up in float64; of training
+            images that are equally near to its rounding it is any.
+        """
+        import sklearn
+
+        with sklearn.config_context(pairwise_dist_chunk_size=_SEARCHED):
+            numbers = self._search.kneighbors(_rows(images), return_distance=False)
+        return torch.from_numpy(numbers).squeeze(1)
+
+
+def _rows(images: Tensor) -> npt.NDArray[np.float32]:
+    """(B, C * H * W), a row for each image."""
+    rows: npt.NDArray[np.float32] = downloaded(images.float().flatten(1))[0].numpy()
+    return rows
 
 
 def measure_projection(
@@ -260,7 +281,7 @@ def measure_projection(
         trials: T, how many at each width.
         generator: on the CPU, whatever the device of the images.
     """
-    flat = images.permute(0, 3, 1, 2).flatten(1)
+    training = TrainingImages(to_network(images, images.device))
     batch = max(1, _BATCH_PIXELS // (images.shape[1] * images.shape[2]))
     for width in widths:
         originals = torch.arange(trials) % len(images)
@@ -268,43 +289,52 @@ def measure_projection(
         donors = (originals + steps) % len(images)
         corners = _corners(trials, width, images.shape[1:3], generator)
         parts = [
-            _trials(images, flat, model, *part, width)
+            _trials(images, training, model, *part, width)
             for part in zip(
                 originals.split(batch), donors.split(batch), corners.split(batch), strict=True
             )
         ]
-        yield Projection(width, *(torch.cat(column) for column in zip(*parts, strict=True)))
+        columns = (torch.cat(column) for column in zip(*parts, strict=True))
+        yield Projection(width, *downloaded(*columns))
 
 
 def _trials(
     images: Tensor,
-    flat: Tensor,
+    training: TrainingImages,
     model: Callable[[Tensor], Tensor],
     originals: Tensor,
     donors: Tensor,
     corners: Tensor,
     width: int,
 ) -> tuple[Tensor, ...]:
+    """Measures a part of the trials; returns the columns of ``Projection``."""
     device = images.device
-    originals, corners = originals.to(device), corners.to(device)
-    x = to_network(images[originals], device)
-    x_hat = swap_patches(x, to_network(images[donors.to(device)], device), corners, width)
+
+    def stored(numbers: Tensor) -> Tensor:
+        return to_network(images[numbers.to(device)], device)
+
+    corners = corners.to(device)
+    x = stored(originals)
+    x_hat = swap_patches(x, stored(donors), corners, width)
     outcomes = [x_hat, model(x_hat)]
     patches = _patches(corners, width, x.shape[2:])
-    squares = [(outcome.double() - x.double()).square() for outcome in outcomes]
-    area = max(1, width * width) * x.shape[1]
-    columns = [
-        *(_nearest(outcome, flat, originals) for outcome in outcomes),
-        *(square.mean(dim=(1, 2, 3)).sqrt() for square in squares),
+    squares = [_squares(outcome, x) for outcome in outcomes]
+    to_original = [square.sum(dim=(1, 2, 3)) for square in squares]
+    to_nearest = (
+        _squares(outcome, stored(training.nearest(outcome))).sum(dim=(1, 2, 3))
+        for outcome in outcomes
+    )
+    values, area = x[0].numel(), max(1, width * width) * x.shape[1]
+    return (
+        *(own <= least + _TIE * values for own, least in zip(to_original, to_nearest, strict=True)),
+        *(own.div(values).sqrt() for own in to_original),
         *((square * patches).sum(dim=(1, 2, 3)).div(area).sqrt() for square in squares),
-    ]
-    return tuple(column.cpu() for column in columns)
+    )
 
 
-def _nearest(outcome: Tensor, flat: Tensor, originals: Tensor) -> Tensor:
-    distances = squared_distances(outcome.flatten(1), flat)
-    to_original = distances.gather(1, originals[:, None]).squeeze(1)
-    return to_original <= distances.amin(dim=1) + _TIE * flat.shape[1]
+def _squares(one: Tensor, other: Tensor) -> Tensor:
+    """The squared difference of each value, float64."""
+    return (one.double() - other.double()).square()
 
 
 def _corners(count: int, width: int, shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ssray.config import Corruption, Mix, Patches, Shape
-from ssray.method.corruption import KINDS, corrupt, warp
+from ssray.method.corruption import KINDS, corrupt
 from ssray.method.noise import smooth_noise
 from ssray.method.shapes import patch_masks
 
@@ -289,18 +289,6 @@ def test_a_stroke_covers_as_much_as_its_breadth_tells() -> None:
         return float(patch_masks(64, 128, 128, settings, PIXELS, generator(), CPU).sum()) / 64
 
     assert area(12.0) / area(4.0) == pytest.approx(3, rel=0.1)
-
-
-def test_warp_by_whole_pixels_is_a_shift() -> None:
-    image = torch.rand(1, 1, 16, 16, generator=generator())
-    field = torch.zeros(1, 2, 16, 16)
-    field[:, 0], field[:, 1] = 3, 2
-    shifted = warp(image, field)
-    torch.testing.assert_close(shifted[..., :-2, :-3], image[..., 2:, 3:], atol=1e-5, rtol=0)
-
-
-def test_warp_without_displacement_is_the_identity(images: torch.Tensor) -> None:
-    torch.testing.assert_close(warp(images, torch.zeros(16, 2, 64, 64)), images, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("length", [2.0, 4.0, 16.0])

@@ -134,7 +134,7 @@ def test_a_golden_run(stripes: torch.Tensor, small: Recipe) -> None:
     last = fitted.history[-1]
     found, _ = calibrate([fitted.model], stripes[8:], stripes[:8], recipe, torch.float32, seed=3)
     figures = [last.train_loss, last.validation_loss, *found.scale, found.pixel_threshold]
-    assert figures == pytest.approx([0.078681, 0.044644, 0.18828, 1.04508], rel=5e-3)
+    assert figures == pytest.approx([0.078538, 0.044684, 0.188695, 1.037215], rel=5e-3)
 
 
 def test_the_image_budget_is_kept(stripes: torch.Tensor, small: Recipe) -> None:
