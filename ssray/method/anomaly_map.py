@@ -22,11 +22,11 @@ from ssray.method.ssim import ssim_map
 def difference_maps(
     images: Tensor, reconstructions: Sequence[Tensor], difference: Difference
 ) -> Tensor:
-    """Equation (2), or its SSIM counterpart, for every reconstruction.
+    """Computes equation (2), or its SSIM counterpart, for every reconstruction.
 
     Args:
         images: (B, C, H, W) float in [0, 1].
-        reconstructions: one a network, same shape and range.
+        reconstructions: one from each of K networks, same shape and range.
         difference: ``squared`` is the mean over channels of the squared difference, ``ssim`` the
             mean of ``(1 - SSIM) / 2``, ``both`` the geometric mean of these two: high only
             where the colours differ and the structure does, too.
@@ -38,7 +38,7 @@ def difference_maps(
 
 
 def smooth(maps: Tensor, kernel: int, repeats: int) -> Tensor:
-    """Equation (3): a ``kernel`` x ``kernel`` mean filter, applied ``repeats`` times.
+    """Applies a ``kernel`` x ``kernel`` mean filter ``repeats`` times (equation 3).
 
     Near the border the mean runs over the pixels that exist, so no brightness leaks in
     from padding.
@@ -64,13 +64,13 @@ def smooth(maps: Tensor, kernel: int, repeats: int) -> Tensor:
 
 @dataclass(frozen=True)
 class AverageMap:
-    """Equation (13): the mean of the smoothed difference maps of defect-free images.
+    """The mean of the smoothed difference maps of defect-free images (equation 13).
 
     Sums of several workers are added before the mean is taken.
 
     Attributes:
         total: (K, H, W) float64, the sum of the maps.
-        count: number of images.
+        count: the number of images.
     """
 
     total: Tensor
@@ -78,7 +78,7 @@ class AverageMap:
 
     @classmethod
     def of(cls, maps: Tensor) -> AverageMap:
-        """Of (B, K, H, W) maps.
+        """Adds up the maps of a batch, (B, K, H, W).
 
         >>> maps = torch.rand(4, 1, 2, 2)
         >>> parts = AverageMap.of(maps[:1]) + AverageMap.of(maps[1:])
@@ -91,12 +91,12 @@ class AverageMap:
         return AverageMap(self.total + other.total, self.count + other.count)
 
     def mean(self) -> Tensor:
-        """(K, H, W) float32."""
+        """Returns the average map, (K, H, W) float32."""
         return (self.total / self.count).float()
 
 
 def common_scale(maps: Tensor) -> Tensor:
-    """The level that defect-free images reach: the mean over the images of their maps' maxima.
+    """Measures the level that defect-free images reach: the mean of their maps' maxima.
 
     Args:
         maps: (N, K, H, W) float, smoothed, of defect-free images.
@@ -108,12 +108,12 @@ def common_scale(maps: Tensor) -> Tensor:
 
 
 def scaled(maps: Tensor, scale: Tensor) -> Tensor:
-    """(B, K, H, W) maps in units of their channel's scale, (K,)."""
+    """Divides (B, K, H, W) maps by the scale of their channel, (K,)."""
     return maps / scale.view(-1, 1, 1)
 
 
 def weighted(maps: Tensor, average: Tensor, power: float) -> Tensor:
-    """Equation (14): ``anomap * (1 - avgmap) ** t``, which dims what is never reproduced well.
+    """Dims what is never reproduced well: ``anomap * (1 - avgmap) ** t`` (equation 14).
 
     The paper takes maps as they are, in [0, 1] but mostly far below; here both are on the
     common scale, on which an average map reaches at most 1 and small t have an effect.
@@ -127,7 +127,7 @@ def weighted(maps: Tensor, average: Tensor, power: float) -> Tensor:
 
 
 def combine(maps: Tensor) -> Tensor:
-    """The pixel-wise maximum over the channels (section 4.3): (B, K, H, W) to (B, 1, H, W)."""
+    """Takes the maximum of the channels at each pixel (section 4.3), (B, 1, H, W)."""
     return maps.amax(dim=1, keepdim=True)
 
 
@@ -154,10 +154,10 @@ def image_scores(maps: Tensor, reduction: ImageScore, top_fraction: float) -> Te
 
 @dataclass(frozen=True)
 class MapMaker:
-    """Difference maps in, anomaly maps and image scores out.
+    """Makes anomaly maps and image scores of difference maps.
 
     Attributes:
-        settings: of the anomaly map.
+        settings: how the anomaly map is made.
         scale: (K,) float32, the level of each channel on defect-free images.
         average: (K, H, W) float32 average map on that scale; None where its power is 0.
     """
@@ -168,26 +168,26 @@ class MapMaker:
 
     @classmethod
     def fitted(cls, settings: MapSettings, clean: Tensor) -> MapMaker:
-        """From (N, K, H, W) difference maps of defect-free images."""
+        """Takes scale and average map from difference maps of defect-free images, (N, K, H, W)."""
         return cls.fitted_to_smoothed(settings, cls._smoothed(settings, clean))
 
     @classmethod
     def fitted_to_smoothed(cls, settings: MapSettings, clean: Tensor) -> MapMaker:
-        """From such maps that are smoothed already."""
+        """Does the same as ``fitted`` with maps that are smoothed already."""
         scale = common_scale(clean)
         if not settings.average_power:
             return cls(settings, scale)
         return cls(settings, scale, AverageMap.of(scaled(clean, scale)).mean())
 
     def __call__(self, differences: Tensor) -> Tensor:
-        """(B, K, H, W) difference maps as (B, 1, H, W) float32 anomaly maps.
+        """Makes anomaly maps, (B, 1, H, W) float32, of difference maps, (B, K, H, W).
 
         On the common scale 1 is what a defect-free image typically reaches at its worst place.
         """
         return self.joined(self._smoothed(self.settings, differences))
 
     def joined(self, smoothed: Tensor, stride: int = 1) -> Tensor:
-        """The same from smoothed maps, of every ``stride``-th row and column."""
+        """Makes anomaly maps of smoothed maps, from every ``stride``-th row and column alone."""
         maps = scaled(smoothed[..., ::stride, ::stride], self.scale)
         if self.average is not None:
             average = self.average[..., ::stride, ::stride]
@@ -195,16 +195,18 @@ class MapMaker:
         return combine(maps)
 
     def scores(self, maps: Tensor) -> Tensor:
-        """(B, 1, H, W) anomaly maps as (B,) image scores."""
+        """Reduces anomaly maps, (B, 1, H, W), to image scores, (B,)."""
         return image_scores(maps, self.settings.image_score, self.settings.top_fraction)
 
     @classmethod
     def left_out_scores(cls, settings: MapSettings, clean: Tensor) -> Tensor:
-        """What each defect-free image would score if it were new: by the scale and the average map
-        of the others. Those of all images fit each of them better than an image to come.
+        """Scores each defect-free image as if it were new.
+
+        The scale and the average map are those of the other images: what is fitted to an image,
+        too, fits it better than an image to come.
 
         Args:
-            settings: of the anomaly map.
+            settings: how the anomaly map is made.
             clean: (N, K, H, W) difference maps, N at least 2.
 
         Returns:

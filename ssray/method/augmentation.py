@@ -1,4 +1,8 @@
-"""What training draws from the defect-free images: crops, turned and lit in different ways."""
+"""What training draws from the defect-free images: crops, turned and lit in different ways.
+
+Light and contrast are changed by kornia. Crops, flips and quarter turns are ours: all of them are
+one choice of rows and columns, read from the 8-bit images in one operation.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,14 @@ def draw_crops(
     augmentation: Augmentation,
     generator: torch.Generator,
 ) -> Tensor:
-    """Random crops, flipped or turned as the augmentation allows.
+    """Draws random crops, flipped or turned as the augmentation allows.
 
     Args:
         images: (N, H, W, C) uint8 on any device.
-        batch: number of crops B, drawn with replacement.
-        crop: its rows and columns h, w, at most H and W; equal where crops are turned.
-        generator: on the CPU.
+        batch: the number of crops B, from images drawn with replacement.
+        crop: rows and columns h, w of a crop, at most H and W; equal where crops are turned.
+        augmentation: which flips and turns there are.
+        generator: the source of all random numbers, on the CPU.
 
     Returns:
         (B, C, h, w) float32 in [0, 1], channels-last in memory.
@@ -56,12 +61,12 @@ def draw_crops(
 
 
 def random_light(images: Tensor, change: float, generator: torch.Generator) -> Tensor:
-    """Each image a little lighter or darker, of more or less contrast.
+    """Makes each image a little lighter or darker, with more or less contrast.
 
     Args:
         images: (B, C, H, W) float32 in [0, 1].
-        change: largest relative change of either, in [0, 1).
-        generator: on the CPU.
+        change: the largest relative change of either, in [0, 1).
+        generator: the source of all random numbers, on the CPU.
 
     Returns:
         The same shape and range: ``gain * (mean + contrast * (image - mean))``, clipped.
@@ -74,7 +79,14 @@ def random_light(images: Tensor, change: float, generator: torch.Generator) -> T
 
 
 def relight(images: Tensor, gain: Tensor | float, contrast: Tensor | float) -> Tensor:
-    """``gain * (mean + contrast * (image - mean))``, clipped to [0, 1]; the mean is each image's.
+    """Changes light and contrast: ``gain * (mean + contrast * (image - mean))``, clipped to [0, 1].
+
+    The mean is that of each image, over its pixels and channels.
+
+    Args:
+        images: (B, C, H, W) float32 in [0, 1].
+        gain: the factor of the light, at least 0: a number, or (B, 1, 1, 1).
+        contrast: the factor of the differences from the mean, likewise.
 
     >>> relight(torch.tensor([[[[0.2, 0.4]]]]), gain=1.0, contrast=2.0)
     tensor([[[[0.1000, 0.5000]]]])

@@ -25,9 +25,9 @@ def _conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
 
 
 class StackedDilatedConvolution(nn.Module):
-    """SDC block: parallel f x f convolutions of growing dilation, then a 3x3 that mixes them.
+    """An SDC block: parallel f x f convolutions of growing dilation, then a 3x3 that mixes them.
 
-    Maps (B, inputs, H, W) to (B, 6 * width, H, W).
+    It maps (B, inputs, H, W) to (B, 6 * width, H, W).
     """
 
     def __init__(self, inputs: int, width: int, kernel: int) -> None:
@@ -47,7 +47,7 @@ class StackedDilatedConvolution(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Transposed 3x3 convolution of stride 2, batch norm and ReLU: (B, C, H, W) to 2H x 2W."""
+    """Doubles the sides of (B, C, H, W) by a transposed 3x3 convolution, batch norm and ReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class Upsample(nn.Module):
 
 
 class ConvexCombination(nn.Module):
-    """CCM: ``a * e + (1 - a) * d`` of encoder features e and decoder features d.
+    """A CCM: it mixes encoder features e and decoder features d to ``a * e + (1 - a) * d``.
 
     ``a = sigmoid(conv1x1([e; d]))`` with one coefficient for each pixel and channel
     (``both``) or for each pixel; for ``channel`` the convolution sees the features' means over
-    the image. Maps two (B, C, H, W) to one.
+    the image. It maps two (B, C, H, W) to one.
     """
 
     def __init__(self, channels: int, blend: Blend) -> None:
@@ -75,7 +75,7 @@ class ConvexCombination(nn.Module):
         self.gate = nn.Conv2d(2 * channels, 1 if blend == "pixel" else channels, 1)
 
     def coefficients(self, encoded: Tensor, decoded: Tensor) -> Tensor:
-        """``a`` in [0, 1], broadcastable to the features."""
+        """Computes ``a``, in [0, 1] and broadcastable to the features."""
         features = torch.cat((encoded, decoded), dim=1)
         if self.pooled:
             features = features.mean(dim=(2, 3), keepdim=True)
@@ -86,7 +86,7 @@ class ConvexCombination(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Table 1 of the paper; ``width=64`` is its size, 14.13 M parameters for ``kernel=3``.
+    """The network of Table 1; ``width=64`` is the paper's size, 14.13 M parameters at ``kernel=3``.
 
     The last layer runs in float32 under autocast as well: eight bits of mantissa would
     round the reconstruction more coarsely than the image it is compared with.

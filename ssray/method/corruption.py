@@ -18,7 +18,8 @@ transistor.
 Everything is drawn for the whole batch on the CPU, by one generator; what was drawn then goes to
 the images' device in one copy, where tensor operations make the corruption of it. So ``corrupt``
 has two halves: ``draw_corruption``, which knows the images' shape alone, and
-``DrawnCorruption.of``. Each kind of content likewise has ``draw`` and ``of``.
+``DrawnCorruption.of``. Each kind of content likewise has ``draw`` and ``of``. Warps and changes of
+light are kornia's (``ssray.method.warp``), which gets the numbers drawn here.
 
 Where the paper gives no strengths and sizes, ``ssray.config.Corruption`` holds our choices.
 """
@@ -74,13 +75,16 @@ def corrupt(
 
     Args:
         images: (B, C, H, W) float32 in [0, 1], on any device.
-        settings: kinds, strengths and sizes.
+        settings: the kinds, their strengths and sizes.
         side: what their lengths are shares of, pixels: the shorter side of the whole image, of
             which ``images`` may be crops.
-        generator: on the CPU; the same state gives the same corruption, to rounding, on every
-            device and with any number of threads, but for the white noise of *pattern*, which is
-            drawn where the images are.
+        generator: the source of all random numbers, on the CPU; the same state gives the same
+            corruption, to rounding, on every device and with any number of threads, but for the
+            white noise of *pattern*, which is drawn where the images are.
         textures: (T, H', W', C) uint8, a source of foreign content, on the device of ``images``.
+
+    Raises:
+        ValueError: if the settings want foreign content from textures and there are none.
     """
     count = None if textures is None else (textures.shape[0], textures.shape[1], textures.shape[2])
     drawn = draw_corruption(tuple(images.shape), settings, side, generator, count)
@@ -88,20 +92,20 @@ def corrupt(
 
 
 Textures = tuple[int, int, int]
-"""Number, rows and columns of textures."""
+"""The number of textures, their rows and their columns."""
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What a kind of content is drawn for: some images of a batch.
+    """Some images of a batch, for which one kind of content is drawn.
 
     Attributes:
-        shape: (B, C, H, W) of the batch.
-        chosen: numbers of the images, (N,) int64.
-        settings: kinds, strengths and sizes.
+        shape: the shape of the batch, (B, C, H, W).
+        chosen: the numbers of the images in the batch, (N,) int64.
+        settings: the kinds, their strengths and sizes.
         side: what their lengths are shares of, pixels.
-        generator: on the CPU.
-        textures: that there are.
+        generator: the source of all random numbers, on the CPU.
+        textures: how many there are and how large, or None.
     """
 
     shape: tuple[int, int, int, int]
@@ -112,40 +116,40 @@ class _Request:
     textures: Textures | None
 
     def below(self, high: int, *shape: int) -> Tensor:
-        """Whole numbers from 0 to below ``high``, for each image."""
+        """Draws whole numbers from 0 to below ``high`` for each image, (N, *shape) int64."""
         return torch.randint(high, (len(self.chosen), *shape), generator=self.generator)
 
     def uniform(self, bounds: Range) -> Tensor:
-        """A number for each image, (N, 1, 1, 1)."""
+        """Draws a number between the bounds for each image, (N, 1, 1, 1)."""
         return uniform((len(self.chosen), 1, 1, 1), bounds, self.generator)
 
     def log_uniform(self, bounds: Range) -> Tensor:
         return log_uniform((len(self.chosen), 1, 1, 1), bounds, self.generator)
 
     def noise(self, channels: int, lengths: Range) -> SmoothNoise:
-        """A smooth field for each image."""
+        """Draws a smooth field of as many channels for each image."""
         _, _, height, width = self.shape
         return draw_noise((len(self.chosen), channels, height, width), lengths, self.generator)
 
     def others(self) -> Tensor:
-        """The number of another image of the batch for each; in a batch of one, of itself."""
+        """Draws another image of the batch for each; in a batch of one it is the image itself."""
         batch = self.shape[0]
         shift = torch.randint(1, max(batch, 2), self.chosen.shape, generator=self.generator)
         return (self.chosen + shift) % batch
 
 
 class Content(Protocol):
-    """What is put into the patches of some images, drawn."""
+    """What is put into the patches of some images: drawn by ``draw``, computed by ``of``."""
 
     @classmethod
     def draw(cls, request: _Request) -> Self:
-        """Draws it, on the CPU."""
+        """Draws all that ``of`` needs, on the CPU."""
 
     def of(self, own: Tensor, images: Tensor, textures: Tensor | None) -> Tensor:
-        """Computes it.
+        """Computes the content, where the images and what was drawn are.
 
         Args:
-            own: (N, C, H, W) images whose patches get it.
+            own: (N, C, H, W), the images whose patches get it.
             images: (B, C, H, W), the whole batch.
             textures: (T, H', W', C) uint8.
 
@@ -156,7 +160,7 @@ class Content(Protocol):
 
 @dataclass(frozen=True)
 class Elastic:
-    """The image under a smooth random displacement."""
+    """The content is the image itself under a smooth random displacement."""
 
     noise: SmoothNoise
     strength: Tensor
@@ -174,7 +178,7 @@ class Elastic:
 
 @dataclass(frozen=True)
 class CutOut:
-    """Zeros."""
+    """The content is zeros."""
 
     @classmethod
     def draw(cls, request: _Request) -> Self:
@@ -186,7 +190,7 @@ class CutOut:
 
 @dataclass(frozen=True)
 class Swap:
-    """The same place in another image."""
+    """The content is the same place in another image."""
 
     others: Tensor
 
@@ -200,7 +204,7 @@ class Swap:
 
 @dataclass(frozen=True)
 class Brightness:
-    """The image, lighter or darker."""
+    """The content is the image itself, lighter or darker."""
 
     change: Tensor
 
@@ -215,7 +219,7 @@ class Brightness:
 
 @dataclass(frozen=True)
 class FromBatch:
-    """Another image, upside down and moved by a quarter to three quarters of its size."""
+    """The content is another image, upside down and moved by 1/4 to 3/4 of its size."""
 
     down: int
     across: int
@@ -234,7 +238,7 @@ class FromBatch:
 
 @dataclass(frozen=True)
 class FromTextures:
-    """A random window of a random texture, which is repeated where it is too small."""
+    """The content is a random window of a random texture, repeated where it is too small."""
 
     which: Tensor
     y: Tensor
@@ -259,7 +263,7 @@ class FromTextures:
 
 @dataclass(frozen=True)
 class _Colour:
-    """The colour of a random pixel of the batch for each image, then made lighter or darker."""
+    """A colour for each image: that of a random pixel of the batch, made lighter or darker."""
 
     which: Tensor
     y: Tensor
@@ -273,14 +277,14 @@ class _Colour:
         return cls(which, y, x, request.uniform((-0.3, 0.3)))
 
     def of(self, images: Tensor) -> Tensor:
-        """(N, C, 1, 1) float32 in [0, 1]."""
+        """Computes the colours, (N, C, 1, 1) float32 in [0, 1]."""
         colours = images[self.which, :, self.y, self.x][..., None, None]
         return adjust_brightness(colours, self.change)
 
 
 @dataclass(frozen=True)
 class Generated:
-    """Two colours like those of the batch, mixed by noise between soft clouds and hard grain."""
+    """The content is two colours like the batch's, mixed by noise, soft clouds to hard grain."""
 
     noise: SmoothNoise
     hardness: Tensor
@@ -307,10 +311,10 @@ _SOURCES: dict[str, type[Content]] = {
 
 @dataclass(frozen=True)
 class Occlusion:
-    """Content that does not belong there, from one of the sources for each image.
+    """The content does not belong there; each image's comes from one of the sources.
 
     Attributes:
-        sources: places among the images, (n,) int64, and what these get.
+        sources: which of the N images a source serves, (n,) int64, and what they get from it.
     """
 
     sources: tuple[tuple[Tensor, Content], ...]
@@ -336,12 +340,12 @@ class Occlusion:
 
 @dataclass(frozen=True)
 class Pattern(Occlusion):
-    """Foreign content of random opacity, over an image with white noise that stays in the target.
+    """The content is foreign, of random opacity, over white noise that stays in the target.
 
     Attributes:
-        opacity: of each image's patches.
-        seed: of the noise, which is drawn where the images are.
-        deviation: of the noise.
+        opacity: how opaque each image's patches are, (N, 1, 1, 1) in [0, 1].
+        seed: the seed of the noise, which is drawn where the images are.
+        deviation: the standard deviation of each image's noise, (N, 1, 1, 1).
     """
 
     opacity: Tensor
@@ -356,7 +360,7 @@ class Pattern(Occlusion):
         return cls(sources, opacity, seed, request.uniform((0.0, request.settings.noise)))
 
     def noisy(self, own: Tensor) -> Tensor:
-        """The images under their noise."""
+        """Adds the noise to the images and clips them to [0, 1]."""
         generator = torch.Generator(own.device).manual_seed(self.seed)
         noise = torch.randn(own.shape, generator=generator, device=own.device)
         return (own + self.deviation * noise).clamp(0, 1)
@@ -374,11 +378,11 @@ KINDS: dict[str, type[Content]] = {
 
 @dataclass(frozen=True)
 class _Turn:
-    """Some images are turned about their centre; what comes in from outside repeats the border.
+    """Turns some images about their centre; what comes in from outside repeats the border.
 
     Attributes:
-        chosen: their numbers, (N,) int64.
-        matrices: that turn them, (N, 2, 3) float32, in pixels.
+        chosen: the numbers of these images in the batch, (N,) int64.
+        matrices: what turns each of them, (N, 2, 3) float32, as ``warp.transform`` takes it.
     """
 
     chosen: Tensor
@@ -403,12 +407,13 @@ class _Turn:
 
 @dataclass(frozen=True)
 class DrawnCorruption:
-    """What a batch's corruption is computed from.
+    """All random numbers from which a batch's corruption is computed.
 
     Attributes:
-        patches: of the masks.
-        contents: numbers of the images that get a kind of content, (N,) int64, and the content.
-        turn: of some images.
+        patches: what the masks are made of.
+        contents: for each kind of content, the numbers of the images that get it, (N,) int64, and
+            the content.
+        turn: which images are turned and how far; None where none is.
     """
 
     patches: DrawnPatches
@@ -416,7 +421,7 @@ class DrawnCorruption:
     turn: _Turn | None
 
     def of(self, images: Tensor, textures: Tensor | None) -> Corrupted:
-        """Computes it, where the images, the textures and what was drawn are."""
+        """Computes the corruption, where the images, the textures and what was drawn are."""
         alpha = self.patches.masks()
         mask = alpha
         target, filled = images, torch.empty_like(images)

@@ -1,4 +1,4 @@
-"""The forward pass: stored uint8 images in, reconstructions and difference maps out."""
+"""The forward pass: from stored uint8 images to reconstructions and difference maps."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ssray.method.anomaly_map import difference_maps
 from ssray.method.tiling import Tiling, in_tiles
 
 TILING = Tiling()
-"""Wherever a model scores, so that its maps are the same everywhere."""
+"""How large images are cut wherever a model scores, so that its maps are the same everywhere."""
 
 
 def to_network(images: Tensor, device: torch.device) -> Tensor:
-    """(B, H, W, 3) uint8 as (B, 3, H, W) float32 in [0, 1], channels-last in memory."""
+    """Turns (B, H, W, 3) uint8 into (B, 3, H, W) float32 in [0, 1], channels-last in memory."""
     return images.to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def image_batches(images: Tensor, batch: int, device: torch.device) -> Iterator[Tensor]:
-    """``to_network`` over (N, H, W, 3) uint8 images, ``batch`` at a time."""
+    """Yields (N, H, W, 3) uint8 images as ``to_network`` makes them, ``batch`` at a time."""
     for part in images.split(batch):
         yield to_network(part, device)
 
 
 @torch.inference_mode()
 def reconstruct(model: nn.Module, images: Tensor, precision: torch.dtype) -> Tensor:
-    """The reconstruction of (B, 3, H, W) float32 images, same shape, float32 in [0, 1].
+    """Reconstructs (B, 3, H, W) float32 images; the result has their shape and lies in [0, 1].
 
     Images with a side beyond ``TILING.side`` are reconstructed in tiles.
     """
@@ -46,14 +46,14 @@ def reconstruct(model: nn.Module, images: Tensor, precision: torch.dtype) -> Ten
 def differences(
     networks: Sequence[nn.Module], images: Tensor, difference: Difference, precision: torch.dtype
 ) -> Tensor:
-    """``difference_maps`` of (B, 3, H, W) float32 images under each network."""
+    """Computes ``difference_maps`` of (B, 3, H, W) float32 images and what each network makes."""
     reconstructions = [reconstruct(network, images, precision) for network in networks]
     return difference_maps(images, reconstructions, difference)
 
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Networks are in eval mode while the block runs, and afterwards in the mode they were in."""
+    """Puts networks into eval mode while the block runs, and then back into the mode they had."""
     modes = [network.training for network in networks]
     for network in networks:
         network.eval()
@@ -65,7 +65,7 @@ def evaluating(*networks: nn.Module) -> Iterator[None]:
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Lower precision for the network's inner layers; none where ``precision`` is float32."""
+    """Lowers the precision of a network's inner layers in a block; not if it is float32."""
     return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
 
 

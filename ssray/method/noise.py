@@ -24,10 +24,10 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class SmoothNoise:
-    """What smooth noise is computed from.
+    """The random numbers from which smooth noise is computed.
 
     Attributes:
-        size: rows and columns of the field.
+        size: the rows and columns of the field.
         octaves: white noise on coarse grids, (B, C, h, w) float32 each, weighted by how much of it
             each image gets.
     """
@@ -36,7 +36,7 @@ class SmoothNoise:
     octaves: tuple[Tensor, ...]
 
     def field(self) -> Tensor:
-        """(B, C, H, W) float32 with root mean square 1 in every image."""
+        """Computes the noise, (B, C, H, W) float32 with root mean square 1 in every image."""
         height, width = self.size
         batch, channels = self.octaves[0].shape[:2]
         device = self.octaves[0].device
@@ -73,17 +73,17 @@ def smooth_noise(
     generator: torch.Generator,
     device: torch.device,
 ) -> Tensor:
-    """Gaussian noise of unit mean square, its correlation length drawn per image.
+    """Draws Gaussian noise of unit mean square, with a correlation length for each image.
 
     White noise on a few coarse grids, upsampled by cubic interpolation, stands in for
     white noise under a Gaussian filter: the cost does not grow with the length. Every
     image mixes neighbouring octaves by a position drawn between the two lengths.
 
     Args:
-        shape: (B, C, H, W) of the result.
-        lengths: shortest and longest correlation length, pixels.
-        generator: on the CPU.
-        device: of the result.
+        shape: the shape of the result, (B, C, H, W).
+        lengths: the shortest and the longest correlation length, pixels.
+        generator: the source of all random numbers, on the CPU.
+        device: where the result is.
 
     Returns:
         (B, C, H, W) float32 with root mean square 1 in every image. Where the length is no longer
@@ -93,25 +93,26 @@ def smooth_noise(
 
 
 def uniform(shape: tuple[int, ...], bounds: Range, generator: torch.Generator) -> Tensor:
-    """Float32 on the CPU, uniform between the two bounds."""
+    """Draws float32 numbers on the CPU, uniform between the two bounds."""
     low, high = bounds
     return low + (high - low) * torch.rand(shape, generator=generator)
 
 
 def log_uniform(shape: tuple[int, ...], bounds: Range, generator: torch.Generator) -> Tensor:
-    """Float32 on the CPU, its logarithm uniform between those of the two bounds (above 0)."""
+    """Draws float32 numbers on the CPU, their logarithm uniform between two bounds above 0."""
     return uniform(shape, (math.log(bounds[0]), math.log(bounds[1])), generator).exp()
 
 
 def signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Float32 on the CPU, -1 or 1 with equal chance."""
+    """Draws float32 numbers on the CPU, each -1 or 1 with equal chance."""
     return torch.randint(2, shape, generator=generator) * 2.0 - 1.0
 
 
 @functools.lru_cache(maxsize=256)
 def _cubic(points: int, size: int, device: torch.device) -> Tensor:
-    """Cubic interpolation along one axis, (size, points): as products with these, it takes a
-    fraction of the time that torch's own takes on a CPU.
+    """Builds the matrix, (size, points), that interpolates cubically along one axis.
+
+    Products with it take a fraction of the time that torch's own interpolation takes on a CPU.
     """
     values = torch.eye(points).view(1, points, points, 1)
     matrix = F.interpolate(values, size=(size, 1), mode="bicubic", align_corners=True)

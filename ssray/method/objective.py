@@ -1,7 +1,7 @@
-"""Objectives (1) and (4): each region averaged over its own size.
+"""Objectives (1) and (4), in which each region's error is averaged over its own size.
 
-Objective (1) gives back the undistorted image everywhere. Objective (4) rewards the network for
-making the error large where the image was changed.
+Objective (1) has the network give back the undistorted image everywhere. Objective (4) rewards it
+for making the error large where the image was changed.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from torch import Tensor
 
 _TINY = 1e-6
-"""A region that is empty in the whole batch contributes nothing."""
+"""Least size of a region: one that is empty in the whole batch then contributes nothing."""
 
 
 def reconstruction_objective(
     reconstruction: Tensor, images: Tensor, mask: Tensor, lam: float
 ) -> Tensor:
-    r"""Equation (1), over a batch.
+    r"""Computes equation (1) over a batch.
 
     .. math::
         \frac{1-\lambda}{|1-m|_1} \| (1-m) (f(\hat x) - x) \|^2
@@ -30,7 +30,7 @@ def reconstruction_objective(
         reconstruction: ``f(x_hat)``, (B, C, H, W) float.
         images: ``x``, the undistorted images, same shape.
         mask: ``m``, (B, 1, H, W) float in [0, 1], 1 = corrupted.
-        lam: weight of the corrupted region, in [0, 1].
+        lam: the weight of the corrupted region, in [0, 1].
 
     Returns:
         A scalar, at least 0.
@@ -49,7 +49,7 @@ def reconstruction_objective(
 def amplification_objective(
     reconstruction: Tensor, images: Tensor, corrupted: Tensor, mask: Tensor, lam: float
 ) -> Tensor:
-    r"""Equation (4), over a batch.
+    r"""Computes equation (4) over a batch.
 
     .. math::
         \frac{1-\lambda}{|1-m|_1} \| (1-m) (f(\hat x) - x) \|^2
@@ -62,7 +62,7 @@ def amplification_objective(
         images: ``x``, same shape.
         corrupted: ``x_hat``, same shape.
         mask: ``m``, (B, 1, H, W) float in [0, 1], 1 = corrupted.
-        lam: weight of the corrupted region, in [0, 1].
+        lam: the weight of the corrupted region, in [0, 1].
 
     Returns:
         A scalar, at least ``-lam``.
@@ -80,12 +80,12 @@ def amplification_objective(
 
 
 def _whole(mask: Tensor) -> Tensor:
-    """(B, 1, 1, 1) float: 1 for images that are masked everywhere, as turned ones are."""
+    """Marks images that are masked everywhere, as turned ones are: (B, 1, 1, 1), 0 or 1."""
     return (mask.amin(dim=(1, 2, 3), keepdim=True) == 1).to(mask.dtype)
 
 
 def _mean_of_groups(error: Tensor, weight: Tensor, whole: Tensor) -> Tensor:
-    """``_region_mean`` of the patched and of the wholly masked images, by their share."""
+    """Averages ``_region_mean`` of the patched and the wholly masked images by their share."""
     share = whole.mean()
     return (1 - share) * _region_mean(error, weight * (1 - whole)) + share * _region_mean(
         error, weight * whole
@@ -93,6 +93,6 @@ def _mean_of_groups(error: Tensor, weight: Tensor, whole: Tensor) -> Tensor:
 
 
 def _region_mean(error: Tensor, weight: Tensor) -> Tensor:
-    """``weight ** 2 * error`` over the norm of ``weight``, both summed over the batch."""
+    """Divides ``weight ** 2 * error`` by the norm of ``weight``, both summed over the batch."""
     weight = weight.expand_as(error)
     return (weight.square() * error).sum() / weight.sum().clamp_min(_TINY)

@@ -38,17 +38,17 @@ _SHORT = 8
 
 @dataclass(frozen=True)
 class PositionMoments:
-    """First two moments of every position of a window, over images and places of the window.
+    """The first two moments of every position of a window, over images and its places.
 
     A window as large as the image has one place, which leaves the moments of every pixel over
     the images. A smaller one visits every place, one pixel apart. Parts add up: the moments of
     two sets of images are the sum of the two.
 
     Attributes:
-        images: how many were seen.
-        first: (C, h, w) float64, sum over the images of the window's mean over its places.
-        second: the same of the squares.
-        spread: (C,) float64, sum over the images of the variance over positions of the
+        images: how many images were seen.
+        first: (C, h, w) float64, the sum over the images of the window's mean over its places.
+        second: the same of the squared values.
+        spread: (C,) float64, the sum over the images of the variance over positions of the
             image's own window mean, its trend of second order taken off.
     """
 
@@ -59,17 +59,17 @@ class PositionMoments:
 
     @classmethod
     def zero(cls, window: tuple[int, int], channels: int = 3) -> PositionMoments:
-        """The moments of no image."""
+        """Returns the moments of no image."""
         nothing = torch.zeros(channels, *window, dtype=torch.float64)
         return cls(0, nothing, nothing, nothing[:, 0, 0])
 
     @classmethod
     def of(cls, images: Tensor, window: tuple[int, int]) -> PositionMoments:
-        """The moments of a batch.
+        """Computes the moments of a batch.
 
         Args:
             images: (B, C, H, W) float in [0, 1].
-            window: its rows and columns h, w; at most H, W.
+            window: rows and columns h, w of the window, at most H, W.
 
         >>> pixels = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)
         >>> moments = PositionMoments.of(pixels, (1, 1))
@@ -95,16 +95,16 @@ class PositionMoments:
 
     @property
     def mean(self) -> Tensor:
-        """(C, h, w) float64 in [0, 1]."""
+        """The mean at each position, (C, h, w) float64 in [0, 1]."""
         return self.first / self.images
 
     @property
     def std(self) -> Tensor:
-        """(C, h, w) float64 in [0, 0.5]."""
+        """The standard deviation at each position, (C, h, w) float64 in [0, 0.5]."""
         return (self.second / self.images - self.mean.square()).clamp_min(0).sqrt()
 
     def position_share(self) -> float:
-        """The share of all variance that the position alone explains, in [0, 1].
+        """Computes the share of all variance that the position alone explains, in [0, 1].
 
         The variance over positions of the mean, divided by the variance of all values; both are
         summed over the channels. A trend of second order is taken from both first: uneven light
@@ -120,7 +120,7 @@ class PositionMoments:
         1.0
 
         Raises:
-            ValueError: of fewer than 2 images.
+            ValueError: if fewer than 2 images were seen.
         """
         n = self.images
         if n < 2:
@@ -135,7 +135,7 @@ class PositionMoments:
 
 
 def _without_trend(maps: Tensor) -> Tensor:
-    """What a quadratic polynomial of row and column leaves of (..., h, w) float64 maps.
+    """Takes a quadratic polynomial of row and column off (..., h, w) float64 maps.
 
     A side too short for a trend of its own, of up to 8 pixels, has only its mean taken off.
     """
@@ -156,7 +156,7 @@ def _without_trend(maps: Tensor) -> Tensor:
 
 
 def _mean_over_places(images: Tensor, window: tuple[int, int]) -> Tensor:
-    """(B, C, h, w): the mean, over all places of the window, of what lies at each of its pixels.
+    """Averages, over all places of the window, what lies at each of its pixels: (B, C, h, w).
 
     That is a mean filter of (H - h + 1) x (W - w + 1) pixels, computed from an integral image.
     """
@@ -170,10 +170,10 @@ def _mean_over_places(images: Tensor, window: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Projection:
-    """One patch width of Fig. 9; distances as the module describes them.
+    """The outcome at one patch width of Fig. 9; distances are as the module describes them.
 
     Attributes:
-        width: side of the replaced patch, pixels; 0 leaves the images as they are.
+        width: the side of the replaced patch, pixels; 0 leaves the images as they are.
         input_hits: (T,) bool, whether x is the training image nearest to x_hat.
         output_hits: (T,) bool, whether x is the training image nearest to f(x_hat).
         input_rms: (T,) float64, distance of x_hat and x.
@@ -192,7 +192,7 @@ class Projection:
 
 
 def patch_widths(shape: tuple[int, int], shares: Sequence[float] = WIDTH_SHARES) -> list[int]:
-    """Patch widths in pixels for images of (rows, columns), ascending, each once.
+    """Chooses patch widths in pixels for images of (rows, columns), ascending, each once.
 
     >>> patch_widths((64, 128), (0.05, 0.5, 0.9))
     [3, 32, 58]
@@ -205,9 +205,9 @@ def swap_patches(images: Tensor, donors: Tensor, corners: Tensor, width: int) ->
 
     Args:
         images: (B, C, H, W).
-        donors: same shape.
-        corners: (B, 2) int64, upper row and left column of each patch.
-        width: side of the patch, pixels.
+        donors: where the patches come from, same shape.
+        corners: (B, 2) int64, the upper row and left column of each patch.
+        width: the side of the patch, pixels.
 
     Returns:
         (B, C, H, W), equal to ``images`` outside the patches.
@@ -256,7 +256,7 @@ class TrainingImages:
 
 
 def _rows(images: Tensor) -> npt.NDArray[np.float32]:
-    """(B, C * H * W), a row for each image."""
+    """Lays each image out as a row: (B, C * H * W) on the CPU."""
     rows: npt.NDArray[np.float32] = downloaded(images.float().flatten(1))[0].numpy()
     return rows
 
@@ -268,18 +268,18 @@ def measure_projection(
     trials: int,
     generator: torch.Generator,
 ) -> Iterator[Projection]:
-    """Fig. 9, one patch width after the other.
+    """Measures Fig. 9, one patch width after the other.
 
     Trial t replaces a patch of image t mod N, at a uniformly drawn place, by that of another
     image, uniformly drawn. Of equally near training images x counts as the nearest.
 
     Args:
         images: (N, H, W, 3) uint8 training images, at least 2; the search for the nearest runs
-            over all of them. They are kept on the device that ``model`` works on.
-        model: maps (B, 3, H, W) float32 in [0, 1] to the same shape.
+            over all of them. They are on the device that ``model`` works on.
+        model: the network, which maps (B, 3, H, W) float32 in [0, 1] to the same shape.
         widths: patch sides in pixels, each at most the shorter side; 0 measures f(x).
         trials: T, how many at each width.
-        generator: on the CPU, whatever the device of the images.
+        generator: the source of all random numbers, on the CPU, whatever the images' device.
     """
     training = TrainingImages(to_network(images, images.device))
     batch = max(1, _BATCH_PIXELS // (images.shape[1] * images.shape[2]))
@@ -333,7 +333,7 @@ def _trials(
 
 
 def _squares(one: Tensor, other: Tensor) -> Tensor:
-    """The squared difference of each value, float64."""
+    """Squares the difference of each two values, in float64."""
     return (one.double() - other.double()).square()
 
 
@@ -345,7 +345,7 @@ def _corners(count: int, width: int, shape: Sequence[int], generator: torch.Gene
 
 
 def _patches(corners: Tensor, width: int, shape: Sequence[int]) -> Tensor:
-    """(B, 1, H, W) bool, true inside the patches."""
+    """Marks the patches: (B, 1, H, W) bool, true inside."""
     rows, columns = (torch.arange(side, device=corners.device) for side in shape)
     top, left = corners[:, :1], corners[:, 1:]
     inside_rows = (rows >= top) & (rows < top + width)
@@ -362,7 +362,7 @@ connector). The threshold lies between, nearer to the textures, of which there w
 
 
 def is_texture(images: Tensor) -> bool:
-    """Whether places do not matter: pixels are distributed alike everywhere (Fig. 8).
+    """Tells whether places do not matter: pixels are distributed alike everywhere (Fig. 8).
 
     Args:
         images: (N, 3, H, W) float32 in [0, 1]; a few dozen give a firm answer, one gives none
@@ -375,5 +375,5 @@ def is_texture(images: Tensor) -> bool:
 
 
 def mean(values: Tensor) -> float:
-    """The mean of all values, added up in float64."""
+    """Averages all values, added up in float64."""
     return float(values.double().mean())

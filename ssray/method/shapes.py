@@ -21,24 +21,24 @@ from ssray.method.transfer import moved
 
 @dataclass(frozen=True)
 class DrawnPatches:
-    """What a batch of masks is computed from; tensors are (B, K, 1, 1) for K patches an image.
+    """The random numbers of a batch of masks; tensors are (B, K, 1, 1), K patches an image.
 
     Attributes:
-        size: rows and columns of the masks.
-        shapes: that ``kind`` counts.
-        fade: share of the radius over which a border fades.
-        distortion: of the outlines, as a share of the radius.
-        radius: pixels at half the resolution, as all lengths here.
-        y: row of the centre.
-        x: column of the centre.
-        cosine: of the angle that rectangles are turned by.
-        sine: likewise.
-        stretch: square root of a rectangle's length over its breadth.
+        size: the rows and columns of the masks.
+        shapes: the shapes that ``kind`` numbers.
+        fade: the share of the radius over which a border fades.
+        distortion: how far outlines are bent, as a share of the radius.
+        radius: the radius, in pixels of half the resolution, as all lengths here.
+        y: the row of the centre.
+        x: the column of the centre.
+        cosine: the cosine of the angle that rectangles are turned by.
+        sine: its sine.
+        stretch: the square root of a rectangle's length over its breadth.
         half_stroke: half the breadth of a stroke.
-        kind: number of the shape.
-        present: bool; which of the patches there are.
-        outline: noise that bends the outlines.
-        level: noise whose level lines blobs and strokes follow.
+        kind: the number of the patch's shape.
+        present: bool, which of the patches there are.
+        outline: the noise that bends the outlines.
+        level: the noise whose level lines blobs and strokes follow.
     """
 
     size: tuple[int, int]
@@ -58,7 +58,7 @@ class DrawnPatches:
     level: SmoothNoise | None
 
     def masks(self) -> Tensor:
-        """(B, 1, H, W) float32 in [0, 1], as ``patch_masks`` says, where the tensors are."""
+        """Computes the masks where the tensors are, as ``patch_masks`` describes them."""
         along_y, along_x = pixel_grid(*self.outline.size, self.radius.device)
         down, across = (along_y - self.y) / self.radius, (along_x - self.x) / self.radius
         reach = 1 + self.distortion * self.outline.field()
@@ -160,18 +160,18 @@ def patch_masks(
     generator: torch.Generator,
     device: torch.device,
 ) -> Tensor:
-    """A union of patches for each image.
+    """Draws a mask for each image, a union of patches.
 
     The masks are drawn at half the resolution and interpolated: their borders are smooth.
 
     Args:
-        batch: number of masks B.
-        height: H, pixels.
-        width: W, pixels.
-        settings: number, sizes and shapes of the patches.
+        batch: the number of masks B.
+        height: their height H, pixels.
+        width: their width W, pixels.
+        settings: the number, sizes and shapes of the patches.
         side: what lengths are shares of, pixels: the shorter side of the whole image.
-        generator: on the CPU.
-        device: of the result.
+        generator: the source of all random numbers, on the CPU.
+        device: where the result is.
 
     Returns:
         (B, 1, H, W) float32 in [0, 1]; between one and ``settings.count`` patches each. Radii
@@ -183,7 +183,7 @@ def patch_masks(
 
 @functools.lru_cache(maxsize=64)
 def pixel_grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row numbers, (H, 1), and column numbers, (1, W), float32; not to be changed in place."""
+    """Numbers rows, (H, 1), and columns, (1, W), in float32; not to be changed in place."""
     rows = torch.arange(height, device=device, dtype=torch.float32).view(height, 1)
     columns = torch.arange(width, device=device, dtype=torch.float32).view(1, width)
     return rows, columns

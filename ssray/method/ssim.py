@@ -13,13 +13,13 @@ C2 = 0.03**2
 
 
 def ssim_map(first: Tensor, second: Tensor) -> Tensor:
-    """SSIM of each pixel and channel, under an 11 x 11 Gaussian window of sigma 1.5.
+    """Computes the SSIM at each pixel and channel in an 11 x 11 Gaussian window of sigma 1.5.
 
     Near the border the window's weights are those of the pixels that exist.
 
     Args:
         first: (B, C, H, W) float in [0, 1].
-        second: same shape and range.
+        second: what they are compared with, same shape and range.
 
     Returns:
         (B, C, H, W) float32 in [-1, 1]; 1 where the neighbourhoods are equal.
@@ -43,9 +43,9 @@ def ssim_map(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _window_means(values: Tensor) -> Tensor:
-    """Gaussian means over the pixels that exist, of every plane of (B, C, H, W).
+    """Averages every plane of (B, C, H, W) by a Gaussian over the pixels that exist.
 
-    Sums of shifted planes: a GPU may compute convolutions in TensorFloat-32.
+    It adds up shifted planes: a GPU may compute convolutions in TensorFloat-32.
     """
     offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64)
     weights = torch.exp(-0.5 * (offsets / SIGMA).square()).tolist()

@@ -17,24 +17,24 @@ from ssray.method.noise import signs, smooth_noise, uniform
 from ssray.method.shapes import patch_masks
 
 RADIUS = (0.02, 0.15)
-"""Radius of the defects where nothing better is known."""
+"""The defects' radius where nothing better is known: shares of the image's shorter side."""
 
 OUTLINE = 0.02
-"""Level of a defect's fading border that counts as ground truth: annotators draw around it."""
+"""The level of a defect's fading border that counts as ground truth: annotators draw around it."""
 
 PERCEPTIBLE = 0.02
-"""Least mean change inside a defect, on the [0, 1] scale; fainter ones are no ground truth."""
+"""The least mean change inside a defect, on the [0, 1] scale; fainter ones are no ground truth."""
 
 
 def add_defects(
     images: Tensor, generator: torch.Generator, radius: tuple[float, float] = RADIUS
 ) -> tuple[Tensor, Tensor]:
-    """One defect an image, the kinds taking turns over the batch.
+    """Gives each image a defect; the kinds take turns over the batch.
 
     Args:
         images: (B, C, H, W) float32 in [0, 1], defect-free.
-        generator: on the CPU.
-        radius: smallest and largest, as shares of the image's shorter side (log-uniform).
+        generator: the source of all random numbers, on the CPU.
+        radius: the smallest and the largest, as shares of the image's shorter side (log-uniform).
 
     Returns:
         Images with a perceptible defect, (D, C, H, W) with D <= B, and their ground truth,
@@ -60,26 +60,26 @@ def add_defects(
 
 
 def transplant(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Content from elsewhere in the same image, upside down: structure out of place."""
+    """Puts content from elsewhere in the image there, upside down: structure out of place."""
     shift = _offset(images.shape[2], generator), _offset(images.shape[3], generator)
     foreign = images.flip(2).roll(shift, dims=(2, 3))
     return torch.lerp(images, foreign, mask), mask
 
 
 def stain(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A lighter or darker, slightly coloured patch through which the structure shows."""
+    """Lays a lighter or darker, slightly coloured patch over the structure, which shows through."""
     return _tint(images, mask, generator), mask
 
 
 def blur(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Structure lost: the region takes its local mean, over a twelfth of the image."""
+    """Takes the structure away: the region gets its local mean, over a twelfth of the image."""
     kernel = min(images.shape[2:]) // 12 * 2 + 1
     soft = F.avg_pool2d(images, kernel, 1, kernel // 2, count_include_pad=False)
     return torch.lerp(images, soft, mask), mask
 
 
 def strand(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A thin curved line, lighter or darker: a scratch or a thread within the region."""
+    """Draws a thin curved line, lighter or darker: a scratch or a thread within the region."""
     batch, _, height, width = images.shape
     length = min(height, width) / 4
     level = smooth_noise((batch, 1, height, width), (length, length), generator, images.device)
@@ -107,5 +107,5 @@ def _tint(images: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _offset(side: int, generator: torch.Generator) -> int:
-    """A shift by a quarter to three quarters of the side, so that content really differs."""
+    """Draws a shift by a quarter to three quarters of the side, so that content differs."""
     return int(side * uniform((), (0.25, 0.75), generator))

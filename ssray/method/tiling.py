@@ -1,4 +1,4 @@
-"""Reconstructions of images that are too large for one pass, from tiles that overlap.
+"""Reconstructing images that are too large for one pass, from tiles that overlap.
 
 A network sees the border of a tile as it would see the border of an image: it pads. So tiles
 overlap, what lies next to a border inside the image is thrown away, and from there one tile fades
@@ -21,19 +21,19 @@ from ssray.config import STRIDE
 
 @dataclass(frozen=True)
 class Tiling:
-    """How images are cut.
+    """How large images are cut into tiles.
 
     Attributes:
-        side: of a tile, pixels; images whose longer side is at most this are not cut.
-        overlap: of neighbouring tiles, pixels, at least. The outer quarter of it is thrown away,
-            over the rest they fade.
+        side: the side of a tile, pixels; images whose longer side is at most this are not cut.
+        overlap: by how much neighbouring tiles overlap at least, pixels. The outer quarter of it is
+            thrown away, over the rest they fade.
     """
 
     side: int = 1024
     overlap: int = 256
 
     def __post_init__(self) -> None:
-        """Refuses what can't cover an image.
+        """Refuses tiles that can't cover an image.
 
         Raises:
             ValueError: if tiles do not move on by a stride at least.
@@ -45,7 +45,7 @@ class Tiling:
             )
 
     def spans(self, length: int) -> list[tuple[int, int]]:
-        """Where tiles begin and end along a side of an image.
+        """Finds where tiles begin and end along a side of an image, pixels.
 
         >>> Tiling(side=64, overlap=16).spans(150)
         [(0, 64), (48, 112), (88, 150)]
@@ -60,10 +60,10 @@ class Tiling:
 
 
 def in_tiles(reconstruct: Callable[[Tensor], Tensor], images: Tensor, tiling: Tiling) -> Tensor:
-    """A reconstruction put together from those of tiles, one at a time.
+    """Puts a reconstruction together from those of tiles, one at a time.
 
     Args:
-        reconstruct: of (B, 3, h, w) images, the same shape.
+        reconstruct: what reconstructs (B, 3, h, w) images, to the same shape.
         images: (B, 3, H, W) float in [0, 1].
         tiling: how to cut them.
 
@@ -88,7 +88,7 @@ def in_tiles(reconstruct: Callable[[Tensor], Tensor], images: Tensor, tiling: Ti
 
 
 def _fade(span: tuple[int, int], length: int, overlap: int) -> Tensor:
-    """Weights along a tile: 0 next to a border inside the image, 1 beyond the overlap."""
+    """Weighs the pixels along a tile: 0 next to a border inside the image, 1 beyond the overlap."""
     start, end = span
     margin = overlap // 4
     places = torch.arange(start, end) + 0.5

@@ -1,8 +1,8 @@
-"""Between the CPU and the device that computes, in few copies and through pinned memory.
+"""Moving tensors between the CPU and the device that computes, in few copies.
 
 Random numbers are drawn on the CPU (``ssray.method.noise``), dozens of small tensors a step. One by
 one each would cost a launch, and from pageable memory perhaps a wait. Images and maps are large: to
-and from pageable memory a copy takes several times as long.
+and from pageable memory a copy takes several times as long as through pinned memory.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor
 Drawn = TypeVar("Drawn")
 
 _ALIGNMENT = 16
-"""Bytes at which a tensor may begin, whatever its type."""
+"""A tensor may begin at multiples of so many bytes, whatever its type."""
 
 
 def moved(drawn: Drawn, device: torch.device) -> Drawn:
-    """The same with every tensor on the device.
+    """Moves every tensor to the device, all of them in one copy.
 
     Args:
         drawn: a tensor on the CPU, or dataclasses and tuples that hold some, and anything else.
@@ -50,14 +50,14 @@ def moved(drawn: Drawn, device: torch.device) -> Drawn:
 
 
 def uploaded(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
-    """An array as a tensor on the device; on the CPU a copy."""
+    """Copies an array to a tensor on the device, through pinned memory where that is a GPU."""
     staged = torch.empty(images.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
     staged.numpy()[...] = images
     return staged.to(device, non_blocking=True)
 
 
 def downloaded(*tensors: Tensor) -> list[Tensor]:
-    """Tensors on the CPU, with one wait for all of them; those that are there stay as they are."""
+    """Brings tensors to the CPU with one wait for all; those that are there stay as they are."""
     found = []
     for tensor in tensors:
         if tensor.device.type == "cuda":
@@ -87,7 +87,7 @@ def _parts(drawn: Any) -> list[Any]:
 
 
 def _replaced(drawn: Any, tensors: Iterator[Tensor]) -> Any:
-    """``drawn`` with the next of the tensors in place of each of its own."""
+    """Copies ``drawn`` with the next of the tensors in place of each of its own."""
     if isinstance(drawn, Tensor):
         return next(tensors)
     parts = [_replaced(part, tensors) for part in _parts(drawn)]

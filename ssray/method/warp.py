@@ -1,14 +1,15 @@
 """Geometric warps of images and masks, by kornia.
 
 Places are (x, y) in pixels, columns first; (0, 0) is the centre of the upper left pixel. A matrix,
-(2, 3) for each image, takes a place of the source to its place in the result. Every function
-computes where its arguments are, without a copy between devices and without a wait; ``rotations``
-and ``inverse`` are meant for the CPU, where the numbers are drawn.
+(2, 3) for each image, takes a place of the source to its place in the result. Everything is
+computed where the arguments are, without a copy between devices; ``rotations`` and ``inverse`` are
+meant for the CPU, where the numbers are drawn.
 
 Images are sampled bilinearly, and what comes in from outside repeats the border. Masks are sampled
-at the nearest pixel, so they stay boolean, and outside the image nothing is marked. Pixels are
-squares whose centres are sampled (``align_corners=False`` in torch's words), so the result is the
-same to rounding for either of its two conventions.
+at the nearest pixel, so they stay boolean, and outside the image nothing is marked. torch has two
+conventions for the places of pixels; the results are the same to rounding with either, and here
+``align_corners`` is False, which allows images one pixel wide. Nothing here may run inside
+autocast, which would round the products of matrices to bfloat16 and so shift the pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ssray.method.shapes import pixel_grid
 
 
 def rotations(degrees: Tensor, size: tuple[int, int]) -> Tensor:
-    """The matrices that turn images about their centre.
+    """Makes the matrices that turn images about their centre.
 
     Args:
         degrees: (B,) float32, counter-clockwise as an image is displayed.
@@ -46,7 +47,7 @@ def rotations(degrees: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def inverse(matrices: Tensor) -> Tensor:
-    """The matrices that lead back, same shape; on a GPU it waits for the device.
+    """Inverts matrices, so that they lead back; same shape. On a GPU it waits for the device.
 
     >>> inverse(torch.tensor([[[1.0, 0.0, 3.0], [0.0, 2.0, 0.0]]]))
     tensor([[[ 1.0000,  0.0000, -3.0000],
