@@ -17,7 +17,7 @@ from ssray.cli.options import (
     out_option,
 )
 from ssray.diagnosis import MIN_IMAGES
-from ssray.errors import ConfigError
+from ssray.errors import ConfigError, ScoringError
 
 
 @click.command()
@@ -57,7 +57,7 @@ def evaluate(
 @compute_options(*SCORING)
 def score(images: str, store: str, category: str, out: str, **compute: Any) -> None:
     """Score images without labels; write scores and a report of the most anomalous."""
-    from ssray.cli.terminal import console, scoring_progress, show_unscored
+    from ssray.cli.terminal import console, scoring_progress, show_flagged, show_unscored
     from ssray.cluster.evaluate import score as score_images
     from ssray.cluster.session import ray_session
     from ssray.data.dataset import index_images
@@ -75,8 +75,11 @@ def score(images: str, store: str, category: str, out: str, **compute: Any) -> N
     with ray_session(), scoring_progress() as (_, scored):
         scores = score_images(table, models, versions, compute_from(compute), place, scored)
     show_unscored(scores)
+    show_flagged(scores)
     console.print(f"{len(scores)} images: {place / 'scores.parquet'}")
     console.print(f"Report: {place / 'report.html'}")
+    if scores["error"].null_count == 0:
+        raise ScoringError(f"none of {len(scores)} images could be scored; the reasons are above.")
 
 
 @click.command()

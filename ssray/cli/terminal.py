@@ -29,6 +29,7 @@ LINE_SECONDS = 10.0
 
 _STATE_WIDTH = 60
 _UNSCORED_SHOWN = 5
+_FLAGGED_SHOWN = 10
 _SHOWN = {"image AUROC": "image_auroc", "pixel AUROC": "pixel_auroc", "AU-PRO 0.3": "aupro_30"}
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -90,6 +91,10 @@ class TrainingBoard:
             self._rows[category] = _Row("training", row)
         if not console.is_terminal:
             Lines(console.print).update(category, row)
+
+    def note(self, category: str, words: str) -> None:
+        """Prints a line that stays, above the live table where there is one."""
+        console.print(f"{category}  {words}")
 
     def show_totals(self, failed: int) -> None:
         """Prints how work on several categories ended; nothing for a single one."""
@@ -227,6 +232,18 @@ def show_evaluation(metrics: pa.Table, scores: pa.Table, out: Location) -> None:
     show_unscored(scores)
     console.print(f"Figures: {out / 'metrics.md'}")
     console.print(f"Report: {out / 'report.html'}")
+
+
+def show_flagged(scores: pa.Table) -> None:
+    """Prints how many images of a ``SCORES`` table are flagged, and the most anomalous of them."""
+    flagged = scores.filter(pc.fill_null(scores["flagged"], False))
+    scored = len(scores) - len(scores.filter(pc.is_valid(scores["error"])))
+    console.print(f"{len(flagged)} of {scored} images flagged{':' if len(flagged) else '.'}")
+    ordered = flagged.sort_by([("score", "descending")]).to_pylist()
+    for row in ordered[:_FLAGGED_SHOWN]:
+        console.print(f"  {row['uri']}  score {row['score']:.4g}, p-value {row['p_value']:.3g}")
+    if len(ordered) > _FLAGGED_SHOWN:
+        console.print(f"  and {len(ordered) - _FLAGGED_SHOWN} more, in scores.parquet")
 
 
 def show_unscored(scores: pa.Table) -> None:

@@ -82,6 +82,9 @@ def train(
             train_on_folder(
                 Location.parse(good), name, recipe, compute_from(compute), models, events, board
             )
+        console.print(
+            f"Next: ssray score --images NEW --category {name} --models {store} --out DIR"
+        )
         return
     if root is None or good is not None or name is not None:
         raise click.UsageError(

@@ -23,6 +23,8 @@ from ssray.data.dataset import categories, index_dataset, index_images, training
 from ssray.data.loading import load_images, spread
 from ssray.errors import ArtifactError, ConfigError, DataError
 from ssray.method.inference import to_network
+from ssray.models.artifact import load
+from ssray.models.quality import in_words
 from ssray.models.store import published
 from ssray.recipes.request import RecipeRequest
 from ssray.storage.location import Location
@@ -208,6 +210,8 @@ def _train_one(
             on_row=on_row,
             on_state=functools.partial(progress.state, category),
         )
+    for line in in_words(load(store, category, trained.version)):
+        progress.note(category, line)
     if trained.new:
         return f"published {trained.version}"
     if trained.published:

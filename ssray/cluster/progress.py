@@ -26,6 +26,9 @@ class Progress(Protocol):
     def update(self, category: str, row: ProgressRow) -> None:
         """A category's training has got further."""
 
+    def note(self, category: str, words: str) -> None:
+        """Something of a category that is worth keeping in view, in a line of words."""
+
 
 class Lines:
     """A ``Progress`` that says each change in a line of text."""
@@ -38,6 +41,10 @@ class Lines:
         """Says nothing yet."""
 
     def state(self, category: str, words: str) -> None:
+        """Says the category and the words."""
+        self._say(f"{category}  {words}")
+
+    def note(self, category: str, words: str) -> None:
         """Says the category and the words."""
         self._say(f"{category}  {words}")
 
@@ -73,6 +80,9 @@ class Silent:
         """Does nothing."""
 
     def update(self, category: str, row: ProgressRow) -> None:
+        """Does nothing."""
+
+    def note(self, category: str, words: str) -> None:
         """Does nothing."""
 
 

@@ -8,6 +8,7 @@ the versions themselves.
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 from pyarrow import fs
@@ -61,10 +62,18 @@ def published_version(store: Location, category: str) -> str:
     """
     version = in_use(store, category)
     if version is None:
-        known = ", ".join(sorted(published(store))) or "none"
+        if not store.exists():
+            raise ArtifactError(f"{store}: no published model for '{category}', and no such store.")
+        known = sorted(published(store))
+        alike = difflib.get_close_matches(category, known, 1)
+        remedy = (
+            f"Did you mean '{alike[0]}'?"
+            if alike
+            else f"Train one with: ssray train --good FOLDER --name {category} --models {store}"
+        )
         raise ArtifactError(
-            f"{store}: no published model for '{category}'. Models here: {known}. "
-            f"Train one with: ssray train --category {category} --models {store} --data ROOT"
+            f"{store}: no published model for '{category}'. "
+            f"Models here: {', '.join(known) or 'none'}. {remedy}"
         )
     return version
 

@@ -111,8 +111,8 @@ class Model:
         pending = iter(images)
         while batch := list(itertools.islice(pending, SCORE_BATCH)):
             prepared, sources = zip(*map(self._prepare, batch), strict=True)
-            for judged, source in zip(self._judge(prepared), sources, strict=True):
-                yield _result(judged, source)
+            for judged, source, image in zip(self._judge(prepared), sources, batch, strict=True):
+                yield _result(judged, source, image)
 
     def _prepare(self, image: Photograph) -> tuple[Prepared, bytes | UInt8Image]:
         """The photograph at the network's size, and what its heatmap is drawn over."""
@@ -122,6 +122,8 @@ class Model:
 
             def read() -> bytes:
                 nonlocal content
+                if not isinstance(image, bytes) and Path(image).is_dir():
+                    raise ImageError("not_a_file", f"{image}: a folder; expected one image")
                 content = image if isinstance(image, bytes) else self._fetch(str(image))
                 return content
 
@@ -152,8 +154,11 @@ def _pixels(image: Image.Image | npt.NDArray[np.uint8]) -> UInt8Image:
     return image
 
 
-def _result(judged: Judged, source: bytes | UInt8Image) -> Verdict | ImageError:
+def _result(judged: Judged, source: bytes | UInt8Image, image: Photograph) -> Verdict | ImageError:
+    """The verdict, or the error that names the photograph where it has a name."""
     if judged.verdict:
         return dataclasses.replace(judged.verdict, source=source)
     code, detail = judged.error or ("unreadable", "")
+    if isinstance(image, str | Path) and str(image) not in detail:
+        detail = f"{image}: {detail}"
     return ImageError(code, detail)

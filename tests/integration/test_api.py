@@ -46,6 +46,7 @@ def model(
         photographs, "bracket", store, recipe="demo", settings=settings, progress=said.append
     )
     assert any("8 images, recipe demo" in line for line in said)
+    assert any("flags at most" in line for line in said)
     assert said[-1] == f"bracket  published {trained.version}"
     assert published(Location.parse(store)) == {"bracket": trained.version}
     return trained
@@ -96,7 +97,16 @@ def test_the_api_and_the_night_say_the_same(
     trained = ssray.train(photographs, "weave", store, recipe="demo", settings=TINY, progress=None)
     images = demo_root / "weave/test/good"
     common: tuple[str | Path, ...] = ("--images", images, "--category", "weave", "--models", store)
-    assert run("score", *common, "--out", tmp_path / "scores").exit_code == 0
+    by_hand = run("score", *common, "--out", tmp_path / "scores")
+    assert by_hand.exit_code == 0
+    assert "of 8 images flagged" in by_hand.output
+    (tmp_path / "none.txt").write_text("no image")
+    none = run(
+        "score", "--images", tmp_path / "none.txt", "--category", "weave", "--models", store,
+        "--out", tmp_path / "nothing",
+    )  # fmt: skip
+    assert isinstance(none.exception, ssray.ScoringError)
+    assert "none of 1 images could be scored" in str(none.exception)
     night = run("nightly", *common, "--out", tmp_path / "nights", "--date", "2026-11-21")
     assert night.exit_code == 0, night.output
     figures = ssray.evaluate(demo_root, store, tmp_path / "evaluated", categories=["weave"])
@@ -121,6 +131,7 @@ def test_train_takes_a_folder_or_one_some_or_all_categories(
     common: list[str | Path] = ["--models", tmp_path / "store", "--recipe", "demo", *tiny]
     done = run("train", "--good", photographs, "--name", "bracket", *common)
     assert done.exit_code == 0, done.output
+    assert "Next: ssray score --images NEW --category bracket" in done.output
     done = run("train", "--data", demo_root, "--category", "weave", "--category", "grain", *common)
     assert done.exit_code == 0, done.output
     assert "2 of 2 categories have a model." in done.output
