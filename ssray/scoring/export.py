@@ -30,7 +30,8 @@ from ssray.scoring.judge import Judge, prepare_pixels
 from ssray.storage.location import Location
 
 TOLERANCE = 1e-3
-"""By which the exported model's maps and scores may differ, as shares of their thresholds."""
+"""By which the exported model's maps and scores may differ, as shares of their thresholds, or of
+themselves where they are larger."""
 _CPU = torch.device("cpu")
 _Run = Callable[[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float32]]]
 
@@ -105,7 +106,8 @@ def _difference(model: ModelArtifact, run: _Run, pattern: UInt8Image) -> float:
         pattern: (h, w, 3) uint8 at the network's size.
 
     Returns:
-        The difference as a share of the thresholds; infinity where ssray's own are no numbers.
+        The difference as a share of the thresholds, or of the values where these are larger;
+        infinity where ssray's own are no numbers.
     """
     judge = Judge(model, _CPU, "float32", "torch")
     [judged] = judge([prepare_pixels(pattern, model.input_shape)])
@@ -114,9 +116,11 @@ def _difference(model: ModelArtifact, run: _Run, pattern: UInt8Image) -> float:
     image = to_network(torch.from_numpy(pattern)[None], _CPU)
     anomaly_map, score = (np.asarray(found) for found in run(image.contiguous().numpy()))
     own = judged.verdict
+    map_limits = np.maximum(own.anomaly_map, own.pixel_threshold)
+    score_limit = max(own.score, model.calibration.image_threshold)
     return max(
-        float(np.abs(anomaly_map[0, 0] - own.anomaly_map).max()) / own.pixel_threshold,
-        float(np.abs(score[0] - own.score)) / model.calibration.image_threshold,
+        float((np.abs(anomaly_map[0, 0] - own.anomaly_map) / map_limits).max()),
+        float(np.abs(score[0] - own.score)) / score_limit,
     )
 
 

@@ -25,12 +25,20 @@ def browser() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_ray() -> Iterator[None]:
-    """Fails the test that starts Ray, and ends that Ray before the next one."""
+    """Fails the test that starts Ray, and ends that Ray before the next one.
+
+    One that runs already is that of integration tests in the same process, and stays.
+    """
+    ran_before = _ray_runs()
     yield
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        ray.shutdown()
+    if _ray_runs() and not ran_before:
+        sys.modules["ray"].shutdown()
         refuse("Ray")
+
+
+def _ray_runs() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def refuse(what: str) -> None:

@@ -188,8 +188,9 @@ def test_other_tools_find_our_figures_in_the_kept_maps(evaluated: Path, demo_roo
         [of_type] = figures(
             evaluated / "metrics_by_type.parquet", category="grain", defect_type=name
         )
-        # Of so few pixels a single pair that shares a bin counts for more than a millionth.
-        bound = 1e-6 + 2 / (truth.sum() * (~truth).sum())
+        # Of so few pixels a pair that shares a bin counts for a tenth of a millionth, and there
+        # are some.
+        bound = 1e-6 + 6 / (truth.sum() * (~truth).sum())
         assert of_type["pixel_auroc"] == pytest.approx(roc_auc_score(truth, values), abs=bound)
         assert of_type["n_defect"] == (kinds == name).sum()
 
