@@ -30,6 +30,7 @@ def hazelnut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_demo_data(folder / "data", categories=1, images=12, size=64)
     images = sorted((folder / "data").glob("*/train/good/*.png"))
     settings = ["image_size=64", "network.width=4", "schedule.images=200", "schedule.holdout=0.3"]
+    settings.append("anomaly_map.kernel=3")
     recipe = override(demo(), settings)
     uris, compute = [str(path) for path in images], Compute(precision="float32")
     request = BuildRequest(uris, "hazelnut", "v1", recipe, compute)

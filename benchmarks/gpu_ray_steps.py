@@ -153,7 +153,7 @@ def night(setup: Setup) -> None:
         with watch.watching():
             summary = score_night(request, on_card(setup), on_scored=scored).completed.summary
         seconds = time.perf_counter() - began
-    row("images without a row", count - summary.images + sum(summary.errors.values()), max_actors=0)
+    row("images without a row", count - summary.images + sum(summary.errors.values()), most=0)
     if not first:
         return
     row("seconds until the first batch", first[0], "s")
@@ -161,7 +161,7 @@ def night(setup: Setup) -> None:
     batch = request.batch
     after = (count - batch) / max(seconds - first[0], 1e-9)
     least = 0 if setup.small else EARLIER_NIGHT
-    row("images a second, after the first batch", after, "images/s", min_actors=least)
+    row("images a second, after the first batch", after, "images/s", least=least)
     for stage, spent in summary.seconds.items():
         row(f"seconds on {stage}, of all threads", spent, "s")
     watch.rows("night")
@@ -246,7 +246,7 @@ def trainings_on_one_card(setup: Setup) -> None:
                 on_card(setup, gpus_per_worker=0.33, **limit),
                 place / "three",
             )
-        row("three trainings at once that failed", len(failed), max_actors=0)
+        row("three trainings at once that failed", len(failed), most=0)
         versions = model_store.published(place / "three")
         facts = [artifact.load_facts(place / "three", *named) for named in versions.items()]
         together = sum(each.images_seen / each.seconds for each in facts)
@@ -270,7 +270,7 @@ def evaluation(setup: Setup) -> None:
         seconds = time.perf_counter() - began
         found = metrics.to_pylist()[0]
         expected = found["n_good"] + found["n_defect"]
-        row("images without a score", expected - len(scores), max_actors=0)
+        row("images without a score", expected - len(scores), most=0)
         row("images a second, all in", len(scores) / seconds, "images/s")
 
 
@@ -288,7 +288,7 @@ def two_cards(setup: Setup) -> None:
         failed = train_categories(
             place / "data", [name], request, on_card(setup, workers=2, **half), place / "models"
         )
-        row("trainings with two workers that failed", len(failed), max_actors=0)
+        row("trainings with two workers that failed", len(failed), most=0)
         version = model_store.published_version(place / "models", name)
         facts = artifact.load_facts(place / "models", name, version)
         row("workers", facts.workers, min_actors=2)
@@ -321,7 +321,7 @@ def cpu_cores(setup: Setup) -> None:
             row(f"{label}: {facts.workers} workers of {facts.threads}", rates[label], "images/s")
         ratio = rates["all cores"] / rates["two cores"]
         least = 6 * cores / 16 if cores >= 16 else 0
-        row(f"{cores} cores over two", ratio, min_actors=least)
+        row(f"{cores} cores over two", ratio, least=least)
 
 
 def accuracy(setup: Setup) -> None:

@@ -125,16 +125,24 @@ class Setup:
         return torch.cuda.max_memory_allocated() / 2**20
 
 
-def row(what: str, value: float | str, unit: str = "", **bounds: float) -> None:
+def row(
+    what: str,
+    value: float | str,
+    unit: str = "",
+    *,
+    least: float | None = None,
+    most: float | None = None,
+) -> None:
     """Prints a row; ``least`` or ``most`` is its target."""
     if isinstance(value, float) and not math.isfinite(value):
         value = str(value)
     found: dict[str, Any] = {"what": what, "value": value, "unit": unit}
-    if bounds:
-        [(name, bound)] = bounds.items()
-        found["target"] = f"{'>=' if name == 'least' else '<='} {bound:g}"
+    for sign, bound in ((">=", least), ("<=", most)):
+        if bound is None:
+            continue
+        found["target"] = f"{sign} {bound:g}"
         found["holds"] = not isinstance(value, str) and (
-            value >= bound if name == "least" else value <= bound
+            value >= bound if sign == ">=" else value <= bound
         )
     print(json.dumps(found), flush=True)
 

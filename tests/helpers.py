@@ -23,6 +23,7 @@ TINY = (
     "schedule.batch=2",
     "schedule.holdout=0.1",
     "schedule.images=24",
+    "anomaly_map.kernel=3",
 )
 """Settings with which the demo recipe trains in a second."""
 

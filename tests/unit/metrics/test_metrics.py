@@ -346,8 +346,8 @@ def test_intervals_are_those_of_drawing_images_again() -> None:
     good, defect = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
     drawn = []
     for _ in range(1500):
-        sample = np.concatenate([rng.choice(each, len(each)) for each in (good, defect)])
-        drawn.append(roc_auc_score(labels[sample], scores[sample]))
+        passed, flagged = (scores[rng.choice(each, len(each))] for each in (good, defect))
+        drawn.append(np.mean(flagged[:, None] > passed))
     expected = np.quantile(drawn, [0.025, 0.975])
     ends = found["image_auroc_low"], found["image_auroc_high"]
     np.testing.assert_allclose(ends, expected, atol=0.012)

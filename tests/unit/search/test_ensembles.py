@@ -57,7 +57,7 @@ class Model(ModelArtifact):
 
 
 def model(held_out: Tensor, columns: slice, name: str) -> Model:
-    recipe = Recipe(name=name)
+    recipe = override(Recipe(name=name), ["anomaly_map.kernel=3"])
     network = RepairsPart(held_out[0], columns).eval()
     reconstructor = Reconstructor([network], torch.float32)
     calibration, average = calibrate(reconstructor, held_out, held_out[:0], recipe, 0, CRITERION)

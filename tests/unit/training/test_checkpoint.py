@@ -31,6 +31,7 @@ def recipe(request: pytest.FixtureRequest, tiny: Recipe) -> Recipe:
             f"objective.kind={request.param}",
             f"corruption.mix={mix}",
             "schedule.images=60",
+            "schedule.crops=[0.5]",
             "schedule.augmentation=flip",
         ],
     )
@@ -81,6 +82,7 @@ def test_the_log_and_the_clock_go_on(stripes: torch.Tensor, recipe: Recipe) -> N
     assert [row.seconds > 1000 for row in history] == [False] * 4 + [True] * (len(history) - 4)
 
 
+@pytest.mark.parametrize("recipe", ["amplify"], indirect=True)
 def test_what_the_checkpoint_holds_matters(stripes: torch.Tensor, recipe: Recipe) -> None:
     """Without any one of its parts the weights would end differently."""
     whole = train(stripes, recipe).model.state_dict()["to_image.weight"]

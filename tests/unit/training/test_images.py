@@ -152,7 +152,7 @@ def memory_for(images: int, size: int = 64) -> float:
 def test_a_streamed_training_is_within_its_memory_and_resumes_to_the_same_weights(
     folder: list[str], tiny: Recipe
 ) -> None:
-    recipe = override(tiny, ["schedule.images=120"])
+    recipe = override(tiny, ["schedule.images=120", "schedule.batch=6"])
 
     def train(resume: Checkpoint | None = None) -> tuple[dict[str, torch.Tensor], list[Checkpoint]]:
         feed = stream_feed(folder, recipe, 1, 0, memory_for(24), decode)
@@ -178,7 +178,7 @@ def test_a_streamed_training_is_within_its_memory_and_resumes_to_the_same_weight
 
 def test_a_model_of_streamed_images_is_complete(folder: list[str], tiny: Recipe) -> None:
     Path(folder[7]).write_bytes(b"not an image")
-    recipe = override(tiny, ["schedule.images=240"])
+    recipe = override(tiny, ["schedule.images=240", "schedule.batch=6"])
     compute = Compute(memory_gib=memory_for(24))
     built = build_model(
         BuildRequest(folder, "s", "v1", recipe, compute), CPU, threads=1, decode=decode

@@ -139,7 +139,7 @@ def test_training_lowers_the_loss(stripes: torch.Tensor, small: Recipe) -> None:
     same = stripes[:1].expand(len(stripes), -1, -1, -1)
     recipe = override(small, ["schedule.crops=[1]"])
     first = run(same, override(recipe, ["schedule.images=1"]))[-1]
-    last = run(same, override(recipe, ["schedule.images=400"]))[-1]
+    last = run(same, override(recipe, ["schedule.images=240"]))[-1]
     assert last.validation_loss < 0.5 * first.validation_loss
     assert last.budget_spent == 1.0
 
@@ -199,7 +199,7 @@ def test_the_weights_that_separate_best_are_kept(
         return next(values)
 
     monkeypatch.setattr("ssray.training.early_stopping.separation", measured)
-    recipe = override(small, [*objective, "objective.patience=0.2", "schedule.images=400"])
+    recipe = override(small, [*objective, "objective.patience=0.2", "schedule.images=240"])
     fitted = fitted_to(stripes, recipe)
     last = fitted.history[-1]
     assert last.images_seen < 0.5 * 400
@@ -528,7 +528,7 @@ def test_a_gpu_that_only_emulates_bfloat16_trains_in_float32(
 
 def test_accumulated_parts_are_one_step(stripes: torch.Tensor, small: Recipe) -> None:
     """As many images and updates as in whole steps; only the batch statistics differ."""
-    recipe = override(small, ["schedule.batch=8", "schedule.crops=[1]", "schedule.images=160"])
+    recipe = override(small, ["schedule.batch=8", "schedule.crops=[1]", "schedule.images=80"])
     losses = []
     for parts in (1, 4):
         taken: list[Checkpoint] = []
@@ -538,8 +538,8 @@ def test_accumulated_parts_are_one_step(stripes: torch.Tensor, small: Recipe) ->
             parts=parts,
             checkpointing=Checkpointing(every_minutes=0, callback=taken.append),
         )
-        assert taken[-1].facts["images_seen"] == 152
-        assert taken[-1].facts["averaged_steps"] == 19
+        assert taken[-1].facts["images_seen"] == 72
+        assert taken[-1].facts["averaged_steps"] == 9
         losses.append(fitted.history[-1].validation_loss)
     assert losses[1] == pytest.approx(losses[0], rel=0.3)
 
