@@ -118,7 +118,7 @@ def process_group(setup: Setup) -> None:
     statistics = [torch.ones(3, device=setup.device), torch.ones(4, device=setup.device)]
     pair.add(statistics)
     total = float(sum(each.sum() for each in statistics))
-    row("statistics added where they are", total, min_actors=7)
+    row("statistics added where they are", total, least=7)
     dist.destroy_process_group()
 
 
@@ -291,7 +291,7 @@ def two_cards(setup: Setup) -> None:
         row("trainings with two workers that failed", len(failed), most=0)
         version = model_store.published_version(place / "models", name)
         facts = artifact.load_facts(place / "models", name, version)
-        row("workers", facts.workers, min_actors=2)
+        row("workers", facts.workers, least=2)
         row("two workers", facts.images_seen / facts.seconds, "images/s")
 
 
