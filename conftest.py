@@ -40,7 +40,7 @@ def hazelnut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save(model, store)
     publish(store, "hazelnut", "v1", None)
     judge = Judge(model, torch.device("cpu"), "float32", "torch")
-    rows = [j.row() for j in judge([prepare(p.read_bytes, model.input_shape) for p in images])]
+    rows = [j.row() for j in judge([prepare(p.read_bytes, model.framing) for p in images])]
     most_usual = min(range(len(images)), key=lambda number: rows[number]["score"])
     (folder / "good.png").write_bytes(images[most_usual].read_bytes())
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from ssray.calibration.calibrate import calibrate
 from ssray.config import ImageScore, MapSettings, Recipe, override
 from ssray.data.dataset import index_dataset
+from ssray.data.pose import Framing
 from ssray.errors import SsrayError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import Reconstructor
@@ -225,7 +226,7 @@ def perform(run: Run) -> dict[str, Any]:
         )
     reconstructor = Reconstructor(networks, PRECISION)
     calibration, average = calibrate(reconstructor, held_out, training, run.recipe, run.seed)
-    test_set = TestSet.read(manifest, run.recipe.image_size)
+    test_set = TestSet.read(manifest, Framing(feed.shape, run.recipe.alignment))
     references = torch.cat([held_out, training])[:REFERENCES]
     image, pixel = judge(networks, calibration, average, test_set, PRECISION)
     maker = MapMaker(calibration.anomaly_map, torch.tensor(calibration.scale), average)

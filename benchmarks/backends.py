@@ -146,7 +146,7 @@ def find(root: str, category: str, models: str) -> None:
     store = Location.parse(models)
     model = artifact.load(store, category, model_store.published_version(store, category))
     manifest = index_dataset(Location.parse(root), [category])
-    test_set = TestSet.read(manifest, model.recipe.image_size)
+    test_set = TestSet.read(manifest, model.framing)
     print(f"{category}: image and pixel AUROC, largest change of an image score")
     first: np.ndarray | None = None
     for backend, precision in SCORED:

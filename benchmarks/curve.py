@@ -19,7 +19,7 @@ import torch
 from labelled import TestSet, category_parser, judge
 
 from ssray.calibration.calibrate import calibrate
-from ssray.cluster.categories import sample_images
+from ssray.cluster.categories import survey_of
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.method.autoencoder import Autoencoder
@@ -50,7 +50,7 @@ def main() -> None:
     manifest = index_dataset(Location.parse(options.data), [options.category])
     uris = manifest.filter(pc.equal(manifest["split"], "train"))["uri"].to_pylist()
     request = RecipeRequest(options.recipe, tuple(options.set))
-    recipe = request.resolve(options.category, lambda: sample_images(uris))
+    recipe = request.resolve(options.category, lambda: survey_of(uris))
     threads = len(os.sched_getaffinity(0))
     compute = Compute(max_minutes=options.max_minutes, seed=options.seed)
     version = new_version()
@@ -81,7 +81,7 @@ def main() -> None:
     model_store.publish(store, options.category, version, before)
     feed = load_feed(uris, recipe, threads, options.seed)
     precision = model.precision("auto", CPU)
-    test_set = TestSet.read(manifest, recipe.image_size)
+    test_set = TestSet.read(manifest, model.framing)
     network = Autoencoder(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for number, epoch in enumerate(epochs):
         file = place / f"snapshot-{number:02}.safetensors"

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ssray.cluster.categories import survey_of
 from ssray.cluster.environment import quiet_local_ray
 
 quiet_local_ray()
@@ -228,7 +229,7 @@ def trainings_on_one_card(setup: Setup) -> None:
                 first.append(time.perf_counter() - began - epoch.seconds)
 
         uris = training_uris(place / "data", "weave")
-        recipe = request.resolve("weave", lambda: torch.empty(0))
+        recipe = request.resolve("weave", lambda: survey_of(uris))
         watch = Watch()
         with watch.watching():
             train_category(

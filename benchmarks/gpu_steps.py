@@ -29,6 +29,7 @@ from ssray.calibration.calibrate import calibrate
 from ssray.config import Compute, Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.data.demo.dataset import write_demo_data
+from ssray.data.pose import Framing
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.corruption import KINDS, corrupt
 from ssray.method.inference import Reconstructor, autocast, to_network
@@ -394,7 +395,7 @@ def trained_quality_equals_the_cpus(setup: Setup) -> None:
             compact.demo(),
             ["image_size=64", f"schedule.images={images}", "schedule.epochs=null"],
         )
-        test_set = TestSet.read(manifest, recipe.image_size)
+        test_set = TestSet.read(manifest, Framing((64, 64)))
         feed = load_feed(uris, recipe, threads=2, seed=0)
 
         def judged(

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ssray.calibration.calibrate import Calibration
 from ssray.config import Difference
-from ssray.data.decode import read_mask
-from ssray.data.loading import load_images
+from ssray.data.decode import read_image, read_mask
+from ssray.data.pose import Framing, Placement
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import differences, image_batches
 from ssray.metrics.images import image_auroc
@@ -36,24 +36,35 @@ def category_parser(description: str) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class TestSet:
-    """Labelled images of a category: (N, H, W, 3) uint8, labels, masks at their own size."""
+    """Labelled images of a category.
+
+    Attributes:
+        images: (N, H, W, 3) uint8, as networks see them.
+        labels: (N,) 1 = defect, 0 = good.
+        masks: of each, at its own size.
+        framing: made the images of photographs.
+        placements: where the part of each lies, or None.
+    """
 
     images: Tensor
     labels: npt.NDArray[np.int64]
     masks: list[npt.NDArray[np.bool_]]
+    framing: Framing
+    placements: list[Placement | None]
 
     @classmethod
-    def read(cls, manifest: pa.Table, longer_side: int) -> TestSet:
+    def read(cls, manifest: pa.Table, framing: Framing) -> TestSet:
         """The test images of a category's manifest."""
         rows = manifest.filter(pc.equal(manifest["split"], "test")).to_pylist()
-        images = torch.from_numpy(
-            load_images([row["uri"] for row in rows], longer_side, threads=1).images
-        )
-        size = read_mask(next(row["mask_uri"] for row in rows if row["mask_uri"])).shape
+        photographs = [read_image(row["uri"]) for row in rows]
+        images, placements = zip(*map(framing, photographs), strict=True)
         masks = [
-            read_mask(row["mask_uri"]) if row["mask_uri"] else np.zeros(size, bool) for row in rows
+            read_mask(row["mask_uri"]) if row["mask_uri"] else np.zeros(image.shape[:2], bool)
+            for row, image in zip(rows, photographs, strict=True)
         ]
-        return cls(images, np.array([row["label"] for row in rows]), masks)
+        labels = np.array([row["label"] for row in rows])
+        stack = torch.from_numpy(np.stack(images))
+        return cls(stack, labels, masks, framing, list(placements))
 
     def judge(self, maker: MapMaker, stacks: Tensor) -> tuple[float, float]:
         """Image and pixel AUROC of the test images' difference maps, (N, K, H, W)."""
@@ -63,8 +74,9 @@ class TestSet:
     def figures(self, maps: Maps, scores: npt.NDArray[np.float32]) -> tuple[float, float]:
         """Image and pixel AUROC of the test images' (N, H, W) anomaly maps and (N,) scores."""
         counts = PixelCounts()
-        for one, mask in zip(maps, self.masks, strict=True):
-            counts.add(resize_map(one, mask.shape), mask)
+        for one, placement, mask in zip(maps, self.placements, self.masks, strict=True):
+            shape = (mask.shape[0], mask.shape[1])
+            counts.add(resize_map(self.framing.laid_back(one, placement, shape), shape), mask)
         return image_auroc(self.labels, scores), counts.metrics()["pixel_auroc"]
 
 

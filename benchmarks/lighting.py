@@ -43,7 +43,7 @@ def main() -> None:
     version = model_store.published_version(store, options.category)
     model = artifact.load(store, options.category, version)
     manifest = index_dataset(Location.parse(options.data), [options.category])
-    test_set = TestSet.read(manifest, model.recipe.image_size)
+    test_set = TestSet.read(manifest, model.framing)
     networks, maker = model.build_all(CPU), model.map_maker(CPU)
     precision = model.precision("auto", CPU)
     as_it_is, fitted = (

@@ -19,6 +19,7 @@ from labelled import BATCH, TestSet, category_parser
 from torch import Tensor
 
 from ssray.data.dataset import index_dataset
+from ssray.data.pose import Framing
 from ssray.method.anomaly_map import difference_maps
 from ssray.method.inference import autocast, image_batches
 from ssray.method.tiling import Tiling, in_tiles
@@ -34,14 +35,14 @@ OVERLAPS = (0, 1 / 8, 1 / 4, 3 / 8, 1 / 2)
 def main() -> None:
     """Prints a row an overlap."""
     parser = category_parser("What tiles change in an anomaly map.")
-    parser.add_argument("--size", type=int, required=True, help="longer side of the images")
+    parser.add_argument("--size", type=int, required=True, help="side of the images")
     parser.add_argument("--side", type=int, required=True, help="of the tiles")
     options = parser.parse_args()
     store = Location.parse(options.models)
     version = model_store.published_version(store, options.category)
     model = artifact.load(store, options.category, version)
     manifest = index_dataset(Location.parse(options.data), [options.category])
-    test_set = TestSet.read(manifest, options.size)
+    test_set = TestSet.read(manifest, Framing((options.size, options.size)))
     [network] = model.build_all(CPU)
     maker = dataclasses.replace(model.map_maker(CPU), average=None)  # it is of another size
     precision = model.precision("auto", CPU)

@@ -377,6 +377,25 @@ class Decision(_Frozen):
         return folds
 
 
+class Alignment(_Frozen):
+    """The frame around a part that is located in each photograph and turned upright."""
+
+    frame: tuple[float, float, float, float] = Field(
+        description="left, top, right and bottom of the frame from the part's centre, as shares of "
+        "the photograph's shorter side"
+    )
+    turned: bool = Field(
+        True, description="whether the part is turned upright, or only brought to one place"
+    )
+
+    @model_validator(mode="after")
+    def _frame_has_an_inside(self) -> Self:
+        left, top, right, bottom = self.frame
+        if left >= right or top >= bottom:
+            raise ValueError(f"frame must be left < right and top < bottom, found {self.frame}")
+        return self
+
+
 class Recipe(_Frozen):
     """Every setting that changes the model; stored inside the model's artifact."""
 
@@ -384,7 +403,13 @@ class Recipe(_Frozen):
     image_size: int = Field(
         256,
         ge=2 * STRIDE,
-        description="longer side of the resized image, pixels; the aspect ratio is kept",
+        description="side of a square with as many pixels as the resized image has; the aspect "
+        "ratio is kept",
+    )
+    alignment: Alignment | None = Field(
+        None,
+        description="the frame around a part that is located in each photograph and turned "
+        "upright; null takes whole photographs",
     )
     network: Network = Network()
     corruption: Corruption = Corruption()

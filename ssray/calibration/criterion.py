@@ -31,7 +31,7 @@ from ssray.calibration.map_settings import (
     judge,
     open_differences,
 )
-from ssray.config import AnomalyMap, Basis, Difference, MapSettings, Recipe
+from ssray.config import Alignment, AnomalyMap, Basis, Difference, MapSettings, Recipe
 from ssray.method.inference import Reconstructor, evaluating
 
 
@@ -65,6 +65,7 @@ class Criterion(BaseModel):
         labelled: the images of the user's validation set, if ``by`` is ``labelled``.
         labelled_fingerprint: a checksum of these images and their masks, which tells whether any
             has changed.
+        alignment: of the recipes that are compared; all have the same.
         grid: the settings of the map to try besides difference and kernel.
     """
 
@@ -75,6 +76,7 @@ class Criterion(BaseModel):
     seed: int
     labelled: tuple[LabelledImage, ...] = ()
     labelled_fingerprint: str = ""
+    alignment: Alignment | None = None
     grid: Grid = NARROW
 
     @classmethod
@@ -128,7 +130,7 @@ class Criterion(BaseModel):
         source: DefectSource = SyntheticDefects(self.radius, self.seed)
         clean = references
         if self.by == "labelled":
-            good, source = read_labelled(self.labelled, references)
+            good, source = read_labelled(self.labelled, references, self.alignment)
             clean = torch.cat([references, good])
         with evaluating(*reconstructor.networks):
             evidence = gather_evidence(reconstructor, clean, open_differences(wanted), source)

@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ssray.config import Difference
-from ssray.data.decode import read_image, read_mask, resize
+from ssray.config import Alignment, Difference
+from ssray.data.decode import read_image, read_mask
+from ssray.data.pose import Framing
 from ssray.errors import DataError, ImageError
 from ssray.method.anomaly_map import difference_maps
 from ssray.method.inference import BATCH, Reconstructor, image_batches
@@ -189,15 +188,16 @@ class LabelledDefects:
 
 
 def read_labelled(
-    labelled: Sequence[LabelledImage], references: Tensor
+    labelled: Sequence[LabelledImage], references: Tensor, alignment: Alignment | None
 ) -> tuple[Tensor, LabelledDefects]:
-    """Reads the user's validation set, and resizes it to the references' rows and columns.
+    """Reads the user's validation set, and makes images of the references' shape of it.
 
     Images that can't be decoded are left out. Masks are used only if every defective image has one.
 
     Args:
         labelled: the images of the set.
         references: (M, H, W, 3) uint8 images.
+        alignment: the recipe's.
 
     Returns:
         The good images, (N, H, W, 3) uint8, and the defective ones.
@@ -205,34 +205,27 @@ def read_labelled(
     Raises:
         DataError: if no defective image can be used.
     """
-    shape = references.shape[1], references.shape[2]
+    framing = Framing((references.shape[1], references.shape[2]), alignment)
     groups: dict[bool, list[Tensor]] = {False: [], True: []}
     masks, reasons = [], []
     for row in labelled:
         try:
-            image = resize(read_image(row.uri), shape)
-            mask = _resized(read_mask(row.mask_uri), shape) if row.mask_uri else None
+            image, placement = framing(read_image(row.uri))
+            mask = framing.mask(read_mask(row.mask_uri), placement) if row.mask_uri else None
         except ImageError as error:
             reasons.append(f"{row.uri}: {error}")
             continue
         groups[row.defective].append(torch.from_numpy(image.copy()))
         if row.defective:
-            masks.append(mask)
+            masks.append(None if mask is None else torch.from_numpy(mask.copy()))
     if not groups[True]:
         reason = f" The first of {len(reasons)} that can't be read: {reasons[0]}" if reasons else ""
         raise DataError(
             f"no defective image of the validation set can be used; at least one is needed.{reason}"
         )
     known = [mask for mask in masks if mask is not None]
-    truth = torch.zeros(len(masks), 1, *shape, dtype=torch.bool)
+    truth = torch.zeros(len(masks), 1, *framing.shape, dtype=torch.bool)
     if len(known) == len(masks):
         truth[:, 0] = torch.stack(known)
     good = torch.stack(groups[False]) if groups[False] else references[:0]
     return good, LabelledDefects(torch.stack(groups[True]), truth)
-
-
-def _resized(mask: np.ndarray, shape: tuple[int, int]) -> Tensor:
-    """Resizes a (H, W) bool mask to ``shape`` by taking the nearest pixels."""
-    rows, columns = shape
-    resized = Image.fromarray(mask).resize((columns, rows), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.asarray(resized).copy())

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor
 
 from ssray.cluster.evaluate import evaluate
 from ssray.cluster.progress import Progress, Silent
@@ -20,19 +18,22 @@ from ssray.cluster.session import ray_session
 from ssray.cluster.train import train_category
 from ssray.config import Compute
 from ssray.data.dataset import categories, index_dataset, index_images, training_uris
-from ssray.data.loading import load_images, spread
+from ssray.data.loading import common_shape, load_images, spread
+from ssray.data.pose import Framing
 from ssray.errors import ArtifactError, ConfigError, DataError
-from ssray.method.inference import to_network
 from ssray.models.artifact import load
 from ssray.models.quality import in_words
 from ssray.models.store import published
 from ssray.recipes.request import RecipeRequest
+from ssray.recipes.survey import Survey
 from ssray.storage.location import Location
 from ssray.training.progress import ProgressRow
 from ssray.training.tensorboard import event_log
 
-SAMPLE = 32
-SAMPLE_SIDE = 128
+SAMPLE = 64
+"""How many training images are looked at to choose a recipe."""
+SAMPLE_SIDE = 384
+"""The side of a square with as many pixels as they are shrunk to."""
 _SILENT = Silent()
 
 
@@ -185,7 +186,7 @@ def _train_one(
     """Trains one category of a data set; returns how it ended, in a few words."""
     progress.state(category, "reading images")
     uris = source()
-    chosen = recipe.resolve(category, lambda: sample_images(uris))
+    chosen = recipe.resolve(category, functools.cache(lambda: _surveyed(uris, category, progress)))
     budget = [f"{chosen.schedule.images:,} images"]
     if chosen.schedule.epochs:
         budget.append(f"{chosen.schedule.epochs:g} passes")
@@ -222,14 +223,22 @@ def _train_one(
     )
 
 
-def sample_images(uris: Sequence[str]) -> Tensor:
-    """Up to 32 training images, evenly spread, as (N, 3, H, W) float32 of 128 px.
+def _surveyed(uris: Sequence[str], category: str, progress: Progress) -> Survey:
+    """Looks at some training images, and says what they show."""
+    survey = survey_of(uris)
+    progress.note(category, survey.in_words())
+    return survey
+
+
+def survey_of(uris: Sequence[str]) -> Survey:
+    """What up to ``SAMPLE`` training images show, evenly spread over all.
 
     Raises:
         DataError: if none can be used.
     """
-    loaded = load_images(spread(uris, SAMPLE), SAMPLE_SIDE, threads=os.cpu_count() or 1)
-    return to_network(torch.from_numpy(loaded.images), torch.device("cpu"))
+    chosen, threads = spread(uris, SAMPLE), os.cpu_count() or 1
+    loaded = load_images(chosen, Framing(common_shape(chosen, SAMPLE_SIDE, threads)), threads)
+    return Survey.of(loaded.images)
 
 
 def evaluate_categories(

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray.data
 
-from ssray.data.decode import UInt8Image, read_image, resize
+from ssray.data.decode import UInt8Image, read_image
+from ssray.data.pose import Framing
 from ssray.errors import ImageError
 
 DECODE_CPUS = 0.25
@@ -19,12 +20,12 @@ RESERVED_CPUS = 0.5
 _BATCH = 32
 
 
-def decode_on_cluster(uris: Sequence[str], shape: tuple[int, int]) -> Iterator[UInt8Image | None]:
+def decode_on_cluster(uris: Sequence[str], framing: Framing) -> Iterator[UInt8Image | None]:
     """Decodes images in tasks anywhere on the connected Ray, ahead of their use.
 
     Args:
         uris: readable from every node.
-        shape: rows and columns to resize to.
+        framing: makes images of one shape of them.
 
     Yields:
         For each URI in order (H, W, 3) uint8, or None where the image can't be used.
@@ -34,7 +35,7 @@ def decode_on_cluster(uris: Sequence[str], shape: tuple[int, int]) -> Iterator[U
     context.execution_options.preserve_order = True
     blocks = [pa.table({"uri": uris[i : i + _BATCH]}) for i in range(0, len(uris), _BATCH)]
     images = ray.data.from_arrow(blocks).map_batches(
-        _decoded, batch_size=None, num_cpus=DECODE_CPUS, fn_kwargs={"shape": shape}
+        _decoded, batch_size=None, num_cpus=DECODE_CPUS, fn_kwargs={"framing": framing}
     )
     for batch in images.iter_batches(batch_size=None, prefetch_batches=2):
         for image, usable in zip(batch["image"], batch["usable"], strict=True):
@@ -42,14 +43,14 @@ def decode_on_cluster(uris: Sequence[str], shape: tuple[int, int]) -> Iterator[U
 
 
 def _decoded(
-    batch: dict[str, npt.NDArray[np.str_]], shape: tuple[int, int]
+    batch: dict[str, npt.NDArray[np.str_]], framing: Framing
 ) -> dict[str, npt.NDArray[np.generic]]:
     uris = batch["uri"]
-    images = np.zeros((len(uris), *shape, 3), np.uint8)
+    images = np.zeros((len(uris), *framing.shape, 3), np.uint8)
     usable = np.ones(len(uris), bool)
     for number, uri in enumerate(uris):
         try:
-            images[number] = resize(read_image(str(uri)), shape)
+            images[number], _ = framing(read_image(str(uri)))
         except ImageError:
             usable[number] = False
     return {"image": images, "usable": usable}

@@ -113,5 +113,4 @@ def _model(search: Search, trial: TrialResult) -> ModelArtifact:
 
 
 def _held_out(search: Search, model: ModelArtifact, threads: int) -> Tensor:
-    seed, shape = search.compute.seed, model.input_shape
-    return load_held_out(search.uris, model.recipe, threads, seed, shape)
+    return load_held_out(search.uris, model.recipe, threads, search.compute.seed, model.framing)

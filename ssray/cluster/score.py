@@ -11,6 +11,7 @@ leave the other cores idle.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,8 +27,9 @@ from ssray.cluster.progress import forwarded
 from ssray.cluster.resources import WorkerResources, check_capacity, scoring_workers
 from ssray.cluster.session import one_line
 from ssray.config import Compute
+from ssray.data.pose import Framing, Placement
 from ssray.errors import ScoringError
-from ssray.models.artifact import load_facts
+from ssray.models.artifact import load_framing
 from ssray.models.device import resolve_device, use_cores
 from ssray.scoring.judge import SCORE_BATCH, Judge, Prepared
 from ssray.scoring.labelled import LabelledImage, judge_labelled, prepare_labelled
@@ -48,6 +50,7 @@ _PREPARED = pa.schema(
         pa.field("label", pa.int8()),
         pa.field("image", pa.binary(), metadata={"layout": "(H, W, 3) uint8, network size"}),
         pa.field("shape", pa.list_(pa.int32(), 2), metadata={"of": "the image"}),
+        pa.field("placement", pa.list_(pa.float64(), 3), metadata={"of": "the part: x, y, angle"}),
         pa.field("truth", pa.binary(), metadata={"layout": "packed bits of truth_shape"}),
         pa.field("truth_shape", pa.list_(pa.int32(), 2)),
         pa.field("error", pa.string()),
@@ -121,16 +124,15 @@ def _scored(
     blocks = [ordered.slice(i, DECODE_BATCH) for i in range(0, len(ordered), DECODE_BATCH)]
     actors, each = scoring_workers(compute, len(blocks))
     check_capacity(actors, 0, each.gpus)
-    shapes = {
-        category: load_facts(store, category, version).input_shape
-        for category, version in versions.items()
+    framings = {
+        category: load_framing(store, category, version) for category, version in versions.items()
     }
     prepared = ray.data.from_arrow(blocks).map_batches(
         _prepare,
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=_DECODE_CPUS,
-        fn_kwargs={"shapes": shapes},
+        fn_kwargs={"framings": framings},
     )
     return prepared.map_batches(
         _JudgingActor,
@@ -150,11 +152,12 @@ def _scored(
     )
 
 
-def _prepare(images: pa.Table, shapes: Mapping[str, tuple[int, int]]) -> pa.Table:
-    """Fetches, decodes and resizes a block of images; ``_PREPARED`` rows."""
+def _prepare(images: pa.Table, framings: Mapping[str, Framing]) -> pa.Table:
+    """Makes networks' inputs of a block of images; ``_PREPARED`` rows."""
     fetch = Fetcher()
     prepared = [
-        _packed(prepare_labelled(row, shapes[row["category"]], fetch)) for row in images.to_pylist()
+        _packed(prepare_labelled(row, framings[row["category"]], fetch))
+        for row in images.to_pylist()
     ]
     return pa.Table.from_pylist(prepared, schema=_PREPARED)
 
@@ -168,6 +171,7 @@ def _packed(image: LabelledImage) -> dict[str, Any]:
         "label": image.label,
         "image": None if prepared.image is None else prepared.image.tobytes(),
         "shape": prepared.shape,
+        "placement": prepared.placement and dataclasses.astuple(prepared.placement),
         "truth": None if truth is None else np.packbits(truth).tobytes(),
         "truth_shape": None if truth is None else truth.shape,
         "error": prepared.error,
@@ -186,7 +190,8 @@ def _unpacked(row: Mapping[str, Any], shape: tuple[int, int]) -> LabelledImage:
         prepared = Prepared.unusable(row["error"], row["detail"])
     else:
         pixels = np.frombuffer(row["image"], np.uint8).reshape(*shape, 3)
-        prepared = Prepared(pixels, tuple(row["shape"]))
+        placement = row["placement"] and Placement(*row["placement"])
+        prepared = Prepared(pixels, tuple(row["shape"]), placement)
     return LabelledImage(
         row["uri"], row["category"], row["split_type"], row["label"], prepared, truth
     )

@@ -12,27 +12,27 @@ from datetime import UTC, datetime
 import pyarrow.compute as pc
 import ray
 from ray.util.queue import Empty, Queue
-from torch import Tensor
 
 import ssray
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import LabelledImage
 from ssray.calibration.map_settings import NARROW, WIDE, Grid
-from ssray.cluster.categories import SAMPLE_SIDE, each_category, sample_images
+from ssray.cluster.categories import each_category, survey_of
 from ssray.cluster.ensembles import ensemble_of
 from ssray.cluster.progress import Progress, Silent
 from ssray.cluster.resources import side_by_side
 from ssray.cluster.session import one_line, ray_session
 from ssray.cluster.train import TRAININGS
 from ssray.cluster.tune import Search, search_category
-from ssray.config import Basis, Compute
+from ssray.config import STRIDE, Basis, Compute
 from ssray.data.dataset import categories, index_dataset, training_uris
 from ssray.data.loading import load_images
+from ssray.data.pose import Framing
 from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
-from ssray.method.projection import is_texture
 from ssray.models.artifact import SweepFacts, is_complete, load, save
 from ssray.models.store import in_use, publish
 from ssray.recipes.request import RecipeRequest
+from ssray.recipes.survey import Survey
 from ssray.report.search import render_sweep
 from ssray.search.space import fitted_to, read_space, size_of
 from ssray.search.trials import CategorySweep, TrialResult, best, leaderboard
@@ -95,9 +95,9 @@ class SweepRequest:
                 "--select-by synthetic or labelled."
             )
 
-    def grid_for(self, images: Tensor) -> Grid:
-        """The grid for a category, from some of its training images, as for ``is_texture``."""
-        return self.grid or (WIDE if is_texture(images) else NARROW)
+    def grid_for(self, survey: Survey) -> Grid:
+        """The grid for a category, from what its training images show."""
+        return self.grid or (WIDE if survey.texture else NARROW)
 
 
 def sweep_categories(
@@ -183,8 +183,8 @@ class _Sweep:
     def _begun(self, category: str) -> Search:
         """The search of a category, once its images and the user's settings have been looked at."""
         uris = sorted(training_uris(self.root, category))
-        sample = sample_images(uris)  # where none can be used, no trial needs to find out
-        recipe = self.request.recipe.resolve(category, lambda: sample)
+        survey = survey_of(uris)  # where none can be used, no trial needs to find out
+        recipe = self.request.recipe.resolve(category, lambda: survey)
         if self.request.ensemble and recipe.decision.folds:
             raise ConfigError(
                 f"{category}: --ensemble and --calibration-folds exclude each other: models of "
@@ -204,7 +204,8 @@ class _Sweep:
                 seed=self.compute.seed,
                 labelled=labelled,
                 labelled_fingerprint=fingerprint(files),
-                grid=self.request.grid_for(sample),
+                alignment=recipe.alignment,
+                grid=self.request.grid_for(survey),
             ),
             compute=self.compute,
             trials=min(self.request.trials, size_of(space)),
@@ -351,7 +352,7 @@ def _labelled(validation: Location | None, category: str) -> tuple[LabelledImage
         raise DataError(
             f"{validation / category}: no defective image in test/; nothing to choose by."
         )
-    load_images(defective, SAMPLE_SIDE, threads=os.cpu_count() or 1)
+    load_images(defective, Framing((STRIDE, STRIDE)), threads=os.cpu_count() or 1)
     return tuple(
         LabelledImage(uri=row["uri"], defective=bool(row["label"]), mask_uri=row["mask_uri"])
         for row in rows

@@ -188,7 +188,7 @@ def train_category(
             each=each,
             store=store,
             folder=folder,
-            streamed=exceeds_memory(uris, recipe.image_size, compute.memory_gib, each.cpus),
+            streamed=exceeds_memory(uris, recipe, compute.memory_gib, each.cpus),
             instead_of=in_use(store, category),
             trial=trial,
             reports=Queue(actor_options={"num_cpus": 0}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Iterator
 
@@ -156,18 +157,18 @@ def read_mask(uri: str) -> npt.NDArray[np.bool_]:
     return decode_mask(_fetch(uri))
 
 
-def network_shape(height: int, width: int, longer_side: int) -> tuple[int, int]:
+def network_shape(height: int, width: int, side: int) -> tuple[int, int]:
     """Returns the rows and columns that an image is resized to for the network.
 
-    The longer side becomes ``longer_side`` pixels and the aspect ratio is kept, but no side gets
-    shorter than 8 pixels.
+    They have about as many pixels as a square of ``side``, so that long images lose no more detail
+    than others. The aspect ratio is kept, but no side gets shorter than 8 pixels.
 
     >>> network_shape(1024, 1024, 256)
     (256, 256)
     >>> network_shape(450, 640, 256)
-    (180, 256)
+    (215, 305)
     """
-    scale = longer_side / max(height, width)
+    scale = side / math.sqrt(height * width)
     rows, columns = (max(STRIDE, round(side * scale)) for side in (height, width))
     return rows, columns
 

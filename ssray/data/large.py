@@ -6,15 +6,20 @@ resizes each row by itself, rounds to 8 bits, and then resizes the columns.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pyvips
 from PIL import Image
 
-from ssray.data.decode import UInt8Image, decode_noted, resize
+from ssray.data.decode import UInt8Image, decode_noted, network_shape, resize
+from ssray.data.pose import Framing, Placement
 from ssray.errors import ImageError
 
 MAX_LARGE_PIXELS = 1_000_000_000
 """The largest image, in pixels; larger ones are refused before they are decoded."""
+LARGE_SIDE = 8_192
+"""Of a square with as many pixels as a larger image is shrunk to before its part is located."""
 _STRIP_PIXELS = 8_000_000
 _FORMATS = {"uchar": 8, "ushort": 16}
 """The bits of each type of pixel that is accepted, by the name libvips has for it."""
@@ -47,6 +52,46 @@ def decode_resized(
     return resize(image, shape), (image.shape[0], image.shape[1]), note
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """An image of a network's size.
+
+    Attributes:
+        image: (h, w, 3) uint8.
+        shape: rows and columns that it had in the file.
+        placement: where the part lies in it, if the framing aligns parts.
+        note: of ``ssray.data.decode.decode_noted``.
+    """
+
+    image: UInt8Image
+    shape: tuple[int, int]
+    placement: Placement | None = None
+    note: str | None = None
+
+
+def decode_framed(content: bytes, framing: Framing) -> Decoded:
+    """Decodes an image of any size and makes a network's input of it.
+
+    Raises:
+        ImageError: as ``decode_resized`` does, or with code ``part_not_found``.
+    """
+    if framing.alignment is None:
+        image, shape, note = decode_resized(content, framing.shape)
+        return Decoded(image, shape, note=note)
+    try:
+        photograph, note = decode_noted(content)
+        shape = photograph.shape[0], photograph.shape[1]
+    except ImageError as error:
+        if error.code != "too_large":
+            raise
+        opened = _opened(content)
+        shape, note = (opened.height, opened.width), None
+        smaller = network_shape(*shape, LARGE_SIDE)
+        photograph, _ = decode_large(content, smaller)
+    image, placement = framing(photograph)
+    return Decoded(image, shape, placement, note)
+
+
 def decode_large(content: bytes, shape: tuple[int, int]) -> tuple[UInt8Image, tuple[int, int]]:
     """Decodes and resizes a PNG, JPEG or TIFF of up to ``MAX_LARGE_PIXELS``, in strips.
 
@@ -63,18 +108,7 @@ def decode_large(content: bytes, shape: tuple[int, int]) -> tuple[UInt8Image, tu
         ImageError: with code ``too_large``, ``truncated``, ``unknown_format`` or
             ``unsupported_mode``.
     """
-    try:
-        image = pyvips.Image.new_from_buffer(content, "", access="sequential", fail_on="truncated")
-    except pyvips.Error as error:
-        raise ImageError(
-            "unknown_format",
-            f"too large to decode at once, and no PNG, JPEG or TIFF to decode in strips ({error})",
-        ) from None
-    if image.width * image.height > MAX_LARGE_PIXELS:
-        raise ImageError(
-            "too_large",
-            f"{image.width} x {image.height} pixels; at most {MAX_LARGE_PIXELS:,} are accepted",
-        )
+    image = _opened(content)
     if image.format not in _FORMATS or image.interpretation not in _COLOURS:
         raise ImageError(
             "unsupported_mode", f"{image.interpretation} of {image.format}; expected grey or RGB"
@@ -94,6 +128,23 @@ def decode_large(content: bytes, shape: tuple[int, int]) -> tuple[UInt8Image, tu
         raise ImageError("truncated", f"the image data is damaged or cut short ({error})") from None
     whole = Image.fromarray(narrow).resize((columns, rows), Image.Resampling.HAMMING)
     return np.asarray(whole), (image.height, image.width)
+
+
+def _opened(content: bytes) -> pyvips.Image:
+    """Reads the header of a large image, and checks the size that it states."""
+    try:
+        image = pyvips.Image.new_from_buffer(content, "", access="sequential", fail_on="truncated")
+    except pyvips.Error as error:
+        raise ImageError(
+            "unknown_format",
+            f"too large to decode at once, and no PNG, JPEG or TIFF to decode in strips ({error})",
+        ) from None
+    if image.width * image.height > MAX_LARGE_PIXELS:
+        raise ImageError(
+            "too_large",
+            f"{image.width} x {image.height} pixels; at most {MAX_LARGE_PIXELS:,} are accepted",
+        )
+    return image
 
 
 def _strip(image: pyvips.Image, region: pyvips.Region, top: int, height: int) -> UInt8Image:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ssray.data.decode import UInt8Image, network_shape, read_image, read_image_shape, resize
+from ssray.config import Alignment
+from ssray.data.decode import UInt8Image, network_shape, read_image, read_image_shape
+from ssray.data.pose import Framing
 from ssray.errors import DataError, ImageError
 
 SHAPE_SAMPLE = 33
@@ -32,39 +34,33 @@ class LoadedImages:
 
 def load_images(
     uris: Iterable[str],
-    longer_side: int,
+    framing: Framing,
     threads: int,
     *,
-    square: bool = False,
-    shape: tuple[int, int] | None = None,
+    middle: bool = False,
     on_decoded: Callable[[int, int], None] = lambda done, count: None,
 ) -> LoadedImages:
-    """Decodes images in parallel and resizes them to one shape.
+    """Decodes images in parallel and brings them to one shape.
 
     Args:
         uris: where the images are.
-        longer_side: the longer side of the resized images in pixels; the shorter one follows from
-            the aspect ratio that most images have.
+        framing: makes a network's input of each.
         threads: how many images to decode at once.
-        square: whether to cut out the middle square of each image first.
-        shape: the rows and columns to resize to, if they are known already.
+        middle: whether to cut out the middle square of each image first.
         on_decoded: called after each image with the number done, and the number of all.
 
     Raises:
         DataError: if no image can be used.
     """
     uris = list(uris)
-    if square:
-        shape = (longer_side, longer_side)
-    shape = shape or common_shape(uris, longer_side, threads)
-    images = np.empty((len(uris), *shape, 3), np.uint8)
+    images = np.empty((len(uris), *framing.shape, 3), np.uint8)
 
     def load(number: int) -> str | None:
         try:
             image = read_image(uris[number])
+            images[number], _ = framing(_middle(image) if middle else image)
         except ImageError as error:
             return error.code
-        images[number] = resize(_middle(image) if square else image, shape)
         return None
 
     reasons: list[str | None] = []
@@ -80,7 +76,27 @@ def load_images(
     return LoadedImages(images, skipped)
 
 
-def common_shape(uris: Sequence[str], longer_side: int, threads: int) -> tuple[int, int]:
+def common_framing(
+    uris: Sequence[str], side: int, alignment: Alignment | None, threads: int
+) -> Framing:
+    """The framing that brings images to one shape.
+
+    Args:
+        uris: where the images are.
+        side: of a square with as many pixels.
+        alignment: the frame around a part that is located first; without one the shape is that
+            which most images would get by ``network_shape``.
+        threads: how many images to look at at once.
+
+    Raises:
+        DataError: as ``common_shape``.
+    """
+    if alignment:
+        return Framing.around(alignment, side)
+    return Framing(common_shape(uris, side, threads))
+
+
+def common_shape(uris: Sequence[str], side: int, threads: int) -> tuple[int, int]:
     """Returns the rows and columns that most images would be resized to by ``network_shape``.
 
     Of many images only ``SHAPE_SAMPLE`` are looked at, spread evenly over all.
@@ -91,7 +107,7 @@ def common_shape(uris: Sequence[str], longer_side: int, threads: int) -> tuple[i
 
     def shape_of(uri: str) -> tuple[int, int] | str:
         try:
-            return network_shape(*read_image_shape(uri), longer_side)
+            return network_shape(*read_image_shape(uri), side)
         except ImageError as error:
             return error.code
 

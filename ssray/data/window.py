@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssray.data.decode import UInt8Image
+from ssray.data.pose import Framing
 from ssray.errors import DataError
 
 START = 256
@@ -22,8 +23,8 @@ _STAGED = 64
 """How many images are copied to the device at once, if they take no more than the next limit."""
 _STAGED_BYTES = 64 * 1024**2
 
-Decode = Callable[[Sequence[str], tuple[int, int]], Iterator[UInt8Image | None]]
-"""Decodes images: yields one for each URI, in order, resized to the shape (rows, columns).
+Decode = Callable[[Sequence[str], Framing], Iterator[UInt8Image | None]]
+"""Decodes images: yields one for each URI, in order, as the framing makes it.
 
 For an image that can't be used it yields None.
 """
@@ -44,7 +45,7 @@ class ImageWindow:
     def __init__(
         self,
         uris: Sequence[str],
-        shape: tuple[int, int],
+        framing: Framing,
         decode: Decode,
         capacity: int,
         *,
@@ -55,7 +56,7 @@ class ImageWindow:
 
         Args:
             uris: the images of this process; each pass over them has its own random order.
-            shape: the rows and columns of the images.
+            framing: makes images of one shape of the photographs.
             decode: reads and decodes images.
             capacity: how many images to hold at once.
             seed: fixes the orders.
@@ -63,8 +64,8 @@ class ImageWindow:
         """
         self.total = total or len(uris)
         self.damaged: set[str] = set()
-        self._uris, self._shape, self._decode, self._seed = uris, shape, decode, seed
-        self._slots = torch.zeros((capacity, *shape, 3), dtype=torch.uint8)
+        self._uris, self._framing, self._decode, self._seed = uris, framing, decode, seed
+        self._slots = torch.zeros((capacity, *framing.shape, 3), dtype=torch.uint8)
         self._entered = 0
         self._arrivals: Iterator[UInt8Image] = iter(())
 
@@ -112,7 +113,7 @@ class ImageWindow:
     def _take_in(self, arrivals: Iterator[UInt8Image], place: int, count: int) -> None:
         """Copies ``count`` images into the slots from ``place`` on; for a GPU by pinned memory."""
         on_gpu = self._slots.device.type == "cuda"
-        staged = torch.empty((count, *self._shape, 3), dtype=torch.uint8, pin_memory=on_gpu)
+        staged = torch.empty((count, *self._framing.shape, 3), dtype=torch.uint8, pin_memory=on_gpu)
         for slot, image in zip(staged, arrivals, strict=True):
             slot.numpy()[...] = image
         self._slots[place : place + count].copy_(staged, non_blocking=True)
@@ -126,7 +127,7 @@ class ImageWindow:
             order = np.random.default_rng((self._seed, number)).permutation(len(self._uris))
             chosen = [self._uris[i] for i in order[offset:]]
             offset = 0
-            for uri, image in zip(chosen, self._decode(chosen, self._shape), strict=True):
+            for uri, image in zip(chosen, self._decode(chosen, self._framing), strict=True):
                 if image is None:
                     self.damaged.add(uri)
                 latest = latest if image is None else image

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
-from ssray.data.decode import UInt8Image, read_image, resize
+from ssray.data.decode import UInt8Image, read_image
+from ssray.data.pose import Framing
 from ssray.diagnosis import MIN_IMAGES
 from ssray.diagnosis.findings import Diagnosis
 from ssray.errors import ConfigError, DataError, ImageError
@@ -79,7 +80,7 @@ def diagnose(
     generator = torch.Generator().manual_seed(compute.seed)
 
     order = torch.randperm(len(uris), generator=generator).tolist()
-    surveyed = _survey([uris[i] for i in order], model.input_shape, images, counting)
+    surveyed = _survey([uris[i] for i in order], model.framing, images, counting)
     if surveyed.read < MIN_IMAGES:
         raise DataError(
             f"{root / category}: {surveyed.read} usable images in train/good "
@@ -117,14 +118,15 @@ class _Survey:
         return self.pixels.images
 
 
-def _survey(uris: Sequence[str], shape: tuple[int, int], keep: int, counting: Counting) -> _Survey:
+def _survey(uris: Sequence[str], framing: Framing, keep: int, counting: Counting) -> _Survey:
     """Reads every image once, ``_PART`` at a time, and keeps the first ``keep``."""
+    shape = framing.shape
     half = shape[0] // 2, shape[1] // 2
     pixels, windows = PositionMoments.zero(shape), PositionMoments.zero(half)
     kept: list[UInt8Image] = []
     with counting("Reading the training images", len(uris)) as report:
         for start in range(0, len(uris), _PART):
-            part = list(_read(uris[start : start + _PART], shape))
+            part = list(_read(uris[start : start + _PART], framing))
             for image in part:
                 x = to_network(torch.tensor(image[np.newaxis]), torch.device("cpu"))
                 pixels += PositionMoments.of(x, shape)
@@ -135,12 +137,12 @@ def _survey(uris: Sequence[str], shape: tuple[int, int], keep: int, counting: Co
     return _Survey(pixels, windows, torch.from_numpy(stack))
 
 
-def _read(uris: Sequence[str], shape: tuple[int, int]) -> Iterator[UInt8Image]:
-    """Yields the images that can be read, resized to ``shape``."""
+def _read(uris: Sequence[str], framing: Framing) -> Iterator[UInt8Image]:
+    """Yields the images that can be read, as the model's network sees them."""
 
     def read(uri: str) -> UInt8Image | None:
         try:
-            return resize(read_image(uri), shape)
+            return framing(read_image(uri))[0]
         except ImageError:
             return None
 

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from ssray.calibration.calibrate import Calibration
 from ssray.config import Basis, Precision, Recipe
+from ssray.data.pose import Framing
 from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
@@ -185,8 +186,13 @@ class ModelArtifact:
 
     @property
     def input_shape(self) -> tuple[int, int]:
-        """The rows and columns that every image is resized to."""
+        """The rows and columns of the network's input."""
         return self.facts.input_shape
+
+    @property
+    def framing(self) -> Framing:
+        """How photographs become the network's input, and its maps go back."""
+        return Framing(self.facts.input_shape, self.recipe.alignment)
 
     def build(self, device: torch.device) -> nn.Module:
         """Builds the first network; it turns (B, 3, H, W) float32 images into their reconstruction.
@@ -326,6 +332,20 @@ def load_facts(store: Location, category: str, version: str) -> TrainingFacts:
         )
     except ValidationError as error:
         raise _unreadable(place, error) from None
+
+
+def load_framing(store: Location, category: str, version: str) -> Framing:
+    """Reads how a version's photographs become its network's input, but not its weights.
+
+    Raises:
+        ArtifactError: as ``load`` does.
+    """
+    place = store / category / version
+    try:
+        recipe = Recipe.model_validate_json(_verified(place, "recipe.json", _manifest(place)))
+    except ValidationError as error:
+        raise _unreadable(place, error) from None
+    return Framing(load_facts(store, category, version).input_shape, recipe.alignment)
 
 
 def write_epoch_log(

@@ -141,11 +141,12 @@ class BatchScorer:
         self, sources: Sequence[Source], judge: Judge, fetch: Fetcher, spent: Spent
     ) -> Iterator[tuple[Source, Prepared]]:
         """Yields the images of a batch in order; threads prepare the next ones meanwhile."""
-        shape = judge.artifact.input_shape
+        framing = judge.artifact.framing
         waiting: deque[tuple[Source, Future[Prepared], int]] = deque()
         held_bytes = 0
         for source, content, held in _contents(sources, fetch, spent):
-            waiting.append((source, self._readers.submit(prepare, content, shape, spent.on), held))
+            prepared = self._readers.submit(prepare, content, framing, spent.on)
+            waiting.append((source, prepared, held))
             held_bytes += held
             while len(waiting) > self._ahead or (waiting and held_bytes > MOST_HELD_BYTES):
                 first, future, freed = waiting.popleft()

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from ssray.config import (
+    Alignment,
     AnomalyMap,
     Augmentation,
     Corruption,
@@ -55,6 +56,18 @@ def object_() -> Recipe:
     Cost: 2.3e16 FLOP. Neither the paper nor we have a figure.
     """
     return _recipe("object", size=256, places_matter=True, occlusion=True)
+
+
+def aligned(alignment: Alignment) -> Recipe:
+    """Parts at any angle on a plain background: located, turned upright, seen in as many pixels as
+    an image of 288 px has.
+
+    ``ssray train --data ROOT --category C --models STORE --recipe paper``
+
+    Cost: 2.9e16 FLOP. Neither the paper nor we have a figure.
+    """
+    recipe = _recipe("aligned", size=288, kernel=5, places_matter=True, occlusion=True)
+    return recipe.model_copy(update={"alignment": alignment})
 
 
 def carpet() -> Recipe:

@@ -1,4 +1,4 @@
-"""Named recipes, recipe files, and the choice between texture and object.
+"""Named recipes, recipe files, and the choice between texture, object and aligned part.
 
 ``compact`` and ``paper`` are families. Which of its recipes a category gets is decided by the
 category's name or by its training images, never by test images or labels. A recipe file is JSON
@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ssray.config import Recipe, override, parse
+from ssray.config import Alignment, Recipe, override, parse
 from ssray.errors import ConfigError
 from ssray.recipes import compact, paper
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from ssray.recipes.survey import Survey
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,19 @@ class Family:
     Attributes:
         texture: for surfaces, where places do not matter.
         object_: for parts in a fixed place.
+        aligned: for parts that are located first and turned upright.
         by_category: for categories known by name.
     """
 
     texture: Callable[[], Recipe]
     object_: Callable[[], Recipe]
+    aligned: Callable[[Alignment], Recipe]
     by_category: Mapping[str, Callable[[], Recipe]]
 
 
 FAMILIES = {
-    "compact": Family(compact.texture, compact.object_, {}),
-    "paper": Family(paper.texture, paper.object_, paper.MVTEC_AD),
+    "compact": Family(compact.texture, compact.object_, compact.aligned, {}),
+    "paper": Family(paper.texture, paper.object_, paper.aligned, paper.MVTEC_AD),
 }
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "compact-texture": compact.texture,
@@ -73,23 +75,25 @@ class RecipeRequest:
         else:
             self._named()
 
-    def resolve(self, category: str, images: Callable[[], Tensor]) -> Recipe:
+    def resolve(self, category: str, survey: Callable[[], Survey]) -> Recipe:
         """The recipe for a category.
 
         Args:
             category: its name.
-            images: gives some of its training images, (N, 3, H, W) float32 in [0, 1]; called
-                only if they decide.
+            survey: tells what its training images show; called only if that decides.
         """
         if isinstance(self.name, Recipe) or self.name not in FAMILIES:
             return self._named()
         family = FAMILIES[self.name]
-        recipe = family.by_category.get(category)
-        if recipe is None:
-            from ssray.method.projection import is_texture
-
-            recipe = family.texture if is_texture(images()) else family.object_
-        return override(recipe(), self.settings)
+        known = family.by_category.get(category)
+        if known:
+            return override(known(), self.settings)
+        seen = survey()
+        if seen.texture:
+            return override(family.texture(), self.settings)
+        if seen.alignment and "alignment=null" not in self.settings:
+            return override(family.aligned(seen.alignment), self.settings)
+        return override(family.object_(), self.settings)
 
     def _named(self) -> Recipe:
         if isinstance(self.name, Recipe):

@@ -26,7 +26,7 @@ from ssray.errors import ArtifactError, ConfigError
 from ssray.method.anomaly_map import MapMaker, difference_maps
 from ssray.method.inference import TILING, to_network
 from ssray.models.artifact import ModelArtifact
-from ssray.scoring.judge import Judge, prepare_pixels
+from ssray.scoring.judge import Judge, Prepared
 from ssray.storage.location import Location
 
 TOLERANCE = 1e-3
@@ -70,6 +70,11 @@ def export(model: ModelArtifact, kind: ExportFormat, out: Location) -> float:
         ConfigError: if a package for the format is missing, or the model sees images in tiles,
             which its thresholds belong to and a single module can't do.
     """
+    if model.recipe.alignment:
+        raise ConfigError(
+            f"{model.category}: this model locates each part and turns it upright, which can't be "
+            "exported. Train one with --set alignment=null."
+        )
     if max(model.input_shape) > TILING.side:
         raise ConfigError(
             f"{model.category}: this model sees its images of {max(model.input_shape)} pixels in "
@@ -110,7 +115,7 @@ def _difference(model: ModelArtifact, run: _Run, pattern: UInt8Image) -> float:
         infinity where ssray's own are no numbers.
     """
     judge = Judge(model, _CPU, "float32", "torch")
-    [judged] = judge([prepare_pixels(pattern, model.input_shape)])
+    [judged] = judge([Prepared(pattern, model.input_shape)])
     if judged.verdict is None:
         return math.inf
     image = to_network(torch.from_numpy(pattern)[None], _CPU)

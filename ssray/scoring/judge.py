@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from ssray.config import Backend, Precision
-from ssray.data.decode import UInt8Image, resize
-from ssray.data.large import decode_resized
+from ssray.data.decode import UInt8Image
+from ssray.data.large import decode_framed
+from ssray.data.pose import Framing, Placement
 from ssray.errors import ImageError
 from ssray.models.artifact import ModelArtifact, load
 from ssray.scoring.scorer import Scorer
@@ -34,6 +35,7 @@ class Prepared:
     Attributes:
         image: (h, w, 3) uint8; None where it can't be used.
         shape: rows and columns of the image as it was photographed; None where that is not known.
+        placement: where the part lies, for a model that aligns its parts.
         error: the reason code of an image that can't be used.
         detail: the reason in words.
         note: what of the image was not taken into account (``ssray.data.decode.decode_noted``).
@@ -42,6 +44,7 @@ class Prepared:
 
     image: UInt8Image | None
     shape: tuple[int, int] | None = None
+    placement: Placement | None = None
     error: str | None = None
     detail: str | None = None
     note: str | None = None
@@ -59,34 +62,44 @@ def _untimed(stage: str) -> AbstractContextManager[None]:
 
 def prepare(
     read: Callable[[], bytes],
-    shape: tuple[int, int],
+    framing: Framing,
     timed: Callable[[str], AbstractContextManager[None]] = _untimed,
 ) -> Prepared:
-    """Fetches an image, decodes it and resizes it to a network's input. Whatever is wrong with it
+    """Fetches an image, decodes it and makes a network's input of it. Whatever is wrong with it
     becomes a reason code, so that one image never ends the work on others.
 
     Args:
         read: gives the bytes of the image's file.
-        shape: rows and columns of the network's input.
+        framing: the model's.
         timed: encloses each stage, ``fetch`` and ``decode``.
     """
     try:
         with timed("fetch"):
             content = read()
         with timed("decode"):
-            image, photographed, note = decode_resized(content, shape)
+            decoded = decode_framed(content, framing)
     except ImageError as error:
         return Prepared.unusable(error.code, str(error))
     except MemoryError:
         raise
     except Exception as error:  # what a decoder does with damaged data is open-ended
         return Prepared.unusable("unreadable", f"{type(error).__name__}: {error}")
-    return Prepared(image, photographed, note=note, size_bytes=len(content))
+    return Prepared(
+        decoded.image,
+        decoded.shape,
+        decoded.placement,
+        note=decoded.note,
+        size_bytes=len(content),
+    )
 
 
-def prepare_pixels(image: UInt8Image, shape: tuple[int, int]) -> Prepared:
-    """Resizes decoded pixels, (H, W, 3) uint8, to a network's input."""
-    return Prepared(resize(image, shape), (image.shape[0], image.shape[1]))
+def prepare_pixels(image: UInt8Image, framing: Framing) -> Prepared:
+    """Makes a network's input of decoded pixels, (H, W, 3) uint8."""
+    try:
+        framed, placement = framing(image)
+    except ImageError as error:
+        return Prepared.unusable(error.code, str(error))
+    return Prepared(framed, (image.shape[0], image.shape[1]), placement)
 
 
 @dataclass(frozen=True)
@@ -169,32 +182,29 @@ class Judge:
         return cls(load(store, category, version), device, precision, backend)
 
     def __call__(self, prepared: Sequence[Prepared]) -> list[Judged]:
-        """Judges images that were prepared for this model's ``input_shape``, in their order."""
-        usable = [(p.image, p.shape) for p in prepared if p.image is not None and p.shape]
-        if not usable:
-            return [Judged(each) for each in prepared]
-        images, shapes = zip(*usable, strict=True)
-        verdicts = self._verdicts(np.stack(images), shapes)
+        """Judges images that were prepared with this model's ``framing``, in their order."""
+        usable = [each for each in prepared if each.image is not None]
+        verdicts = self._verdicts(usable) if usable else iter(())
         return [Judged(p, None if p.image is None else next(verdicts)) for p in prepared]
 
-    def _verdicts(
-        self, images: UInt8Image, shapes: Sequence[tuple[int, int]]
-    ) -> Iterator[Verdict | None]:
-        """A verdict for each of (B, h, w, 3) uint8 images; None where the output is no number."""
-        scored, calibration = self._score(images), self.artifact.calibration
+    def _verdicts(self, prepared: Sequence[Prepared]) -> Iterator[Verdict | None]:
+        """A verdict for each of some usable images; None where the output is no number."""
+        scored = self._score(np.stack([each.image for each in prepared if each.image is not None]))
+        calibration, framing = self.artifact.calibration, self.artifact.framing
         p_values = calibration.p_values(scored.scores)
         limit = calibration.image_threshold
-        for anomaly_map, score, p_value, shape in zip(
-            scored.maps, scored.scores, p_values, shapes, strict=True
+        for anomaly_map, score, p_value, image in zip(
+            scored.maps, scored.scores, p_values, prepared, strict=True
         ):
             if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
                 yield None
                 continue
+            shape = image.shape or framing.shape
             yield Verdict(
                 score=float(score),
                 p_value=float(p_value),
                 flagged=bool(score > limit),
-                anomaly_map=anomaly_map,
+                anomaly_map=framing.laid_back(anomaly_map, image.placement, shape),
                 pixel_threshold=calibration.pixel_threshold,
                 shape=shape,
             )

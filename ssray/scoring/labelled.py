@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ssray.data.decode import read_mask
+from ssray.data.pose import Framing
 from ssray.errors import ImageError
 from ssray.metrics.labels import DEFECT, GOOD
 from ssray.metrics.pixels import PixelCounts
@@ -46,19 +47,17 @@ class LabelledImage:
     truth: Truth | None
 
 
-def prepare_labelled(
-    row: Mapping[str, Any], shape: tuple[int, int], fetch: Fetcher
-) -> LabelledImage:
-    """Fetches, decodes and resizes an image, and reads its mask.
+def prepare_labelled(row: Mapping[str, Any], framing: Framing, fetch: Fetcher) -> LabelledImage:
+    """Fetches and decodes an image, makes a network's input of it, and reads its mask.
 
     A mask that can't be used makes its image unusable: the reason code then begins with ``mask_``.
 
     Args:
         row: of a table of images.
-        shape: rows and columns of the network's input.
+        framing: the model's.
         fetch: reads files.
     """
-    prepared = prepare(lambda: fetch(row["uri"], row["size_bytes"]), shape)
+    prepared = prepare(lambda: fetch(row["uri"], row["size_bytes"]), framing)
     truth = None
     if prepared.shape:
         try:

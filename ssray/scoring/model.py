@@ -116,7 +116,7 @@ class Model:
 
     def _prepare(self, image: Photograph) -> tuple[Prepared, bytes | UInt8Image]:
         """The photograph at the network's size, and what its heatmap is drawn over."""
-        shape = self._judge.artifact.input_shape
+        framing = self._judge.artifact.framing
         if isinstance(image, str | Path | bytes):
             content = b""
 
@@ -127,12 +127,12 @@ class Model:
                 content = image if isinstance(image, bytes) else self._fetch(str(image))
                 return content
 
-            return prepare(read, shape), content
+            return prepare(read, framing), content
         try:
             pixels = _pixels(image)
         except ImageError as error:
             return Prepared.unusable(error.code, str(error)), b""
-        return prepare_pixels(pixels, shape), pixels
+        return prepare_pixels(pixels, framing), pixels
 
 
 def _pixels(image: Image.Image | npt.NDArray[np.uint8]) -> UInt8Image:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ssray.config import Recipe
 from ssray.data.dataset import index_images
-from ssray.data.loading import common_shape, load_images, spread
+from ssray.data.loading import common_framing, load_images, spread
+from ssray.data.pose import Framing
 from ssray.data.window import Decode, ImageWindow
 from ssray.errors import ConfigError, TrainingError
 from ssray.storage.location import Location
@@ -110,13 +111,22 @@ class Feed:
         return int(seen), self.skipped + int(lost)
 
 
-def exceeds_memory(uris: Sequence[str], longer_side: int, memory_gib: float, threads: int) -> bool:
+def framing_for(uris: Sequence[str], recipe: Recipe, threads: int) -> Framing:
+    """How the recipe's network sees these photographs.
+
+    Raises:
+        DataError: if none of the images looked at is one.
+    """
+    return common_framing(uris, recipe.image_size, recipe.alignment, threads)
+
+
+def exceeds_memory(uris: Sequence[str], recipe: Recipe, memory_gib: float, threads: int) -> bool:
     """Whether the decoded images need more memory than there is for them.
 
     Raises:
         DataError: if none of the images looked at is one.
     """
-    return len(uris) * _bytes(common_shape(uris, longer_side, threads)) > memory_gib * _GIB
+    return len(uris) * _bytes(framing_for(uris, recipe, threads).shape) > memory_gib * _GIB
 
 
 def load_feed(
@@ -140,7 +150,8 @@ def load_feed(
         TrainingError: if fewer than 4 can.
     """
     first, rest = split_uris(uris, recipe.schedule.holdout, seed)
-    loaded = load_images([*first, *rest], recipe.image_size, threads, on_decoded=on_decoded)
+    framing = framing_for(uris, recipe, threads)
+    loaded = load_images([*first, *rest], framing, threads, on_decoded=on_decoded)
     count = len(loaded.images)
     if count < MIN_IMAGES:
         raise TrainingError(
@@ -177,7 +188,8 @@ def stream_feed(
         ConfigError: if the memory holds too few images.
         DataError: if none can be used.
     """
-    shape = common_shape(uris, recipe.image_size, threads)
+    framing = framing_for(uris, recipe, threads)
+    shape = framing.shape
     affordable = int(memory_gib * _GIB / _bytes(shape))
     first, rest = split_uris(uris, recipe.schedule.holdout, seed)
     held = len(first)
@@ -187,11 +199,11 @@ def stream_feed(
             f"memory for {memory_gib:g} GiB of images is too little: {shape[1]} x {shape[0]} "
             f"pixels need at least {least:.2g} GiB. Use a larger --memory-gib."
         )
-    loaded = load_images(first, recipe.image_size, threads, shape=shape, on_decoded=on_decoded)
+    loaded = load_images(first, framing, threads, on_decoded=on_decoded)
     processes = ProcessGroup.current()
     window = ImageWindow(
         rest[processes.rank :: processes.size],
-        shape,
+        framing,
         decode,
         affordable - held,
         seed=seed,
@@ -201,7 +213,7 @@ def stream_feed(
 
 
 def load_held_out(
-    uris: Sequence[str], recipe: Recipe, threads: int, seed: int, shape: tuple[int, int]
+    uris: Sequence[str], recipe: Recipe, threads: int, seed: int, framing: Framing
 ) -> Tensor:
     """The images that a training holds out, (M, H, W, 3) uint8; the others are not decoded.
 
@@ -210,13 +222,13 @@ def load_held_out(
         recipe: the size of the images, and the share to hold out.
         threads: how many threads decode.
         seed: the training's seed.
-        shape: the rows and columns of the training's images.
+        framing: the training's.
 
     Raises:
         DataError: if none of them can be used.
     """
     first, _ = split_uris(uris, recipe.schedule.holdout, seed)
-    return torch.from_numpy(load_images(first, recipe.image_size, threads, shape=shape).images)
+    return torch.from_numpy(load_images(first, framing, threads).images)
 
 
 def texture_uris(recipe: Recipe) -> list[str]:
@@ -244,7 +256,8 @@ def load_textures(recipe: Recipe, threads: int) -> Tensor | None:
     uris = texture_uris(recipe)
     if not uris:
         return None
-    return torch.from_numpy(load_images(uris, recipe.image_size, threads, square=True).images)
+    square = Framing((recipe.image_size, recipe.image_size))
+    return torch.from_numpy(load_images(uris, square, threads, middle=True).images)
 
 
 def split_uris(uris: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:

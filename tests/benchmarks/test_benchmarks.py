@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from ssray.config import MapSettings
+from ssray.data.pose import Framing
 from ssray.method.anomaly_map import MapMaker
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -78,7 +79,8 @@ def test_maps_are_judged_at_the_size_of_the_masks(ablation: ModuleType) -> None:
     mask = np.zeros((64, 64), bool)
     mask[16:32, 32:48] = True
     good = np.zeros((64, 64), bool)
-    test_set = TestSet(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), np.array([0, 1]), [good, mask])
+    images, labels = torch.zeros(2, 32, 32, 3, dtype=torch.uint8), np.array([0, 1])
+    test_set = TestSet(images, labels, [good, mask], Framing((32, 32)), [None, None])
     stack = torch.zeros(2, 1, 32, 32)
     stack[1, 0, 8:16, 16:24] = 1
     settings = CHOSEN.model_copy(update={"kernel": 1})

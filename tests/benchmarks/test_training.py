@@ -33,7 +33,7 @@ from ssray.recipes import paper
 from ssray.recipes.compact import demo, object_, texture
 from ssray.storage.location import Location
 from ssray.training.fit import TrainingRun
-from ssray.training.images import Feed
+from ssray.training.images import Feed, framing_for
 from ssray.training.progress import ROW_COST, ProgressRow
 from ssray.training.trainer import Numerics
 
@@ -217,7 +217,7 @@ def test_training_is_twice_as_fast_as_a_plain_loop(tmp_path: Path) -> None:
     recipe = override(texture(), ["schedule.crops=[1]"])
     write_demo_data(tmp_path, categories=1, images=64, size=recipe.image_size)
     uris = sorted(str(path) for path in (tmp_path / "weave/train/good").iterdir())
-    images = torch.from_numpy(load_images(uris, recipe.image_size, threads=2).images)
+    images = torch.from_numpy(load_images(uris, framing_for(uris, recipe, 2), threads=2).images)
     precision = resolve_precision("auto", CPU, recipe.network)
     run = TrainingRun(Feed(images[:56], images[56:]), recipe, Numerics(CPU, precision))
 

@@ -6,14 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 from ssray.cli.options import settings_help
 from ssray.config import Compute, Recipe, override, parse
 from ssray.errors import ConfigError
-from ssray.method.projection import is_texture
 from ssray.recipes import paper
 from ssray.recipes.request import RECIPES, RecipeRequest
+from ssray.recipes.survey import Survey
 
 
 def test_recipes_survive_json() -> None:
@@ -22,11 +21,8 @@ def test_recipes_survive_json() -> None:
 
 
 def settled(name: str, category: str = "thing", *, texture: bool = True) -> Recipe:
-    noise = torch.rand(12, 3, 24, 24, generator=torch.Generator().manual_seed(0))
-    disk = torch.zeros(1, 3, 24, 24)
-    disk[..., 6:18, 6:18] = 1
-    images = noise if texture else 0.5 * disk + 0.1 * noise
-    return RecipeRequest(name).resolve(category, lambda: images)
+    seen = Survey(texture=texture, alignment=None, images=12, alike=0.0)
+    return RecipeRequest(name).resolve(category, lambda: seen)
 
 
 def test_families_look_at_the_training_images() -> None:
@@ -35,7 +31,6 @@ def test_families_look_at_the_training_images() -> None:
     assert settled("paper").name == "paper-texture"
     assert settled("paper", texture=False).name == "paper-object"
     assert settled("paper-wood", texture=False).name == "paper-wood"
-    assert not is_texture(torch.rand(1, 3, 8, 8))
 
 
 def test_the_paper_has_a_recipe_for_each_category_of_mvtec_ad() -> None:
@@ -118,7 +113,8 @@ def test_recipe_files(tmp_path: Path) -> None:
 
 def test_settings_apply_to_whichever_recipe_is_chosen_and_are_checked_at_once() -> None:
     request = RecipeRequest("compact", ("network.width=3",))
-    assert request.resolve("thing", lambda: torch.rand(9, 3, 8, 8)).network.width == 3
+    seen = Survey(texture=True, alignment=None, images=9, alike=0.0)
+    assert request.resolve("thing", lambda: seen).network.width == 3
     for name in ("compact", "demo"):
         with pytest.raises(ConfigError, match=r"unknown key 'network\.wdth'"):
             RecipeRequest(name, ("network.wdth=3",))

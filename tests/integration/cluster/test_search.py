@@ -27,6 +27,7 @@ from ssray.models import artifact
 from ssray.models import store as model_store
 from ssray.models.artifact import is_complete
 from ssray.recipes.request import RecipeRequest
+from ssray.recipes.survey import Survey
 from ssray.search.trials import TrialResult
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
@@ -263,12 +264,12 @@ def test_results_and_models_may_lie_on_s3(
 def test_average_maps_are_searched_where_places_do_not_matter() -> None:
     from ssray.cluster.search import SweepRequest
 
-    noise = 0.1 * torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    part = torch.zeros(32, 32)
-    part[8:24, 8:24] = 0.8
+    noise, part = (
+        Survey(texture=texture, alignment=None, images=64, alike=0.0) for texture in (True, False)
+    )
     request = SweepRequest(recipe=RecipeRequest("demo"))
     assert request.grid_for(noise) == WIDE
-    assert request.grid_for(noise + part) == NARROW
+    assert request.grid_for(part) == NARROW
     narrow = SweepRequest(recipe=RecipeRequest("demo"), grid=NARROW)
     assert narrow.grid_for(noise) == NARROW
 

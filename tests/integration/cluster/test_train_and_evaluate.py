@@ -235,7 +235,7 @@ def cut(demo_root: Path, tmp_path: Path) -> pa.Table:
 
 def prepared(images: pa.Table, model: ModelArtifact) -> list[LabelledImage]:
     """Images of a table, ready for a model."""
-    return [prepare_labelled(row, model.input_shape, Fetcher()) for row in images.to_pylist()]
+    return [prepare_labelled(row, model.framing, Fetcher()) for row in images.to_pylist()]
 
 
 def test_maps_are_resampled_to_masks_of_another_size_and_empty_ones_are_errors(

@@ -12,7 +12,8 @@ from pyarrow import fs
 
 from ssray.data.dataset import categories, index_dataset, index_images
 from ssray.data.decode import decode_image, decode_mask, network_shape, read_image, resize
-from ssray.data.loading import load_images
+from ssray.data.loading import common_framing, load_images
+from ssray.data.pose import Framing
 from ssray.errors import DataError, ImageError
 from ssray.storage.location import Location
 
@@ -98,11 +99,13 @@ def test_a_mask_is_what_exceeds_127() -> None:
     )
 
 
-def test_network_shape_keeps_the_aspect() -> None:
-    assert network_shape(600, 800, 256) == (192, 256)
-    assert network_shape(601, 800, 256) == (192, 256)
-    assert network_shape(593, 800, 256) == (190, 256)
-    assert network_shape(3000, 10, 256) == (256, 8)
+def test_network_shape_keeps_the_aspect_and_the_area() -> None:
+    assert network_shape(600, 600, 256) == (256, 256)
+    assert network_shape(450, 800, 240) == (180, 320)
+    assert network_shape(453, 800, 240) == (181, 319)
+    assert network_shape(500, 1260, 256) == (161, 406)
+    assert network_shape(3000, 10, 256) == (4434, 15)
+    assert network_shape(30000, 10, 64) == (3505, 8)
 
 
 def test_resize_averages_when_it_shrinks() -> None:
@@ -202,11 +205,11 @@ def test_loading_skips_what_is_broken_and_agrees_on_a_shape(tmp_path: Path) -> N
     write(tmp_path / "odd.png", np.zeros((50, 50, 3), np.uint8))
     (tmp_path / "broken.png").write_bytes(b"oops")
     uris = sorted(str(path) for path in tmp_path.iterdir())
-    loaded = load_images(uris, longer_side=32, threads=2)
+    loaded = load_images(uris, common_framing(uris, 28, None, 1), threads=2)
     assert loaded.images.shape == (4, 24, 32, 3)
     assert loaded.skipped == [(str(tmp_path / "broken.png"), "unknown_format")]
     with pytest.raises(DataError, match="none of 1 images"):
-        load_images([str(tmp_path / "broken.png")], longer_side=32, threads=1)
+        load_images([str(tmp_path / "broken.png")], Framing((8, 8)), threads=1)
 
 
 def test_locations(tmp_path: Path) -> None:

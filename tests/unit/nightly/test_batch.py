@@ -21,7 +21,8 @@ from PIL import Image
 
 from ssray.config import Compute, Heatmaps, Recipe
 from ssray.data.decode import decode_image, resize
-from ssray.data.large import decode_resized
+from ssray.data.large import decode_framed
+from ssray.data.pose import Framing
 from ssray.errors import ConfigError, DataError, ImageError, ScoringError
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
@@ -235,14 +236,14 @@ def test_a_compressed_tar_that_breaks_off_is_read_again(
 def test_whatever_a_decoder_raises_is_a_row(
     store: Location, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = decode_resized
+    decode = decode_framed
 
-    def raising(content: bytes, shape: tuple[int, int]) -> Any:
+    def raising(content: bytes, framing: Framing) -> Any:
         if content == images[1].read_bytes():
             raise ZeroDivisionError("in a decoder")
-        return decode(content, shape)
+        return decode(content, framing)
 
-    monkeypatch.setattr(judge, "decode_resized", raising)
+    monkeypatch.setattr(judge, "decode_framed", raising)
     rows = scored(store, sources_of(images)).rows.to_pylist()
     assert [row["error"] for row in rows] == [None, "unreadable", *[None] * (len(images) - 2)]
     assert rows[1]["detail"] == "ZeroDivisionError: in a decoder"

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from ssray.config import Compute, Recipe, override
-from ssray.data.decode import UInt8Image, read_image, resize
+from ssray.data.decode import UInt8Image, read_image
+from ssray.data.pose import Framing
 from ssray.data.window import DRAWS, START, ImageWindow
 from ssray.errors import ConfigError, DataError, ImageError, TrainingError
 from ssray.training.build import BuildRequest, build_model
@@ -29,16 +30,16 @@ URIS = [str(number) for number in range(40)]
 def numbered(damaged: Sequence[str] = ()) -> Callable[..., Iterator[UInt8Image | None]]:
     """Stands for decoding: an image's pixels are its number."""
 
-    def decode(uris: Sequence[str], shape: tuple[int, int]) -> Iterator[UInt8Image | None]:
+    def decode(uris: Sequence[str], framing: Framing) -> Iterator[UInt8Image | None]:
         for uri in uris:
-            image = np.full((*shape, 3), int(uri), np.uint8)
+            image = np.full((*framing.shape, 3), int(uri), np.uint8)
             yield None if uri in damaged else image
 
     return decode
 
 
 def window(capacity: int, uris: Sequence[str] = URIS, damaged: Sequence[str] = ()) -> ImageWindow:
-    return ImageWindow(uris, (2, 2), numbered(damaged), capacity)
+    return ImageWindow(uris, Framing((2, 2)), numbered(damaged), capacity)
 
 
 def held(images: ImageWindow) -> list[int]:
@@ -137,10 +138,10 @@ def folder(tmp_path: Path) -> list[str]:
     return uris
 
 
-def decode(uris: Sequence[str], shape: tuple[int, int]) -> Iterator[UInt8Image | None]:
+def decode(uris: Sequence[str], framing: Framing) -> Iterator[UInt8Image | None]:
     for uri in uris:
         try:
-            yield resize(read_image(uri), shape)
+            yield framing(read_image(uri))[0]
         except ImageError:
             yield None
 
@@ -193,8 +194,8 @@ def test_a_model_of_streamed_images_is_complete(folder: list[str], tiny: Recipe)
 def test_too_little_memory_is_refused_with_what_is_needed(folder: list[str], tiny: Recipe) -> None:
     with pytest.raises(ConfigError, match=r"64 x 64 pixels need at least 0\.00025 GiB"):
         stream_feed(folder, tiny, 1, 0, memory_for(12), decode)
-    assert exceeds_memory(folder, 64, memory_for(59), threads=1)
-    assert not exceeds_memory(folder, 64, memory_for(60), threads=1)
+    assert exceeds_memory(folder, tiny, memory_for(59), threads=1)
+    assert not exceeds_memory(folder, tiny, memory_for(60), threads=1)
 
 
 def test_folds_need_all_images(folder: list[str], tiny: Recipe) -> None:
