@@ -65,7 +65,7 @@ def main() -> None:
             counts.to_bytes()
             counting += time.perf_counter() - started
         started = time.perf_counter()
-        Figures.of(collect(out / PARTS))
+        Figures.of(collect(out / PARTS), {})
         figures = time.perf_counter() - started
     print(
         f"{len(rows)} images: evaluation {whole:.1f} s; counting {counting:.2f} s of one core, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -64,7 +64,7 @@ def evaluate(
         maps.make_folder()
     models = _load(store, versions)
     results = _scored(test, store, versions, compute, out, maps, on_scored)
-    figures = Figures.of(results)
+    figures = Figures.of(results, _held_out(models))
     write_table(figures.categories, out / "metrics.parquet")
     write_table(figures.types, out / "metrics_by_type.parquet")
     (out / "metrics.md").write(figures.markdown().encode())
@@ -90,8 +90,13 @@ def score(
     """
     models = _load(store, versions)
     results = _scored(images, store, versions, compute, out, None, on_scored)
-    write_report(results, Figures.of(results), models, out, "Scores", {})
+    write_report(results, Figures.of(results, _held_out(models)), models, out, "Scores", {})
     return results.scores
+
+
+def _held_out(models: Mapping[str, ModelArtifact]) -> dict[str, Sequence[float]]:
+    """The scores of the good images that each model was calibrated on."""
+    return {name: model.calibration.image_scores for name, model in models.items()}
 
 
 def _refuse_shared_places(images: pa.Table, maps: Location) -> None:

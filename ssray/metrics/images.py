@@ -35,6 +35,8 @@ rejected, and the share of good images that pass if no defect may be missed.
 DECISIONS = ("false_alarms", "false_alarms_low", "false_alarms_high", "defects_flagged")
 """The metrics of ``decision_metrics``: the share of the good images that is flagged, the ends of
 its 95 % interval, and the share of the defective images that is flagged."""
+HELD_OUT = "image_auroc_held_out"
+"""The metric of ``held_out_metrics``."""
 
 
 def image_metrics(
@@ -98,6 +100,34 @@ def decision_metrics(labels: npt.NDArray[np.integer], flagged: npt.NDArray[np.bo
         metrics.put(name, value, None if len(good) else "no good image")
     found = float(defect.mean()) if len(defect) else math.nan
     metrics.put("defects_flagged", found, None if len(defect) else "no image with a defect")
+    return metrics
+
+
+def held_out_metrics(
+    labels: npt.NDArray[np.integer],
+    scores: npt.NDArray[np.floating],
+    held_out: npt.NDArray[np.floating],
+) -> Metrics:
+    """Computes ``HELD_OUT``: the image AUROC of the defects against good images that were held out
+    from training.
+
+    These are of the same session as the images to train on. Where the figure is not that of the
+    good test images, these differ from them in more than defects, in their light for example.
+
+    Args:
+        labels: (N,) 1 = defect; other images are ignored.
+        scores: (N,) finite; larger = more anomalous.
+        held_out: (M,) the scores of held-out good images.
+    """
+    defects = scores[labels == DEFECT]
+    both = np.concatenate([np.full(len(held_out), GOOD), np.full(len(defects), DEFECT)])
+    why = None
+    if not len(held_out):
+        why = "the model keeps no scores of held-out images"
+    if not len(defects):
+        why = "no image with a defect"
+    metrics = Metrics()
+    metrics.put(HELD_OUT, image_auroc(both, np.concatenate([held_out, defects])), why)
     return metrics
 
 

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ssray.metrics.images import decision_metrics, image_metrics
-from ssray.metrics.labels import DEFECT, GOOD
+from ssray.metrics.images import decision_metrics, held_out_metrics, image_metrics
+from ssray.metrics.labels import DEFECT, GOOD, Floats
 from ssray.metrics.pixels import PixelCounts
 from ssray.scoring.results import Results, flags, usable
 from ssray.scoring.tables import METRICS, METRICS_BY_TYPE
@@ -44,11 +45,15 @@ _HEAD = """
 
 In percent, with the 95 % bootstrap interval over the test images for the image AUROC, where it
 has a width. "Paper" is what Bauer, Nakajima and Müller report for the category of MVTec AD of that
-name; its averages are over the same categories as ours beside them. Maps are compared at the
-resolution of the masks: the map is resampled to it bilinearly, the mask never. `metrics.parquet`
-has every figure, `metrics_by_type.parquet` the same for each defect type against all good images.
+name; its averages are over the same categories as ours beside them. "Held-out good" is the image
+AUROC of the same defects against good images of the training session: a category whose two figures
+differ is one whose good test images differ from it, in their light for example. Maps are compared
+at the resolution of the masks: the map is resampled to it bilinearly, the mask never.
+`metrics.parquet` has every figure, `metrics_by_type.parquet` the same for each defect type against
+all good images.
 """
 _COLUMNS = {
+    "image AUROC, held-out good": "image_auroc_held_out",
     "image AP": "image_ap",
     "image F1-max": "image_f1max",
     "TPR at FPR 1 %": "image_tpr_at_fpr_1",
@@ -62,6 +67,7 @@ _COLUMNS = {
 }
 _TYPE_COLUMNS = {
     "image AUROC": "image_auroc",
+    "held-out good": "image_auroc_held_out",
     "pixel AUROC": "pixel_auroc",
     "pixel AP": "pixel_ap",
     "AU-PRO 0.3": "aupro_30",
@@ -82,11 +88,17 @@ class Figures:
     types: pa.Table
 
     @classmethod
-    def of(cls, results: Results) -> Figures:
-        """Works out the figures of every category, and of every defect type in it."""
+    def of(cls, results: Results, held_out: Mapping[str, Sequence[float]]) -> Figures:
+        """Works out the figures of every category, and of every defect type in it.
+
+        Args:
+            results: the scored images.
+            held_out: the scores of the good images that each category's model was calibrated on.
+        """
         categories, types = [], []
         for category in results.categories():
             table = results.of(category)
+            unseen = np.asarray(held_out.get(category, ()), np.float64)
             facts = {"category": category, "model_version": table["model_version"][0].as_py()}
             all_pixels, good_pixels = PixelCounts(), PixelCounts()
             good = table.filter(pc.equal(table["label"], GOOD))
@@ -102,10 +114,10 @@ class Figures:
                 types.append(
                     facts
                     | {"defect_type": name}
-                    | _figures(pa.concat_tables([good, of_type]), pixels)
+                    | _figures(pa.concat_tables([good, of_type]), pixels, unseen)
                     | {"n_error": len(of_type) - of_type["error"].null_count}
                 )
-            categories.append(facts | _figures(table, all_pixels))
+            categories.append(facts | _figures(table, all_pixels, unseen))
         return cls(
             pa.Table.from_pylist(categories, schema=METRICS),
             pa.Table.from_pylist(types, schema=METRICS_BY_TYPE),
@@ -152,12 +164,13 @@ def _types(table: pa.Table) -> list[str]:
     return sorted({name or "" for name in table["split_type"].to_pylist()})
 
 
-def _figures(table: pa.Table, pixels: PixelCounts) -> Row:
+def _figures(table: pa.Table, pixels: PixelCounts, held_out: Floats) -> Row:
     labels, scores = usable(table)
     of_images, of_pixels = image_metrics(labels, scores), pixels.metrics()
     decisions = decision_metrics(labels, flags(table))
+    unseen = held_out_metrics(labels, scores, held_out)
     names: dict[str, list[str]] = {}
-    undefined = of_images.undefined | decisions.undefined | of_pixels.undefined
+    undefined = of_images.undefined | unseen.undefined | decisions.undefined | of_pixels.undefined
     for name, reason in undefined.items():
         names.setdefault(reason, []).append(name)
     return {
@@ -168,6 +181,7 @@ def _figures(table: pa.Table, pixels: PixelCounts) -> Row:
         "n_pixels_good": pixels.good_pixels,
         "n_pixels_defect": pixels.defective_pixels,
         **of_images.values,
+        **unseen.values,
         **decisions.values,
         **of_pixels.values,
         "undefined": "; ".join(f"{', '.join(names[why])}: {why}" for why in names),

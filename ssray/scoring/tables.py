@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ssray.metrics.images import DECISIONS, MEASURES
+from ssray.metrics.images import DECISIONS, HELD_OUT, MEASURES
 from ssray.metrics.pixels import PIXEL_METRICS
 
 SCORES = pa.schema(
@@ -49,6 +49,7 @@ METRICS = pa.schema(
             for end in ("", "_low", "_high")
         ),
         pa.field("image_f1max_threshold", pa.float64(), nullable=False),
+        pa.field(HELD_OUT, pa.float64(), nullable=False),
         *(pa.field(name, pa.float64(), nullable=False) for name in DECISIONS),
         *(pa.field(name, pa.float64(), nullable=False) for name in PIXEL_METRICS),
         pa.field("undefined", pa.string(), nullable=False),

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ssray.metrics.images import decision_metrics, image_metrics
+from ssray.metrics.images import decision_metrics, held_out_metrics, image_metrics
 from ssray.metrics.pixels import PixelCounts
 from ssray.recipes import paper
 from ssray.scoring.evaluation import PAPER, TEXTURES, Figures, cell
@@ -60,12 +60,13 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
     for number, half in enumerate((rows[:3], [broken, lost, *rows[3:]])):
         table = pa.Table.from_pylist(half, schema=SCORED_PARTS)
         write_table(table, place / f"{number}.parquet")
-    return Figures.of(collect(place))
+    return Figures.of(collect(place), {"grid": [0.5, 1.0, 1.7], "own": [1.0]})
 
 
 def test_every_figure_has_its_column() -> None:
     found = image_metrics(np.array([0, 1]), np.array([0.0, 1.0])).values
     found |= PixelCounts().metrics().values
+    found |= held_out_metrics(np.array([0, 1]), np.array([0.0, 1.0]), np.array([0.5])).values
     found |= decision_metrics(np.array([0, 1]), np.array([False, True])).values
     assert set(METRICS.names) > set(found)
     assert set(METRICS.names) - set(found) == {
@@ -84,6 +85,10 @@ def test_a_row_a_category_and_a_row_a_type(figures: Figures) -> None:
     assert grid["false_alarms_low"] == pytest.approx(1 - 0.975**0.5)
     assert grid["false_alarms_high"] == pytest.approx(0.975**0.5)
     assert grid["image_auroc"] == 0.75
+    assert grid["image_auroc_held_out"] == pytest.approx(5 / 6)
+    assert math.isnan(transistor["image_auroc_held_out"])
+    assert "the model keeps no scores of held-out images" in transistor["undefined"]
+    assert "image_auroc_held_out" in own["undefined"], "no defect"
     assert transistor["image_auroc"] == 1.0
     assert grid["n_pixels_good"] + grid["n_pixels_defect"] == 4 * 400 * 400
     kinds = [(row["category"], row["defect_type"]) for row in figures.types.to_pylist()]
