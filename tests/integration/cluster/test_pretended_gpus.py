@@ -15,7 +15,7 @@ import pytest
 
 from ssray.data.demo.dataset import write_demo_data
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 IMAGES = 24
 ROOT = Path(__file__).parents[3]
 TESTED = 24
