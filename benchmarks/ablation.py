@@ -225,11 +225,11 @@ def perform(run: Run) -> dict[str, Any]:
             seconds + fitted.history[-1].seconds,
         )
     reconstructor = Reconstructor(networks, PRECISION)
-    calibration, average = calibrate(reconstructor, held_out, training, run.recipe, run.seed)
+    calibration, places = calibrate(reconstructor, held_out, training, run.recipe, run.seed)
     test_set = TestSet.read(manifest, Framing(feed.shape, run.recipe.alignment))
     references = torch.cat([held_out, training])[:REFERENCES]
-    image, pixel = judge(networks, calibration, average, test_set, PRECISION)
-    maker = MapMaker(calibration.anomaly_map, torch.tensor(calibration.scale), average)
+    image, pixel = judge(networks, calibration, places, test_set, PRECISION)
+    maker = calibration.map_maker(places, CPU)
     result: dict[str, Any] = {
         "key": run.key,
         "commit": run.commit,

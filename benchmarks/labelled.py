@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from ssray.calibration.calibrate import Calibration
+from ssray.calibration.calibrate import Calibration, PlaceMaps
 from ssray.config import Difference
 from ssray.data.decode import read_image, read_mask
 from ssray.data.pose import Framing, Placement
@@ -96,12 +96,12 @@ def difference_stack(
 def judge(
     networks: Sequence[nn.Module],
     calibration: Calibration,
-    average_map: Tensor | None,
+    places: PlaceMaps,
     test_set: TestSet,
     precision: torch.dtype,
 ) -> tuple[float, float]:
     """Image and pixel AUROC of calibrated networks."""
     settings = calibration.anomaly_map
-    maker = MapMaker(settings, torch.tensor(calibration.scale), average_map)
+    maker = calibration.map_maker(places, torch.device("cpu"))
     stacks = difference_stack(networks, test_set.images, settings.difference, precision)
     return test_set.judge(maker, stacks)

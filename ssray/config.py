@@ -322,6 +322,11 @@ class AnomalyMap(_Frozen):
     repeats: int = Field(
         3, ge=0, description="how many times n the filter is applied; 0 leaves the map as it is"
     )
+    relative: bool = Field(
+        False,
+        description="whether maps are divided by the difference that is usual at each place of "
+        "training images, so that edges and highlights count no more than what lies beside them",
+    )
     average_power: float = Field(
         0.0,
         ge=0,

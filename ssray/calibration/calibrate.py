@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,35 @@ MIN_REFERENCES = 16
 """With fewer held-out images than this, training images fill up the references."""
 MAX_REFERENCES = 32
 """How many held-out images serve as references at most."""
+
+
+MAX_TRAINING = 128
+"""How many training images show what difference is usual at a place, at most."""
+
+
+@dataclass(frozen=True)
+class PlaceMaps:
+    """What belongs to a calibration and has a value at every place, for K networks, on the CPU.
+
+    Attributes:
+        average: (K, H, W) float32, the average map of equation (14); None if its power is 0.
+        usual: (K, H, W) float32, what smoothed maps are divided by; None if they are not.
+    """
+
+    average: Tensor | None = None
+    usual: Tensor | None = None
+
+    @classmethod
+    def of(cls, maker: MapMaker) -> Self:
+        """Those of a map maker."""
+        average, usual = (
+            None if each is None else each.cpu() for each in (maker.average, maker.usual)
+        )
+        return cls(average, usual)
+
+
+NOWHERE = PlaceMaps()
+"""Of a calibration without any."""
 
 
 class Calibration(BaseModel):
@@ -62,6 +93,14 @@ class Calibration(BaseModel):
     image_scores: tuple[float, ...] = ()
     false_alarm_rate: float = 0.05
     selection: Choice
+
+    def map_maker(self, places: PlaceMaps, device: torch.device) -> MapMaker:
+        """Makes what turns difference maps into anomaly maps and image scores, on ``device``."""
+        scale = torch.tensor(self.scale, device=device)
+        average, usual = (
+            None if each is None else each.to(device) for each in (places.average, places.usual)
+        )
+        return MapMaker(self.anomaly_map, scale, average, usual)
 
     @property
     def image_threshold(self) -> float:
@@ -96,14 +135,15 @@ def calibrate(
     recipe: Recipe,
     seed: int,
     criterion: Criterion | None = None,
-) -> tuple[Calibration, Tensor | None]:
+) -> tuple[Calibration, PlaceMaps]:
     """Chooses the map settings that the recipe leaves open, and computes scale and thresholds.
 
     Args:
         reconstructor: the trained networks, in eval mode; several for an ensemble.
         held_out: (M, H, W, 3) uint8 defect-free images that the networks were not trained on.
-        training: (N, H, W, 3) uint8 images that they were trained on. Without a criterion the first
-            of them fill up the references to ``MIN_REFERENCES``.
+        training: (N, H, W, 3) uint8 images that they were trained on: the first ``MAX_TRAINING``
+            show what difference is usual. Without a criterion some fill up the references to
+            ``MIN_REFERENCES``.
         recipe: the recipe that the networks were trained with.
         seed: the seed of the synthetic defects, if no criterion is given.
         criterion: what several models are compared by; the settings are chosen by it, too, on
@@ -111,34 +151,36 @@ def calibrate(
             best. Default: the settings are chosen by ``Criterion.of`` the recipe.
 
     Returns:
-        The calibration, and the average map, (K, H, W) float32 for K networks; None instead of the
-        average map if its power is 0.
+        The calibration, and what belongs to it at every place.
     """
     references = held_out[:MAX_REFERENCES]
     if criterion is None:
         missing = max(0, MIN_REFERENCES - len(held_out))
         references = torch.cat([references, training[:missing]])
     wanted = recipe.anomaly_map
+    seen = training[:MAX_TRAINING] if wanted.relative else None
     if criterion is None and not is_open(wanted):
-        evidence = gather_evidence(reconstructor, references, open_differences(wanted), None)
+        evidence = gather_evidence(reconstructor, references, open_differences(wanted), None, seen)
         settings, selection = select(evidence, wanted)
     else:
         criterion = criterion or Criterion.of(recipe, seed)
-        found = criterion.examine(reconstructor, references, wanted)
+        found = criterion.examine(reconstructor, references, wanted, training=seen)
         settings, selection, evidence = found.settings, found.selection, found.evidence
-    unseen = evidence[settings.difference].clean[: min(len(held_out), MAX_REFERENCES)]
-    maker = MapMaker.fitted(settings, unseen)
+    chosen = evidence[settings.difference]
+    unseen = chosen.clean[: min(len(held_out), MAX_REFERENCES)]
+    maker = MapMaker.fitted(settings, unseen, chosen.mean)
+    scores = _held_out_scores(reconstructor, maker, unseen, held_out, chosen.mean)
     calibration = Calibration(
         anomaly_map=settings,
         scale=tuple(maker.scale.tolist()),
         pixel_threshold=float(maker(unseen).max().clamp_min(torch.finfo(torch.float32).tiny)),
         reference_images=len(references),
         held_out_references=len(unseen),
-        image_scores=tuple(sorted(_held_out_scores(reconstructor, maker, unseen, held_out))),
+        image_scores=tuple(sorted(scores)),
         false_alarm_rate=recipe.decision.false_alarm_rate,
         selection=selection,
     )
-    return calibration, None if maker.average is None else maker.average.cpu()
+    return calibration, PlaceMaps.of(maker)
 
 
 def cross_fitted(
@@ -166,7 +208,11 @@ def cross_fitted(
 
 
 def _held_out_scores(
-    reconstructor: Reconstructor, maker: MapMaker, unseen: Tensor, held_out: Tensor
+    reconstructor: Reconstructor,
+    maker: MapMaker,
+    unseen: Tensor,
+    held_out: Tensor,
+    mean: Tensor | None,
 ) -> list[float]:
     """Scores the held-out images as if they were new.
 
@@ -179,10 +225,13 @@ def _held_out_scores(
         maker: the map maker that was fitted to ``unseen``.
         unseen: the difference maps of the first held-out images.
         held_out: (M, H, W, 3) uint8, all held-out images.
+        mean: the mean difference map of training images, if there is one.
     """
-    if len(reconstructor.networks) == 1 and not maker.settings.average_power:
+    settings = maker.settings
+    fitted_to_them = settings.average_power or (settings.relative and mean is None)
+    if len(reconstructor.networks) == 1 and not fitted_to_them:
         return _scores(reconstructor, maker, held_out)
-    scores: list[float] = MapMaker.left_out_scores(maker.settings, unseen).tolist()
+    scores: list[float] = MapMaker.left_out_scores(settings, unseen, mean).tolist()
     further = held_out[len(unseen) :]
     if len(further):
         scores += _scores(reconstructor, maker, further)

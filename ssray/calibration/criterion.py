@@ -93,6 +93,7 @@ class Criterion(BaseModel):
         references: Tensor,
         wanted: AnomalyMap,
         threads: int = 1,
+        training: Tensor | None = None,
     ) -> Result:
         """Judges trained networks, and chooses the map settings that are left open.
 
@@ -101,11 +102,13 @@ class Criterion(BaseModel):
             references: (M, H, W, 3) uint8 defect-free images.
             wanted: the settings of the anomaly map; those that are None are chosen.
             threads: how many settings to judge at once.
+            training: (N, H, W, 3) uint8 images that the networks were trained on, for what
+                difference is usual; without any that is taken from the references.
 
         Raises:
             DataError: if no defective image of the validation set can be used.
         """
-        evidence = self.gather(reconstructor, references, wanted)
+        evidence = self.gather(reconstructor, references, wanted, training)
         examined = self.judge(evidence, wanted, threads)
         if self.by != "reconstruction":
             return examined
@@ -115,7 +118,11 @@ class Criterion(BaseModel):
         return dataclasses.replace(examined, selection=selection)
 
     def gather(
-        self, reconstructor: Reconstructor, references: Tensor, wanted: AnomalyMap
+        self,
+        reconstructor: Reconstructor,
+        references: Tensor,
+        wanted: AnomalyMap,
+        training: Tensor | None = None,
     ) -> dict[Difference, Evidence]:
         """Computes the difference maps that settings are judged on, for each open difference.
 
@@ -123,6 +130,7 @@ class Criterion(BaseModel):
             reconstructor: the networks, in any mode; several for an ensemble.
             references: (M, H, W, 3) uint8 defect-free images.
             wanted: the settings of the anomaly map; those that are None are open.
+            training: as for ``examine``.
 
         Raises:
             DataError: if no defective image of the validation set can be used.
@@ -133,7 +141,9 @@ class Criterion(BaseModel):
             good, source = read_labelled(self.labelled, references, self.alignment)
             clean = torch.cat([references, good])
         with evaluating(*reconstructor.networks):
-            evidence = gather_evidence(reconstructor, clean, open_differences(wanted), source)
+            evidence = gather_evidence(
+                reconstructor, clean, open_differences(wanted), source, training
+            )
         if len(clean) == len(references):
             return evidence
         return {

@@ -41,6 +41,8 @@ class Evidence:
         basis: where the defects come from.
         fitted_on: (R, K, H, W) difference maps of the R images that scale and average map are
             computed from; None if these are the clean ones.
+        mean: (K, H, W), the mean difference map of images that were trained on; None takes that of
+            the clean ones.
     """
 
     clean: Tensor
@@ -48,6 +50,7 @@ class Evidence:
     truth: Tensor
     basis: JudgedOn = "synthetic defects"
     fitted_on: Tensor | None = None
+    mean: Tensor | None = None
 
     def joined_with(self, other: Evidence) -> Evidence:
         """Joins the evidence of two models on the same images into that of their ensemble."""
@@ -56,15 +59,18 @@ class Evidence:
             return torch.cat([one, another], dim=1)
 
         assert torch.equal(self.truth, other.truth)
-        known = None
+        known = mean = None
         if self.fitted_on is not None and other.fitted_on is not None:
             known = both(self.fitted_on, other.fitted_on)
+        if self.mean is not None and other.mean is not None:
+            mean = torch.cat([self.mean, other.mean])
         return Evidence(
             both(self.clean, other.clean),
             both(self.defects, other.defects),
             self.truth,
             self.basis,
             known,
+            mean,
         )
 
 
@@ -118,6 +124,7 @@ def gather_evidence(
     references: Tensor,
     kinds: Sequence[Difference],
     source: DefectSource | None,
+    training: Tensor | None = None,
 ) -> dict[Difference, Evidence]:
     """Reconstructs images without and with a defect, and computes their difference maps.
 
@@ -126,6 +133,8 @@ def gather_evidence(
         references: (M, H, W, 3) uint8 defect-free images.
         kinds: the kinds of difference to compute.
         source: where the images with a defect come from; None for none.
+        training: (N, H, W, 3) uint8 images that the networks were trained on, for the mean
+            difference map; without any it is left open.
 
     Returns:
         The evidence for each kind of difference, all from the same images.
@@ -138,6 +147,7 @@ def gather_evidence(
         for kind in kinds:
             into[kind].append(difference_maps(images, reconstructions, kind))
 
+    means = mean_differences(reconstructor, kinds, training)
     for batch in reconstructor.batches(references):
         compare(batch, clean)
     for defective, truth in source.batches(references, reconstructor.device) if source else ():
@@ -148,8 +158,24 @@ def gather_evidence(
         maps = torch.cat(clean[kind])
         none = maps[:0], maps[:0, :1].bool()
         found = (torch.cat(defects[kind]), torch.cat(truths)) if truths else none
-        evidence[kind] = Evidence(maps, *found, source.basis if source else "recipe")
+        basis = source.basis if source else "recipe"
+        evidence[kind] = Evidence(maps, *found, basis, mean=means.get(kind))
     return evidence
+
+
+def mean_differences(
+    reconstructor: Reconstructor, kinds: Sequence[Difference], images: Tensor | None
+) -> dict[Difference, Tensor]:
+    """The mean difference map of some images, (K, H, W), by kind; nothing without images."""
+    if images is None or not len(images):
+        return {}
+    totals: dict[Difference, Tensor] = {}
+    for batch in reconstructor.batches(images):
+        reconstructions = reconstructor.reconstruct(batch)
+        for kind in kinds:
+            total = difference_maps(batch, reconstructions, kind).sum(dim=0)
+            totals[kind] = totals[kind] + total if kind in totals else total
+    return {kind: total / len(images) for kind, total in totals.items()}
 
 
 class LabelledImage(BaseModel):

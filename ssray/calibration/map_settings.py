@@ -119,6 +119,7 @@ class Grid:
                 difference=kind,
                 kernel=kernel,
                 repeats=repeats,
+                relative=wanted.relative,
                 average_power=power,
                 image_score=reduction,
                 top_fraction=share,
@@ -251,6 +252,7 @@ def _judge_one_kernel(
     none = evidence.truth.new_zeros((clean, *evidence.truth.shape[1:]))
     truth = torch.cat([none, evidence.truth])[..., ::stride, ::stride].cpu().numpy()
     smoothed, known = torch.cat([evidence.clean, evidence.defects]), evidence.fitted_on
+    mean = None if evidence.mean is None else evidence.mean[None]
     done = 0
 
     def costly(number: int) -> tuple[int, float]:
@@ -262,8 +264,11 @@ def _judge_one_kernel(
         smoothed = smooth(smoothed, settings.kernel, repeats - done)
         if known is not None:
             known = smooth(known, settings.kernel, repeats - done)
+        if mean is not None:
+            mean = smooth(mean, settings.kernel, repeats - done)
         done = repeats
-        maker = MapMaker.fitted_to_smoothed(settings, smoothed[:clean] if known is None else known)
+        fitted_to = smoothed[:clean] if known is None else known
+        maker = MapMaker.fitted_to_smoothed(settings, fitted_to, None if mean is None else mean[0])
         maps = maker.joined(smoothed, stride)
         pixel = pixel_auroc(maps.cpu().numpy(), truth)
         for number in numbers:

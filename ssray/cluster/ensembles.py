@@ -7,17 +7,20 @@ import json
 from collections.abc import Sequence
 
 import ray
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from ssray.calibration.calibrate import MAX_TRAINING
 from ssray.cluster.resources import WorkerResources, check_capacity
 from ssray.cluster.tune import Search
+from ssray.data.loading import load_images
 from ssray.models.artifact import ModelArtifact, load, save
 from ssray.models.device import resolve_device, use_cores
 from ssray.search.ensembles import best_ensemble
 from ssray.search.trials import TrialResult, ranked
 from ssray.storage.json_file import read_json
-from ssray.training.images import load_held_out
+from ssray.training.images import split_uris
 
 MOST = 4
 """How many of the best models are tried in pairs."""
@@ -86,7 +89,8 @@ def _find(
     use_cores(threads)
     models = [_model(search, trial) for trial in candidates]
     device = resolve_device(worker.device)
-    found = best_ensemble(models, _held_out(search, models[0], threads), search.criterion, device)
+    held_out, training = _images(search, models[0], threads)
+    found = best_ensemble(models, held_out, training, search.criterion, device)
     if found is None:
         return None
     save(found.model, search.store)
@@ -112,5 +116,12 @@ def _model(search: Search, trial: TrialResult) -> ModelArtifact:
     return load(search.store, search.category, trial.version)
 
 
-def _held_out(search: Search, model: ModelArtifact, threads: int) -> Tensor:
-    return load_held_out(search.uris, model.recipe, threads, search.compute.seed, model.framing)
+def _images(search: Search, model: ModelArtifact, threads: int) -> tuple[Tensor, Tensor]:
+    """Those that the models were not trained on, and some of those that they were."""
+    held_out, training = split_uris(search.uris, model.recipe.schedule.holdout, search.compute.seed)
+    loaded = (
+        load_images(uris, model.framing, threads).images
+        for uris in (held_out, training[:MAX_TRAINING])
+    )
+    one, other = map(torch.from_numpy, loaded)
+    return one, other

@@ -1,9 +1,9 @@
 """From an image and its reconstructions to an anomaly map and a score (equations 2, 3, 13, 14).
 
 Each network of a model, of which an ensemble has several, gives one *channel* of a stack of
-difference maps, (B, K, H, W). Every channel is smoothed, divided by its scale, the level that
-defect-free images reach, and weighted by its average map; the anomaly map is the pixel-wise maximum
-over the channels.
+difference maps, (B, K, H, W). Every channel is smoothed, divided by what is usual at its place and
+by its scale, the level that defect-free images reach, and weighted by its average map; the anomaly
+map is the pixel-wise maximum over the channels.
 """
 
 from __future__ import annotations
@@ -95,6 +95,17 @@ class AverageMap:
         return (self.total / self.count).float()
 
 
+USUAL_FLOOR = 0.1
+"""Added to what is usual at a place, as a share of its mean over all places: where hardly any
+difference is usual, the least one must not count."""
+
+
+def usual_level(mean: Tensor) -> Tensor:
+    """What maps are divided by at each place, from (K, H, W) smoothed mean difference maps."""
+    overall = mean.mean(dim=(1, 2), keepdim=True)
+    return (mean + USUAL_FLOOR * overall).clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def common_scale(maps: Tensor) -> Tensor:
     """Measures the level that defect-free images reach: the mean of their maps' maxima.
 
@@ -160,24 +171,40 @@ class MapMaker:
         settings: how the anomaly map is made.
         scale: (K,) float32, the level of each channel on defect-free images.
         average: (K, H, W) float32 average map on that scale; None where its power is 0.
+        usual: (K, H, W) float32, what smoothed maps are divided by; None for nothing.
     """
 
     settings: MapSettings
     scale: Tensor
     average: Tensor | None = None
+    usual: Tensor | None = None
 
     @classmethod
-    def fitted(cls, settings: MapSettings, clean: Tensor) -> MapMaker:
-        """Takes scale and average map from difference maps of defect-free images, (N, K, H, W)."""
-        return cls.fitted_to_smoothed(settings, cls._smoothed(settings, clean))
+    def fitted(cls, settings: MapSettings, clean: Tensor, mean: Tensor | None = None) -> MapMaker:
+        """Takes scale, average map and usual level from defect-free images.
+
+        Args:
+            settings: how the anomaly map is made.
+            clean: (N, K, H, W) difference maps of images that were not trained on.
+            mean: (K, H, W), the mean difference map of images that were; None takes that of the
+                clean ones.
+        """
+        smoothed_mean = None if mean is None else cls._smoothed(settings, mean[None])[0]
+        return cls.fitted_to_smoothed(settings, cls._smoothed(settings, clean), smoothed_mean)
 
     @classmethod
-    def fitted_to_smoothed(cls, settings: MapSettings, clean: Tensor) -> MapMaker:
+    def fitted_to_smoothed(
+        cls, settings: MapSettings, clean: Tensor, mean: Tensor | None = None
+    ) -> MapMaker:
         """Does the same as ``fitted`` with maps that are smoothed already."""
+        usual = average = None
+        if settings.relative:
+            usual = usual_level(clean.mean(dim=0) if mean is None else mean)
+            clean = clean / usual
         scale = common_scale(clean)
-        if not settings.average_power:
-            return cls(settings, scale)
-        return cls(settings, scale, AverageMap.of(scaled(clean, scale)).mean())
+        if settings.average_power:
+            average = AverageMap.of(scaled(clean, scale)).mean()
+        return cls(settings, scale, average, usual)
 
     def __call__(self, differences: Tensor) -> Tensor:
         """Makes anomaly maps, (B, 1, H, W) float32, of difference maps, (B, K, H, W).
@@ -188,7 +215,10 @@ class MapMaker:
 
     def joined(self, smoothed: Tensor, stride: int = 1) -> Tensor:
         """Makes anomaly maps of smoothed maps, from every ``stride``-th row and column alone."""
-        maps = scaled(smoothed[..., ::stride, ::stride], self.scale)
+        maps = smoothed[..., ::stride, ::stride]
+        if self.usual is not None:
+            maps = maps / self.usual[..., ::stride, ::stride]
+        maps = scaled(maps, self.scale)
         if self.average is not None:
             average = self.average[..., ::stride, ::stride]
             maps = weighted(maps, average, self.settings.average_power)
@@ -199,24 +229,28 @@ class MapMaker:
         return image_scores(maps, self.settings.image_score, self.settings.top_fraction)
 
     @classmethod
-    def left_out_scores(cls, settings: MapSettings, clean: Tensor) -> Tensor:
+    def left_out_scores(
+        cls, settings: MapSettings, clean: Tensor, mean: Tensor | None = None
+    ) -> Tensor:
         """Scores each defect-free image as if it were new.
 
-        The scale and the average map are those of the other images: what is fitted to an image,
-        too, fits it better than an image to come.
+        What is fitted to the images is fitted to the other ones: what is fitted to an image, too,
+        fits it better than an image to come.
 
         Args:
             settings: how the anomaly map is made.
             clean: (N, K, H, W) difference maps, N at least 2.
+            mean: as for ``fitted``.
 
         Returns:
             (N,) float32 image scores.
         """
         smoothed = cls._smoothed(settings, clean)
+        smoothed_mean = None if mean is None else cls._smoothed(settings, mean[None])[0]
         scores = []
         for number, own in enumerate(smoothed):
             others = torch.cat([smoothed[:number], smoothed[number + 1 :]])
-            maker = cls.fitted_to_smoothed(settings, others)
+            maker = cls.fitted_to_smoothed(settings, others, smoothed_mean)
             scores.append(maker.scores(maker.joined(own[None])))
         return torch.cat(scores)
 

@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ssray.calibration.calibrate import Calibration
+from ssray.calibration.calibrate import NOWHERE, Calibration, PlaceMaps
 from ssray.config import Basis, Precision, Recipe
 from ssray.data.pose import Framing
 from ssray.errors import ArtifactError
@@ -44,16 +44,17 @@ from ssray.method.autoencoder import Autoencoder
 from ssray.models.device import kept_precision, resolve_precision
 from ssray.storage.location import Location
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 """The version of the file format that is written."""
-READABLE = (2, 3, 4, 5, FORMAT_VERSION)
+READABLE = (2, 3, 4, 5, 6, FORMAT_VERSION)
 """The versions of the file format that can be read."""
 MANIFEST = "manifest.json"
 EPOCH_LOG = "epochs.parquet"
 AVERAGE_MAP = "average_map.safetensors"
+USUAL_LEVEL = "usual_level.safetensors"
 PARTNER = "partner.json"
 _TENSOR = "average_map"
-"""The name of the tensor in the file of the average map."""
+"""The name of the tensor in each of these two files."""
 
 
 class SweepFacts(BaseModel):
@@ -169,7 +170,7 @@ class ModelArtifact:
         calibration: its map settings, scales and thresholds.
         facts: how it was trained.
         weights: the state dict of each network, CPU tensors; an ensemble has two.
-        average_map: (K, H, W) float32 on the CPU for K networks; None if the calibration uses none.
+        places: what belongs to the calibration at every place.
         partner: the recipe of an ensemble's second network if it is not ``recipe``, else None.
         history: the rows of the epoch log.
     """
@@ -180,7 +181,7 @@ class ModelArtifact:
     calibration: Calibration
     facts: TrainingFacts
     weights: tuple[dict[str, Tensor], ...]
-    average_map: Tensor | None = None
+    places: PlaceMaps = NOWHERE
     partner: Recipe | None = None
     history: Sequence[Mapping[str, Any]] = ()
 
@@ -228,9 +229,7 @@ class ModelArtifact:
 
     def map_maker(self, device: torch.device) -> MapMaker:
         """Makes what turns difference maps into anomaly maps and image scores, on ``device``."""
-        scale = torch.tensor(self.calibration.scale, device=device)
-        average = None if self.average_map is None else self.average_map.to(device)
-        return MapMaker(self.calibration.anomaly_map, scale, average)
+        return self.calibration.map_maker(self.places, device)
 
 
 def new_version() -> str:
@@ -259,8 +258,8 @@ def save(artifact: ModelArtifact, store: Location) -> None:
         "training.json": _json(artifact.facts),
         EPOCH_LOG: _epoch_log(artifact.history),
     }
-    if artifact.average_map is not None:
-        files[AVERAGE_MAP] = safetensors.torch.save({_TENSOR: artifact.average_map})
+    for name, tensor in _place_files(artifact.places).items():
+        files[name] = safetensors.torch.save({_TENSOR: tensor})
     if artifact.partner is not None:
         files[PARTNER] = _json(artifact.partner)
     for name, content in files.items():
@@ -298,13 +297,22 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
             history=pq.read_table(io.BytesIO(files[EPOCH_LOG])).to_pylist()
             if EPOCH_LOG in files
             else (),
-            average_map=safetensors.torch.load(files[AVERAGE_MAP])[_TENSOR]
-            if AVERAGE_MAP in files
-            else None,
+            places=PlaceMaps(
+                *(
+                    safetensors.torch.load(files[name])[_TENSOR] if name in files else None
+                    for name in (AVERAGE_MAP, USUAL_LEVEL)
+                )
+            ),
             partner=Recipe.model_validate_json(files[PARTNER]) if PARTNER in files else None,
         )
     except (KeyError, ValidationError, SafetensorError, pa.ArrowException) as error:
         raise _unreadable(place, error) from None
+
+
+def _place_files(places: PlaceMaps) -> dict[str, Tensor]:
+    """The maps that there are, by the names of their files."""
+    named = {AVERAGE_MAP: places.average, USUAL_LEVEL: places.usual}
+    return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
 def _unreadable(place: Location, error: Exception) -> ArtifactError:

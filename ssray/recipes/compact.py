@@ -6,7 +6,7 @@ takes 4.8 GFLOP at 256 px, 1.2 at 128 px, and 0.3 with the demo's network.
 
 from __future__ import annotations
 
-from ssray.config import Alignment, Corruption, Mix, Network, Patches, Recipe, Schedule
+from ssray.config import Alignment, AnomalyMap, Corruption, Mix, Network, Patches, Recipe, Schedule
 
 
 def texture() -> Recipe:
@@ -79,6 +79,7 @@ def aligned(alignment: Alignment) -> Recipe:
             smoothness=(0.024, 0.08),
         ),
         schedule=Schedule(crops=(1.0,), images=400_000, photometric=0.2),
+        anomaly_map=AnomalyMap(relative=True),
     )
 
 

@@ -44,6 +44,7 @@ class Ensemble:
 def best_ensemble(
     models: Sequence[ModelArtifact],
     held_out: Tensor,
+    training: Tensor,
     criterion: Criterion,
     device: torch.device,
 ) -> Ensemble | None:
@@ -52,6 +53,7 @@ def best_ensemble(
     Args:
         models: the models, the best one first; each has one network, and all one input shape.
         held_out: (M, H, W, 3) uint8 defect-free images that none of them was trained on.
+        training: (N, H, W, 3) uint8 images that they were trained on.
         criterion: what they were judged by; not the reconstruction error, which says nothing about
             an ensemble.
         device: where to run the networks.
@@ -67,7 +69,12 @@ def best_ensemble(
     precision, wanted = first.precision("auto", device), first.recipe.anomaly_map
     references = held_out[:MAX_REFERENCES]
     seen = [
-        criterion.gather(Reconstructor([model.build(device)], precision), references, wanted)
+        criterion.gather(
+            Reconstructor([model.build(device)], precision),
+            references,
+            wanted,
+            training if wanted.relative else None,
+        )
         for model in models
     ]
     errors: dict[tuple[int, int], float] = {}
@@ -80,22 +87,23 @@ def best_ensemble(
     if found is None or errors[found] > (1 - MIN_GAIN) * lowest:
         return None
     one, other = (models[number] for number in found)
-    return Ensemble(*found, _ensemble(one, other, held_out, criterion, device, precision))
+    return Ensemble(*found, _ensemble(one, other, held_out, training, criterion, device, precision))
 
 
 def _ensemble(
     one: ModelArtifact,
     other: ModelArtifact,
     held_out: Tensor,
+    training: Tensor,
     criterion: Criterion,
     device: torch.device,
     precision: torch.dtype,
 ) -> ModelArtifact:
     """Calibrates two models together and makes one model of both."""
-    calibration, average_map = calibrate(
+    calibration, places = calibrate(
         Reconstructor([one.build(device), other.build(device)], precision),
         held_out,
-        held_out[:0],
+        training,
         one.recipe,
         one.facts.seed,
         criterion,
@@ -116,7 +124,7 @@ def _ensemble(
         calibration=calibration,
         facts=facts,
         weights=(one.weights[0], other.weights[0]),
-        average_map=average_map,
+        places=places,
         history=one.history,
     )
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import ssray
-from ssray.calibration.calibrate import Calibration, calibrate, cross_fitted
+from ssray.calibration.calibrate import Calibration, PlaceMaps, calibrate, cross_fitted
 from ssray.calibration.criterion import Criterion
 from ssray.config import Compute, Recipe
 from ssray.data.window import Decode
@@ -119,7 +119,7 @@ def build_model(
     counted = feed.counted()
     if ProcessGroup.current().rank:
         return None
-    calibration, average_map = _calibrated(request, plan, finished, feed)
+    calibration, places = _calibrated(request, plan, finished, feed)
     return ModelArtifact(
         category=request.category,
         version=request.version,
@@ -127,7 +127,7 @@ def build_model(
         calibration=calibration,
         facts=_facts(request, plan, finished, feed, counted, threads),
         weights=tuple(_on_cpu(network) for network in finished.networks[: plan.networks]),
-        average_map=average_map,
+        places=places,
         history=[dataclasses.asdict(row) for row in finished.history],
     )
 
@@ -172,8 +172,8 @@ def _feed(request: BuildRequest, threads: int, decode: Decode | None, callbacks:
 
 def _calibrated(
     request: BuildRequest, plan: Plan, finished: Finished, feed: Feed
-) -> tuple[Calibration, Tensor | None]:
-    """The calibration of the model's networks, and its average map.
+) -> tuple[Calibration, PlaceMaps]:
+    """The calibration of the model's networks, and what belongs to it at every place.
 
     Where there are folds, image scores come from the networks that were trained without them.
     """
@@ -182,7 +182,7 @@ def _calibrated(
         Reconstructor(finished.networks[start : start + size], plan.numerics.precision)
         for start in range(0, len(plan.fits), size)
     )
-    calibration, average_map = calibrate(
+    calibration, places = calibrate(
         model,
         feed.held_out,
         feed.sample,
@@ -193,7 +193,7 @@ def _calibrated(
     if folds:
         left_out = list(zip(folds, plan.left_out(), strict=True))
         calibration = cross_fitted(calibration, left_out)
-    return calibration, average_map
+    return calibration, places
 
 
 def _facts(

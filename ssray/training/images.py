@@ -212,25 +212,6 @@ def stream_feed(
     return Feed(window, torch.from_numpy(loaded.images), len(loaded.skipped))
 
 
-def load_held_out(
-    uris: Sequence[str], recipe: Recipe, threads: int, seed: int, framing: Framing
-) -> Tensor:
-    """The images that a training holds out, (M, H, W, 3) uint8; the others are not decoded.
-
-    Args:
-        uris: all images of the training.
-        recipe: the size of the images, and the share to hold out.
-        threads: how many threads decode.
-        seed: the training's seed.
-        framing: the training's.
-
-    Raises:
-        DataError: if none of them can be used.
-    """
-    first, _ = split_uris(uris, recipe.schedule.holdout, seed)
-    return torch.from_numpy(load_images(first, framing, threads).images)
-
-
 def texture_uris(recipe: Recipe) -> list[str]:
     """The images in the recipe's folder of foreign content; none where it names no folder.
 

@@ -42,7 +42,7 @@ def model(demo_root: Path, tiny: Recipe) -> ModelArtifact:
         BuildRequest(uris, "weave", "v1", recipe, Compute(precision="float32")), CPU, threads=1
     )
     assert model is not None
-    assert model.average_map is not None
+    assert model.places.average is not None
     return model
 
 

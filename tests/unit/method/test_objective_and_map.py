@@ -7,7 +7,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from ssray.config import MapSettings
+from ssray.config import AnomalyMap, MapSettings
 from ssray.method.anomaly_map import (
     AverageMap,
     MapMaker,
@@ -17,6 +17,7 @@ from ssray.method.anomaly_map import (
     image_scores,
     scaled,
     smooth,
+    usual_level,
     weighted,
 )
 from ssray.method.objective import amplification_objective, reconstruction_objective
@@ -240,3 +241,33 @@ def test_the_map_of_a_perfect_reconstruction_is_zero_and_never_negative() -> Non
     )
     maps = maker(difference_maps(x, [x], "both"))
     assert 0 <= maps.min() <= maps.max() < 1e-6
+
+
+def test_relative_maps_weigh_a_difference_by_what_is_usual_there() -> None:
+    """An edge always differs by ten times as much as what lies beside it."""
+    rng = torch.Generator().manual_seed(0)
+    level = torch.ones(1, 1, 16, 16)
+    level[..., 8] = 10
+    clean = level * (0.8 + 0.4 * torch.rand(12, 1, 16, 16, generator=rng))
+    faint = clean[:1].clone()
+    faint[..., 3, 3] = 4
+    plain = AnomalyMap(difference="squared", kernel=1, repeats=0).model_dump()
+    for relative, found in ((False, False), (True, True)):
+        settings = MapSettings.model_validate(plain | {"relative": relative})
+        maker = MapMaker.fitted(settings, clean, clean.mean(dim=0))
+        maps = maker(torch.cat([faint, clean]))
+        assert bool(maps[0].max() > maps[1:].max()) == found
+        assert maps[1:].amax(dim=(1, 2, 3)).mean() == pytest.approx(1)
+    own = MapMaker.fitted(settings, clean)
+    torch.testing.assert_close(own.usual, maker.usual)
+    left_out = MapMaker.left_out_scores(settings, clean)
+    assert left_out.mean() > 1, "an image that is left out is less usual"
+    even = MapMaker.fitted(settings, torch.ones(4, 1, 8, 8))
+    assert torch.allclose(even(torch.full((1, 1, 8, 8), 2.0)), torch.full((1, 1, 8, 8), 2.0))
+
+
+def test_what_is_usual_grows_with_the_mean_and_is_never_zero() -> None:
+    mean = torch.zeros(1, 2, 2)
+    assert (usual_level(mean) > 0).all()
+    mean[0, 0, 0] = 4
+    torch.testing.assert_close(usual_level(mean)[0], torch.tensor([[4.1, 0.1], [0.1, 0.1]]))

@@ -60,7 +60,7 @@ def model(held_out: Tensor, columns: slice, name: str) -> Model:
     recipe = override(Recipe(name=name), ["anomaly_map.kernel=3"])
     network = RepairsPart(held_out[0], columns).eval()
     reconstructor = Reconstructor([network], torch.float32)
-    calibration, average = calibrate(reconstructor, held_out, held_out[:0], recipe, 0, CRITERION)
+    calibration, places = calibrate(reconstructor, held_out, held_out[:0], recipe, 0, CRITERION)
     return Model(
         category="plate",
         version=name,
@@ -68,7 +68,7 @@ def model(held_out: Tensor, columns: slice, name: str) -> Model:
         calibration=calibration,
         facts=FACTS.model_copy(update={"training_key": name}),
         weights=({"of": torch.zeros(1)},),
-        average_map=average,
+        places=places,
         network=network,
     )
 
@@ -94,7 +94,7 @@ def test_models_that_see_different_defects_become_an_ensemble(held_out: Tensor) 
     left = model(held_out, slice(0, SIDE // 2), "left")
     right = model(held_out, slice(SIDE // 2, SIDE), "right")
     narrower = model(held_out, slice(SIDE // 2, SIDE * 3 // 4), "narrower")
-    found = best_ensemble([left, narrower, right], held_out, CRITERION, CPU)
+    found = best_ensemble([left, narrower, right], held_out, held_out[:0], CRITERION, CPU)
     assert found is not None
     assert (found.first, found.second) == (0, 2)
     ensemble = found.model
@@ -115,8 +115,8 @@ def test_models_that_see_different_defects_become_an_ensemble(held_out: Tensor) 
 def test_a_model_that_adds_nothing_is_no_partner(held_out: Tensor) -> None:
     left = model(held_out, slice(0, SIDE // 2), "left")
     twin = model(held_out, slice(0, SIDE // 2), "twin")
-    assert best_ensemble([left, twin], held_out, CRITERION, CPU) is None
-    assert best_ensemble([left], held_out, CRITERION, CPU) is None
+    assert best_ensemble([left, twin], held_out, held_out[:0], CRITERION, CPU) is None
+    assert best_ensemble([left], held_out, held_out[:0], CRITERION, CPU) is None
 
 
 def test_networks_of_different_recipes_share_a_version(held_out: Tensor, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_networks_of_different_recipes_share_a_version(held_out: Tensor, tmp_pat
     partner = override(recipe, ["network.kernel=5", "network.blend=none"])
     networks = [Autoencoder(each.network).eval() for each in (recipe, partner)]
     reconstructor = Reconstructor(networks, torch.float32)
-    calibration, average = calibrate(reconstructor, held_out, held_out[:0], recipe, 0, CRITERION)
+    calibration, places = calibrate(reconstructor, held_out, held_out[:0], recipe, 0, CRITERION)
     written = ModelArtifact(
         category="plate",
         version="v1",
@@ -134,7 +134,7 @@ def test_networks_of_different_recipes_share_a_version(held_out: Tensor, tmp_pat
         calibration=calibration,
         facts=FACTS,
         weights=tuple(network.state_dict() for network in networks),
-        average_map=average,
+        places=places,
     )
     artifact.save(written, store)
     read = artifact.load(store, "plate", "v1")

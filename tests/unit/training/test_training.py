@@ -17,7 +17,7 @@ from ssray.calibration.calibrate import calibrate
 from ssray.config import Augmentation, Compute, Objective, Recipe, Schedule, override
 from ssray.data.decode import resize
 from ssray.errors import ArtifactError, ConfigError, TrainingError
-from ssray.method.anomaly_map import MapMaker, smooth
+from ssray.method.anomaly_map import smooth
 from ssray.method.augmentation import draw_crops, random_light, relight
 from ssray.method.inference import Reconstructor, differences, to_network
 from ssray.method.synthetic_defects import KINDS, add_defects
@@ -319,7 +319,7 @@ def test_four_images_are_enough_to_build_a_model(
     assert built is not None
     assert (built.facts.training_images, built.facts.held_out_images) == (2, 2)
     assert built.calibration.reference_images == 4
-    assert built.average_map is not None
+    assert built.places.average is not None
 
 
 def test_an_ensemble_has_both_objectives_and_shares_the_budget() -> None:
@@ -401,9 +401,9 @@ def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: R
     fitted = fitted_to(stripes, small)
     networks = [fitted.model]
     reconstructor = Reconstructor(networks, torch.float32)
-    found, average = calibrate(reconstructor, stripes[8:], stripes[:0], small, seed=0)
+    found, places = calibrate(reconstructor, stripes[8:], stripes[:0], small, seed=0)
     x = to_network(stripes[8:], CPU)
-    maker = MapMaker(found.anomaly_map, torch.tensor(found.scale), average)
+    maker = found.map_maker(places, CPU)
     maps = maker(differences(networks, x, found.anomaly_map.difference, torch.float32))
     assert float(maps.max()) == pytest.approx(found.pixel_threshold, rel=1e-5)
     settings = {"difference": "squared", "kernel": 5, "repeats": 2, "image_score": "max"}
