@@ -273,7 +273,7 @@ class Framing:
         rows, columns = (max(1, round(side / step)) for side in photograph)
         matrix = matrix * np.array([columns / photograph[1], rows / photograph[0]])[:, None]
         back = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2] + _shifted(1)
-        return np.asarray(_transformed(np.pad(anomaly_map, 1), back, (rows, columns), _BILINEAR))
+        return np.array(_transformed(np.pad(anomaly_map, 1), back, (rows, columns), _BILINEAR))
 
     def _to_photograph(self, placement: Placement, photograph: tuple[int, ...]) -> Floats:
         """The 2 x 3 matrix from (x, y) in the frame to (x, y) in the photograph, both in pixels

@@ -116,6 +116,7 @@ def test_what_is_found_goes_back_to_its_place() -> None:
             (mark_x, mark_y), abs=3
         )
         assert back.max() <= anomaly_map.max()
+        assert back.flags.writeable, "as torch wants it"
 
 
 def test_masks_go_the_way_of_their_images() -> None:
