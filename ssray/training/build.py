@@ -7,6 +7,7 @@ and returns the artifact.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -250,9 +251,14 @@ def _facts(
 
 
 def _package_versions() -> dict[str, str]:
-    """The versions of Python and of the packages that a model depends on."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version()} | found
+    """The versions of Python and of the packages that a model depends on, as far as they are there:
+    a process that trains without Ray may lack it.
+    """
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _on_cpu(network: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -435,6 +436,29 @@ def test_a_built_model_knows_its_origin(model: ModelArtifact) -> None:
     assert model.facts.skipped_images == 1
     assert model.input_shape == (32, 32)
     assert model.facts.precision in ("float32", "bfloat16")
+
+
+def test_a_training_needs_no_package_that_it_only_names(
+    stripes: torch.Tensor, small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of hours it is too late to find that Ray is not installed here."""
+    known = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "ray":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    uris = []
+    for number, image in enumerate(stripes):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{number}.png")
+        uris.append(str(tmp_path / f"{number}.png"))
+    request = BuildRequest(uris, "stripes", "v1", small, Compute(precision="float32"))
+    built = build_model(request, CPU, threads=1)
+    assert built is not None
+    assert "ray" not in built.facts.packages
+    assert built.facts.packages["torch"] == known("torch")
 
 
 def test_a_stored_model_scores_the_same(model: ModelArtifact, tmp_path: Path) -> None:
