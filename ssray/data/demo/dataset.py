@@ -20,6 +20,7 @@ from PIL import Image
 
 from ssray.data.decode import UInt8Image
 from ssray.data.demo import defects
+from ssray.data.demo.brackets import Bracket, BracketStyle
 from ssray.data.demo.defects import Canvas, Stages
 from ssray.data.demo.objects import Connector, ConnectorStyle, Washer, WasherStyle
 from ssray.data.demo.surfaces import Floats, Specimen, Style
@@ -28,7 +29,7 @@ from ssray.errors import ConfigError
 
 MARKER = "demo-data.json"
 """The file in a demo data set's folder that says with which arguments it was written."""
-FORMAT = 1
+FORMAT = 2
 """The version of the generator; a data set of another version is written anew."""
 
 _GOOD = "good"
@@ -96,6 +97,17 @@ PRODUCT_FAMILIES: tuple[ProductFamily[Any], ...] = (
         "connector",
         grey=False,
         style=ConnectorStyle.draw,
+        defects={
+            "blob": defects.blob,
+            "misplaced": defects.misplaced,
+            "missing": defects.missing,
+            "scratch": defects.scratch,
+        },
+    ),
+    ProductFamily[Bracket](
+        "bracket",
+        grey=True,
+        style=BracketStyle.draw,
         defects={
             "blob": defects.blob,
             "misplaced": defects.misplaced,
@@ -210,8 +222,8 @@ class Category:
 def category_name(index: int) -> str:
     """Returns the name of the category with this index, counted from 0.
 
-    >>> [category_name(i) for i in range(5)]
-    ['weave', 'grain', 'washer', 'connector', 'weave_2']
+    >>> [category_name(i) for i in range(6)]
+    ['weave', 'grain', 'washer', 'connector', 'bracket', 'weave_2']
     """
     turn, family = divmod(index, len(PRODUCT_FAMILIES))
     name: str = PRODUCT_FAMILIES[family].name
@@ -225,7 +237,7 @@ def write_demo_data(
 
     ``CATEGORY/train/good``, ``CATEGORY/test/good`` and ``CATEGORY/test/DEFECT`` hold 8-bit
     PNG images of ``size`` x ``size`` pixels named 000.png and so on, three channels or, for
-    the washers, one. ``CATEGORY/ground_truth/DEFECT/000_mask.png`` is 255 where the defect
+    washers and brackets, one. ``CATEGORY/ground_truth/DEFECT/000_mask.png`` is 255 where the defect
     changed the image visibly and 0 elsewhere. The same arguments give the same pixels.
 
     A demo data set written with the same arguments is left as it is; one written with other
@@ -233,8 +245,8 @@ def write_demo_data(
 
     Args:
         out: a new or empty folder, or one that holds a demo data set.
-        categories: number of categories, at least 1; they take weave, grain, washer and
-            connector in turn, each with its own colours, counts and sizes.
+        categories: number of categories, at least 1; they take weave, grain, washer, connector and
+            bracket in turn, each with its own colours, counts and sizes.
         images: training images a category, at least 4. Half as many good and half as many
             defective test images come with them, at least 8 of each.
         seed: the seed of all random choices, at least 0.
