@@ -7,6 +7,7 @@ its principal axis are those of what it covers, and its heavier half comes to li
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ def locate(image: UInt8Image) -> Part:
     scale = min(1.0, SIDE / max(height, width))
     rows, columns = (max(1, round(side * scale)) for side in (height, width))
     small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BOX)
-    covered = _covered(np.asarray(small, np.float32) / np.float32(255))
+    planes = np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1)).astype(np.float32)
+    covered = _covered(planes / np.float32(255))
     rows_of, columns_of = np.nonzero(covered)
     unit = min(height, width)
     x = (columns_of + 0.5) * (width / columns / unit)
@@ -112,10 +114,10 @@ def locate(image: UInt8Image) -> Part:
 
 
 def _covered(pixels: Pixels) -> Region:
-    """Where the part is, (H, W) bool, of (H, W, 3) in [0, 1]: the largest region that stands out
+    """Where the part is, (H, W) bool, of (3, H, W) in [0, 1]: the largest region that stands out
     from the background, and what it encloses.
     """
-    distance = ndimage.uniform_filter(np.abs(pixels - _background(pixels)).max(axis=2), 3)
+    distance = ndimage.uniform_filter(np.abs(pixels - _background(pixels)).max(axis=0), 3)
     region = _largest(ndimage.binary_closing(distance > otsu(distance), np.ones((3, 3)), 2))
     region = ~_reaching_the_border(~region)
     share = float(region.mean())
@@ -157,20 +159,25 @@ def _reaching_the_border(region: Region) -> Region:
 
 def _background(pixels: Pixels) -> Pixels:
     """The background continued over the whole image: a plane fitted to the image's border."""
-    rows, columns = pixels.shape[:2]
-    breadth = max(2, round(BORDER * min(rows, columns)))
-    border = np.ones((rows, columns), bool)
-    border[breadth:-breadth, breadth:-breadth] = False
-    down, across = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j].astype(np.float32)
-    plane = np.stack([np.ones_like(down), down, across], axis=2)
-    terms, seen = plane[border], pixels[border]
+    plane, border = _plane(pixels.shape[1], pixels.shape[2])
+    terms, seen = plane[:, border].T, pixels[:, border].T
     kept = np.ones(len(seen), bool)
     for _ in range(3):  # a part that reaches the border is left out
         factors = np.linalg.lstsq(terms[kept], seen[kept], rcond=None)[0]
         off = np.abs(seen - terms @ factors).max(axis=1)
         kept = off <= max(3 * float(np.median(off)), 1 / 255)
-    background: Pixels = plane @ factors
+    background: Pixels = np.tensordot(factors.T, plane, axes=1)
     return background
+
+
+@functools.lru_cache(maxsize=8)
+def _plane(rows: int, columns: int) -> tuple[Pixels, Region]:
+    """The terms of a plane over an image, (3, rows, columns), and the border it is fitted to."""
+    breadth = max(2, round(BORDER * min(rows, columns)))
+    border = np.ones((rows, columns), bool)
+    border[breadth:-breadth, breadth:-breadth] = False
+    down, across = np.mgrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j].astype(np.float32)
+    return np.stack([np.ones_like(down), down, across]), border
 
 
 def otsu(values: npt.NDArray[np.floating]) -> float:
