@@ -16,8 +16,9 @@ settings are right, for none of these recipes was yet trained to its end by us. 
 the 100,000 images of a run, forward and backward, counted on the network. That is work for GPUs:
 one that sustains 1e14 FLOP a second needs 15 minutes for 9.1e16.
 
-``--recipe paper`` gives a category the recipe of its name, and any other ``texture`` or
-``object_``.
+``--recipe paper`` aligns the parts that lie at any angle on a plain background, as the paper
+proposes for screw. Otherwise it gives a category the recipe of its name, and any other ``texture`` or
+``object_``. ``--set alignment=null``, or a recipe's own name such as ``paper-screw``, does without.
 """
 
 from __future__ import annotations
@@ -62,9 +63,10 @@ def aligned(alignment: Alignment) -> Recipe:
     """Parts at any angle on a plain background: located, turned upright, seen in as many pixels as
     an image of 288 px has.
 
-    ``ssray train --data ROOT --category C --models STORE --recipe paper``
+    ``ssray train --data ROOT --category screw --models STORE --recipe paper``
 
-    Cost: 2.9e16 FLOP. Neither the paper nor we have a figure.
+    Cost: 2.9e16 FLOP. Five minutes of a third of an H100, on screws aligned by a script before
+    (6638c20): image AUROC 0.993, pixel AUROC 0.985.
     """
     recipe = _recipe("aligned", size=288, kernel=5, places_matter=True, occlusion=True)
     return recipe.model_copy(update={"alignment": alignment})

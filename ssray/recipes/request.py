@@ -28,7 +28,7 @@ class Family:
         texture: for surfaces, where places do not matter.
         object_: for parts in a fixed place.
         aligned: for parts that are located first and turned upright.
-        by_category: for categories known by name.
+        by_category: for categories known by name, unless their parts are aligned.
     """
 
     texture: Callable[[], Recipe]
@@ -80,20 +80,19 @@ class RecipeRequest:
 
         Args:
             category: its name.
-            survey: tells what its training images show; called only if that decides.
+            survey: tells what its training images show; called unless a recipe was named.
         """
         if isinstance(self.name, Recipe) or self.name not in FAMILIES:
             return self._named()
         family = FAMILIES[self.name]
-        known = family.by_category.get(category)
-        if known:
-            return override(known(), self.settings)
         seen = survey()
-        if seen.texture:
-            return override(family.texture(), self.settings)
         if seen.alignment and "alignment=null" not in self.settings:
-            return override(family.aligned(seen.alignment), self.settings)
-        return override(family.object_(), self.settings)
+            recipe = family.aligned(seen.alignment)
+        elif category in family.by_category:
+            recipe = family.by_category[category]()
+        else:
+            recipe = family.texture() if seen.texture else family.object_()
+        return override(recipe, self.settings)
 
     def _named(self) -> Recipe:
         if isinstance(self.name, Recipe):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssray.cli.options import settings_help
-from ssray.config import Compute, Recipe, override, parse
+from ssray.config import Alignment, Compute, Recipe, override, parse
 from ssray.errors import ConfigError
 from ssray.recipes import paper
 from ssray.recipes.request import RECIPES, RecipeRequest
@@ -31,6 +31,19 @@ def test_families_look_at_the_training_images() -> None:
     assert settled("paper").name == "paper-texture"
     assert settled("paper", texture=False).name == "paper-object"
     assert settled("paper-wood", texture=False).name == "paper-wood"
+
+
+def test_parts_at_any_angle_get_a_recipe_that_aligns_them() -> None:
+    alignment = Alignment(frame=(-0.4, -0.2, 0.4, 0.2))
+    seen = Survey(texture=False, alignment=alignment, images=64, alike=0.1, aligned=0.7)
+    for family, category in (("compact", "thing"), ("paper", "thing"), ("paper", "screw")):
+        recipe = RecipeRequest(family).resolve(category, lambda: seen)
+        assert recipe.name == f"{family}-aligned"
+        assert recipe.alignment == alignment
+        assert recipe.schedule.augmentation == "none"
+    without = RecipeRequest("paper", ("alignment=null",)).resolve("screw", lambda: seen)
+    assert without.name == "paper-screw"
+    assert RecipeRequest("paper-screw").resolve("screw", lambda: seen).alignment is None
 
 
 def test_the_paper_has_a_recipe_for_each_category_of_mvtec_ad() -> None:
