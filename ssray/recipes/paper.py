@@ -17,8 +17,9 @@ the 100,000 images of a run, forward and backward, counted on the network. That 
 one that sustains 1e14 FLOP a second needs 15 minutes for 9.1e16.
 
 ``--recipe paper`` aligns the parts that lie at any angle on a plain background, as the paper
-proposes for screw. Otherwise it gives a category the recipe of its name, and any other ``texture`` or
-``object_``. ``--set alignment=null``, or a recipe's own name such as ``paper-screw``, does without.
+proposes for screw. Otherwise it gives a category the recipe of its name, and any other ``texture``
+or ``object_``. ``--set alignment=null``, or a recipe's own name such as ``paper-screw``, does
+without.
 """
 
 from __future__ import annotations
