@@ -95,9 +95,15 @@ class AverageMap:
         return (self.total / self.count).float()
 
 
-USUAL_FLOOR = 0.1
+USUAL_FLOOR = 1.0
 """Added to what is usual at a place, as a share of its mean over all places: where hardly any
-difference is usual, the least one must not count."""
+difference is usual, the least one must not count.
+
+Measured on MVTec AD screw, aligned, after 28 passes, ``both`` and k 9, as image AUROC, the same
+against held-out good images, and pixel AUROC: not divided 0.941, 0.846, 0.974; floor 0.1 gives 0.947,
+0.882, 0.953; 0.5 0.958, 0.882, 0.966; 1 0.961, 0.882, 0.970; 3 0.959, 0.868, 0.974. Of transistor,
+whose places differ less than its specimens do, dividing takes 0.01 to 0.02 at any floor.
+"""
 
 
 def usual_level(mean: Tensor) -> Tensor:

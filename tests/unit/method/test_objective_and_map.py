@@ -270,4 +270,4 @@ def test_what_is_usual_grows_with_the_mean_and_is_never_zero() -> None:
     mean = torch.zeros(1, 2, 2)
     assert (usual_level(mean) > 0).all()
     mean[0, 0, 0] = 4
-    torch.testing.assert_close(usual_level(mean)[0], torch.tensor([[4.1, 0.1], [0.1, 0.1]]))
+    torch.testing.assert_close(usual_level(mean)[0], torch.tensor([[5.0, 1.0], [1.0, 1.0]]))
