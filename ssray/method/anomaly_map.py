@@ -100,9 +100,9 @@ USUAL_FLOOR = 1.0
 difference is usual, the least one must not count.
 
 Measured on MVTec AD screw, aligned, after 28 passes, ``both`` and k 9, as image AUROC, the same
-against held-out good images, and pixel AUROC: not divided 0.941, 0.846, 0.974; floor 0.1 gives 0.947,
-0.882, 0.953; 0.5 0.958, 0.882, 0.966; 1 0.961, 0.882, 0.970; 3 0.959, 0.868, 0.974. Of transistor,
-whose places differ less than its specimens do, dividing takes 0.01 to 0.02 at any floor.
+against held-out good images, and pixel AUROC: not divided 0.941, 0.846, 0.974; with a floor of 0.1
+0.947, 0.882, 0.953; of 0.5 0.958, 0.882, 0.966; of 1 0.961, 0.882, 0.970; of 3 0.959, 0.868, 0.974.
+Of transistor, which is not aligned, dividing takes up to 0.02 at any floor.
 """
 
 
