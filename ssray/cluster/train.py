@@ -28,7 +28,7 @@ from ssray.method.inference import Reconstructor
 from ssray.models.artifact import is_complete, new_version, save, write_epoch_log
 from ssray.models.device import resolve_device
 from ssray.models.store import in_use, publish, versions
-from ssray.report.reconstructions import reconstruction_sheet
+from ssray.report.reconstructions import alignment_sheet, reconstruction_sheet
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.lease import SILENCE_SECONDS, Lease
 from ssray.storage.location import Location
@@ -357,6 +357,8 @@ class _Worker:
         )
         name = f"{round(100 * snapshot.history[-1].budget_spent):03}.png"
         (self._model_folder / "sheets" / name).write(sheet)
+        if self._job.request.recipe.alignment and len(snapshot.history) == 1:
+            (self._model_folder / "aligned.png").write(alignment_sheet(snapshot.held_out))
 
 
 def _rungs_reached(trial: Trial, progress: Snapshot, wanted: AnomalyMap) -> Iterator[Rung]:

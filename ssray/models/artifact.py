@@ -13,7 +13,8 @@ is complete. A complete version is never changed; ``ssray.models.store`` says wh
 Nothing is pickled.
 
 ``epochs.parquet`` is the epoch log, which grows during the training and remains if it does not
-finish. ``sheets/PERCENT.png`` shows reconstructions at that share of the training's budget.
+finish. ``sheets/PERCENT.png`` shows reconstructions at that share of the training's budget,
+``aligned.png`` some of the upright parts of a model that aligns them.
 """
 
 from __future__ import annotations

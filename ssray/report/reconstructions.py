@@ -18,6 +18,9 @@ from ssray.scoring.heatmap import encode_levels, overlay
 
 IMAGES = 3
 """How many images a sheet shows, each as it is and with a synthetic defect."""
+ALIGNED = 12
+"""How many pictures a sheet of upright parts shows, their mean included."""
+_ROW = 3
 _GAP = 4
 """The pixels between neighbouring pictures."""
 _SIDE_OVER_KERNEL = 24
@@ -56,6 +59,26 @@ def reconstruction_sheet(
         before, after = to_picture(image), to_picture(reconstruction)
         levels = encode_levels(heat[0].cpu().numpy(), worst)
         rows.append(_joined([before, after, overlay(before, levels)], axis=1))
+    buffer = io.BytesIO()
+    Image.fromarray(_joined(rows, axis=0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def alignment_sheet(images: Tensor) -> bytes:
+    """Draws upright parts side by side, and last the mean of all: sharp where they fall onto each
+    other.
+
+    Args:
+        images: (N, H, W, 3) uint8, as the network sees them.
+
+    Returns:
+        The sheet as the content of a PNG file, ``ALIGNED`` pictures in rows of ``_ROW``.
+    """
+    mean = images.float().mean(dim=0).round().byte()
+    chosen = [*images[: ALIGNED - 1].cpu().numpy(), mean.cpu().numpy()]
+    blank = np.full_like(chosen[0], 255)
+    chosen += [blank] * (-len(chosen) % _ROW)
+    rows = [_joined(chosen[start : start + _ROW], axis=1) for start in range(0, len(chosen), _ROW)]
     buffer = io.BytesIO()
     Image.fromarray(_joined(rows, axis=0)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ssray.config import Alignment
+from ssray.data import decode, large
+from ssray.data.large import decode_framed
 from ssray.data.pose import Framing, Placement, locate
 from ssray.errors import ImageError
 
@@ -171,3 +174,22 @@ def test_a_crowd_of_pixels_is_no_part() -> None:
     image[::7, ::5] = 255 - image[::7, ::5]
     found = locate(image).placement
     assert abs(math.degrees(math.remainder(found.angle, math.pi))) < 10
+
+
+def test_a_part_in_an_image_too_large_to_decode_at_once_is_found_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    photograph = bolt(170, 230, 30, side=600)
+    buffer = io.BytesIO()
+    Image.fromarray(photograph).save(buffer, "PNG")
+    whole = decode_framed(buffer.getvalue(), FRAMING)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 600 * 599)
+    monkeypatch.setattr(large, "LARGE_SIDE", 450)
+    shrunk = decode_framed(buffer.getvalue(), FRAMING)
+    assert shrunk.shape == whole.shape == (600, 600)
+    assert whole.placement is not None
+    assert shrunk.placement is not None
+    for name in ("x", "y", "angle"):
+        expected = getattr(whole.placement, name)
+        assert getattr(shrunk.placement, name) == pytest.approx(expected, abs=0.01)
+    assert np.abs(shrunk.image.astype(float) - whole.image).mean() < 2
