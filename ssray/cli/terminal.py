@@ -30,7 +30,12 @@ LINE_SECONDS = 10.0
 _STATE_WIDTH = 60
 _UNSCORED_SHOWN = 5
 _FLAGGED_SHOWN = 10
-_SHOWN = {"image AUROC": "image_auroc", "pixel AUROC": "pixel_auroc", "AU-PRO 0.3": "aupro_30"}
+_SHOWN = {
+    "image AUROC": "image_auroc",
+    "against held-out": "image_auroc_held_out",
+    "pixel AUROC": "pixel_auroc",
+    "AU-PRO 0.3": "aupro_30",
+}
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
 

@@ -29,6 +29,7 @@ PICTURE_SIDE = 448
 
 _TITLES = {
     "image_auroc": ("Image AUROC", "over images"),
+    "image_auroc_held_out": ("Image AUROC, held-out", "defects against good images of training"),
     "image_ap": ("Image AP", "mean precision over recall"),
     "image_f1max": ("Image F1-max", "at the best threshold"),
     "image_tpr_at_fpr_1": ("Defects found, 1 % false alarms", "share of defective images"),

@@ -499,9 +499,9 @@ def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path
         artifact.load(store, "stripes", "v1")
     manifest = (place / "manifest.json").read_text()
     (place / "manifest.json").write_text(
-        manifest.replace('"format_version": 6', '"format_version": 7')
+        manifest.replace('"format_version": 7', '"format_version": 8')
     )
-    with pytest.raises(ArtifactError, match="format version 7"):
+    with pytest.raises(ArtifactError, match="format version 8"):
         artifact.load(store, "stripes", "v1")
     (place / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no complete model"):
