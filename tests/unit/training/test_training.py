@@ -298,7 +298,7 @@ def test_images_of_any_shape_train_and_score_at_it(small: Recipe, tmp_path: Path
         image = generator.integers(0, 256, (45, 61, 3), dtype=np.uint8)
         Image.fromarray(image).save(tmp_path / f"{i}.png")
     uris = sorted(str(path) for path in tmp_path.glob("*.png"))
-    recipe = override(small, ["image_size=59", "schedule.images=8"])
+    recipe = override(small, ["image_size=51", "schedule.images=8"])
     built = build_model(BuildRequest(uris, "noise", "v1", recipe, Compute()), CPU, threads=1)
     assert built is not None
     assert built.input_shape == (44, 59)
