@@ -32,7 +32,7 @@ _UNSCORED_SHOWN = 5
 _FLAGGED_SHOWN = 10
 _SHOWN = {
     "image AUROC": "image_auroc",
-    "against held-out": "image_auroc_held_out",
+    "held-out": "image_auroc_held_out",
     "pixel AUROC": "pixel_auroc",
     "AU-PRO 0.3": "aupro_30",
 }
