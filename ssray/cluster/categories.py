@@ -186,7 +186,7 @@ def _train_one(
     """Trains one category of a data set; returns how it ended, in a few words."""
     progress.state(category, "reading images")
     uris = source()
-    chosen = recipe.resolve(category, functools.cache(lambda: _surveyed(uris, category, progress)))
+    chosen = recipe.resolve(category, lambda: _surveyed(uris, category, progress))
     budget = [f"{chosen.schedule.images:,} images"]
     if chosen.schedule.epochs:
         budget.append(f"{chosen.schedule.epochs:g} passes")
