@@ -52,13 +52,10 @@ class PlaceMaps:
     average: Tensor | None = None
     usual: Tensor | None = None
 
-    @classmethod
-    def of(cls, maker: MapMaker) -> Self:
-        """Those of a map maker."""
-        average, usual = (
-            None if each is None else each.cpu() for each in (maker.average, maker.usual)
-        )
-        return cls(average, usual)
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        moved = (None if each is None else each.to(device) for each in (self.average, self.usual))
+        return type(self)(*moved)
 
 
 NOWHERE = PlaceMaps()
@@ -97,10 +94,8 @@ class Calibration(BaseModel):
     def map_maker(self, places: PlaceMaps, device: torch.device) -> MapMaker:
         """Makes what turns difference maps into anomaly maps and image scores, on ``device``."""
         scale = torch.tensor(self.scale, device=device)
-        average, usual = (
-            None if each is None else each.to(device) for each in (places.average, places.usual)
-        )
-        return MapMaker(self.anomaly_map, scale, average, usual)
+        there = places.to(device)
+        return MapMaker(self.anomaly_map, scale, there.average, there.usual)
 
     @property
     def image_threshold(self) -> float:
@@ -180,7 +175,8 @@ def calibrate(
         false_alarm_rate=recipe.decision.false_alarm_rate,
         selection=selection,
     )
-    return calibration, PlaceMaps.of(maker)
+    places = PlaceMaps(maker.average, maker.usual).to(torch.device("cpu"))
+    return calibration, places
 
 
 def cross_fitted(

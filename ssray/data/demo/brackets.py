@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from ssray.data.demo.surfaces import Floats, Noise, inside, rotated
+from ssray.data.demo.surfaces import Floats, Noise, box, inside, rotated
 
 
 @dataclass(frozen=True)
@@ -112,19 +112,11 @@ class Bracket:
     def _distance(self, px: Floats, py: Floats) -> Floats:
         length, breadth = self.style.shank
         side, height = self.style.head
-        shank = _box(px, py, length, breadth)
-        head = _box(px - length - side, py, side, height)
+        shank = box(px, py, length, breadth, corner=0.0)
+        head = box(px - length - side, py, side, height, corner=0.0)
         distance = np.minimum(shank, head)
         notch = np.hypot(px - length - 2 * side, py + height) - self.style.notch
         distance = np.maximum(distance, -notch)
         for hx, hy in self.holes:
             distance = np.maximum(distance, self.style.hole - np.hypot(px - hx, py - hy))
         return distance
-
-
-def _box(px: Floats, py: Floats, half_length: float, half_breadth: float) -> Floats:
-    """The signed distance to a rectangle around 0, negative inside."""
-    dx, dy = np.abs(px) - half_length, np.abs(py) - half_breadth
-    outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0))
-    distance: Floats = outside + np.minimum(np.maximum(dx, dy), 0)
-    return distance

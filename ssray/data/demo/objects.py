@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from ssray.data.demo.surfaces import Floats, Noise, colour, inside, over, rotated
+from ssray.data.demo.surfaces import Floats, Noise, box, colour, inside, over, rotated
 
 
 @dataclass(frozen=True)
@@ -239,12 +239,7 @@ class Connector:
         return rotated(x - self.centre[0], y - self.centre[1], self.angle)
 
     def _body(self, px: Floats, py: Floats) -> Floats:
-        corner = 0.02
-        dx = np.abs(px) - self.style.half_length + corner
-        dy = np.abs(py) - self.style.half_width + corner
-        outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0))
-        distance: Floats = outside + np.minimum(np.maximum(dx, dy), 0) - corner
-        return distance
+        return box(px, py, self.style.half_length, self.style.half_width, corner=0.02)
 
     def _pins(self, px: Floats, py: Floats) -> tuple[Floats, Floats]:
         """Returns the coverage and brightness of the pins, (H, W) each, about 0 to 1."""

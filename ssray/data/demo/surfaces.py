@@ -88,6 +88,15 @@ def inside(distance: Floats, blur: float = EDGE) -> Floats:
     return smoothstep(0.5 - distance / blur)
 
 
+def box(px: Floats, py: Floats, half_length: float, half_breadth: float, corner: float) -> Floats:
+    """The signed distance to a rectangle around 0 with rounded corners, negative inside."""
+    dx = np.abs(px) - half_length + corner
+    dy = np.abs(py) - half_breadth + corner
+    outside = np.hypot(np.maximum(dx, 0), np.maximum(dy, 0))
+    distance: Floats = outside + np.minimum(np.maximum(dx, dy), 0) - corner
+    return distance
+
+
 def colour(
     rng: np.random.Generator,
     hue: tuple[float, float],
