@@ -246,6 +246,7 @@ def trainings_on_one_card(setup: Setup) -> None:
                 request,
                 on_card(setup, gpus_per_worker=0.33, **limit),
                 place / "three",
+                force=True,
             )
         row("three trainings at once that failed", len(failed), most=0)
         versions = model_store.published(place / "three")
@@ -286,8 +287,9 @@ def two_cards(setup: Setup) -> None:
         settings = (f"schedule.images={images}", "schedule.epochs=null", "image_size=64")
         request = RecipeRequest("demo", settings)
         half = {"gpus_per_worker": 0.5} if setup.small else {}  # one is pretended, not two
+        compute = on_card(setup, workers=2, **half)
         failed = train_categories(
-            place / "data", [name], request, on_card(setup, workers=2, **half), place / "models"
+            place / "data", [name], request, compute, place / "models", force=True
         )
         row("trainings with two workers that failed", len(failed), most=0)
         version = model_store.published_version(place / "models", name)
@@ -315,10 +317,9 @@ def cpu_cores(setup: Setup) -> None:
             rows: list[ProgressRow] = []
             store = place / label.replace(" ", "-")
             limited = compute.model_copy(update={"max_minutes": minutes, "precision": "float32"})
-            train_category(uris, name, recipe, limited, store, on_row=rows.append)
+            done = train_category(uris, name, recipe, limited, store, on_row=rows.append)
             rates[label] = rows[-1].images_seen / rows[-1].seconds
-            version = model_store.published_version(store, name)
-            facts = artifact.load_facts(store, name, version)
+            facts = artifact.load_facts(store, name, done.version)
             row(f"{label}: {facts.workers} workers of {facts.threads}", rates[label], "images/s")
         ratio = rates["all cores"] / rates["two cores"]
         least = 6 * cores / 16 if cores >= 16 else 0
@@ -335,7 +336,7 @@ def accuracy(setup: Setup) -> None:
         for name in names:
             recipe = RecipeRequest("compact-object" if setup.small else "paper")
             compute = on_card(setup, max_minutes=0.2 if setup.small else minutes)
-            failed = train_categories(root, [name], recipe, compute, place / "models")
+            failed = train_categories(root, [name], recipe, compute, place / "models", force=True)
             if failed:
                 row(f"{name}: {failed[name]}", "failed")
                 continue

@@ -98,6 +98,7 @@ def train(
     recipe: str | Recipe = "compact",
     settings: Sequence[str] = (),
     max_minutes: float | None = None,
+    force: bool = False,
     progress: Callable[[str], None] | None = print,
     **compute: Any,
 ) -> Model:
@@ -114,12 +115,16 @@ def train(
         recipe: the name of a recipe or a family, the place of a recipe file, or a ``Recipe``.
         settings: changes to it, such as ``"network.width=8"``.
         max_minutes: the time budget; default: the recipe's count of images ends the training.
+        force: whether the model goes into use even if it tells synthetic defects from good parts
+            hardly better than guessing.
         progress: gets a line of text now and then; None for silence.
         **compute: other fields of ``ssray.config.Compute``, such as ``seed`` or ``device``.
 
     Raises:
         ConfigError: if a setting is unknown or out of range.
         DataError: if there are no images that can be used.
+        PoorModelError: if the model is hardly better than guessing, and not forced; the version
+            that was in use stays.
         TrainingError: if there are too few images, or the training failed.
     """
     from ssray.cluster.environment import quiet_local_ray
@@ -138,6 +143,7 @@ def train(
         parse(Compute, {"max_minutes": max_minutes, **compute}, "train"),
         Location.parse(store),
         progress=Lines(progress) if progress else Silent(),
+        force=force,
     )
     return load(store, name)
 

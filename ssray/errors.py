@@ -1,12 +1,18 @@
 """All exceptions that ssray raises on purpose; they share the base class ``SsrayError``.
 
 Each message says what was found, what was expected and what to do about it.
-The command line prints the message alone and exits with code 2.
+The command line prints the message alone and exits with the error's ``exit_code``.
 """
 
 
 class SsrayError(Exception):
-    """The base class of every error that ssray raises on purpose."""
+    """The base class of every error that ssray raises on purpose.
+
+    Attributes:
+        exit_code: what the command line ends with; 2 is a mistake in what was asked for.
+    """
+
+    exit_code = 2
 
 
 class ConfigError(SsrayError):
@@ -42,6 +48,12 @@ class ArtifactError(SsrayError):
 
 class TrainingError(SsrayError):
     """A training run could not start or did not produce a model."""
+
+
+class PoorModelError(TrainingError):
+    """A trained model tells defects from good parts hardly better than guessing."""
+
+    exit_code = 1
 
 
 class ScoringError(SsrayError):

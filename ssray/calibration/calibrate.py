@@ -24,8 +24,7 @@ from torch import Tensor
 
 from ssray.calibration import conformal
 from ssray.calibration.criterion import Criterion
-from ssray.calibration.evidence import gather_evidence
-from ssray.calibration.map_settings import Choice, is_open, open_differences, select
+from ssray.calibration.map_settings import Choice
 from ssray.config import MapSettings, Recipe
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import Reconstructor
@@ -77,7 +76,8 @@ class Calibration(BaseModel):
         image_scores: the scores of all defect-free images that the network was not trained on,
             rising.
         false_alarm_rate: the share of false alarms that the recipe asked for.
-        selection: how ``anomaly_map`` was chosen.
+        selection: how ``anomaly_map`` was chosen, and how well it finds the defects it was judged
+            on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -154,14 +154,10 @@ def calibrate(
         references = torch.cat([references, training[:missing]])
     wanted = recipe.anomaly_map
     seen = training[:MAX_TRAINING] if wanted.relative else None
-    if criterion is None and not is_open(wanted):
-        evidence = gather_evidence(reconstructor, references, open_differences(wanted), None, seen)
-        settings, selection = select(evidence, wanted)
-    else:
-        criterion = criterion or Criterion.of(recipe, seed)
-        found = criterion.examine(reconstructor, references, wanted, training=seen)
-        settings, selection, evidence = found.settings, found.selection, found.evidence
-    chosen = evidence[settings.difference]
+    criterion = criterion or Criterion.of(recipe, seed)
+    found = criterion.examine(reconstructor, references, wanted, training=seen)
+    settings, selection = found.settings, found.selection
+    chosen = found.evidence[settings.difference]
     unseen = chosen.clean[: min(len(held_out), MAX_REFERENCES)]
     maker = MapMaker.fitted(settings, unseen, chosen.mean)
     scores = _held_out_scores(reconstructor, maker, unseen, held_out, chosen.mean)

@@ -27,7 +27,7 @@ SYNTHETIC_DEFECTS = 96
 """How many images with a synthetic defect are made; imperceptible defects are dropped."""
 
 JudgedOn = Literal["synthetic defects", "labelled images", "recipe"]
-"""What settings were chosen on; ``recipe`` if there was nothing to choose or to judge on."""
+"""What settings were judged on; ``recipe`` if there was nothing to judge on."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Choice(BaseModel):
     """How the anomaly map's settings were chosen, for the artifact and the report.
 
     Attributes:
-        basis: what they were judged on; ``recipe`` if there was nothing to choose or to judge on.
+        basis: what they were judged on; ``recipe`` if there was nothing to judge on.
         defects: how many images with a defect they were judged on.
         image_auroc: the image AUROC of the chosen settings; None without defects.
         pixel_auroc: the pixel AUROC of the chosen settings; None without defects or masks.
@@ -148,11 +148,6 @@ def open_differences(settings: AnomalyMap) -> tuple[Difference, ...]:
     return (settings.difference,) if settings.difference else DIFFERENCES
 
 
-def is_open(settings: AnomalyMap) -> bool:
-    """Tells whether difference or kernel are still to be chosen."""
-    return settings.difference is None or settings.kernel is None
-
-
 def select(
     evidence: Mapping[Difference, Evidence], settings: AnomalyMap, grid: Grid = NARROW
 ) -> tuple[MapSettings, Choice]:
@@ -195,7 +190,7 @@ def choose(
         key=lambda each: (_departures(each.settings, settings), -each.settings.kernel, each.error),
     )
     return best.settings, Choice(
-        basis=some.basis if len(judged) > 1 else "recipe",
+        basis=some.basis,
         defects=len(some.defects),
         image_auroc=best.image_auroc,
         pixel_auroc=None if np.isnan(best.pixel_auroc) else best.pixel_auroc,

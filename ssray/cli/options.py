@@ -66,6 +66,13 @@ events_option = click.option(
     help="Also write TensorBoard events into this local folder.",
 )
 
+force_option = click.option(
+    "--force",
+    is_flag=True,
+    help="Put a model into use even if it tells synthetic defects from good parts hardly better "
+    "than guessing; otherwise the version in use stays, and the exit code is 1.",
+)
+
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds ``--recipe`` and ``--set``; the command receives one ``RecipeRequest``."""
@@ -183,7 +190,7 @@ def run(command: click.Command) -> None:
         sys.exit(error.exit_code)
     except (SsrayError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code if isinstance(error, SsrayError) else 2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         sys.exit(130)

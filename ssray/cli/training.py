@@ -15,6 +15,7 @@ from ssray.cli.options import (
     compute_options,
     data_option,
     events_option,
+    force_option,
     models_option,
     out_option,
     recipe_options,
@@ -54,6 +55,7 @@ from ssray.recipes.request import RecipeRequest
     help="Categories to train at once; default: as many as the resources hold now.",
 )
 @events_option
+@force_option
 @compute_options(*TRAINING)
 def train(
     root: str | None,
@@ -64,6 +66,7 @@ def train(
     store: str,
     at_once: int | None,
     events: Path | None,
+    force: bool,
     **compute: Any,
 ) -> None:
     """Train on good photographs, and put the models into use.
@@ -80,7 +83,14 @@ def train(
     if good is not None and name is not None and root is None and not only:
         with TrainingBoard() as board:
             train_on_folder(
-                Location.parse(good), name, recipe, compute_from(compute), models, events, board
+                Location.parse(good),
+                name,
+                recipe,
+                compute_from(compute),
+                models,
+                events,
+                board,
+                force,
             )
         console.print(
             f"Next: ssray score --images NEW --category {name} --models {store} --out DIR"
@@ -100,6 +110,7 @@ def train(
             at_once,
             events,
             board,
+            force,
         )
     board.show_totals(len(failed))
     if len(only) == 1:
@@ -163,6 +174,7 @@ def train(
     help="Try the best models in pairs, too. A pair takes twice as long to score, so it must be "
     "clearly better to be chosen.",
 )
+@force_option
 @compute_options(*TRAINING)
 def sweep(
     root: str,
@@ -176,6 +188,7 @@ def sweep(
     validation: str | None,
     grid: str,
     ensemble: bool,
+    force: bool,
     **compute: Any,
 ) -> None:
     """Search the best recipe of each category, and publish its model.
@@ -196,6 +209,7 @@ def sweep(
         validation=Location.parse(validation) if validation else None,
         grid=GRIDS.get(grid),
         ensemble=ensemble,
+        force=force,
     )
     place = Location.parse(out)
     with TrainingBoard() as board:

@@ -15,15 +15,15 @@ from ssray.cluster.evaluate import evaluate
 from ssray.cluster.progress import Progress, Silent
 from ssray.cluster.resources import side_by_side
 from ssray.cluster.session import ray_session
-from ssray.cluster.train import train_category
+from ssray.cluster.train import Trained, train_category
 from ssray.config import Compute
 from ssray.data.dataset import categories, index_dataset, index_images, training_uris
 from ssray.data.loading import common_shape, load_images, spread
 from ssray.data.pose import Framing
-from ssray.errors import ArtifactError, ConfigError, DataError
+from ssray.errors import ArtifactError, ConfigError, DataError, PoorModelError
 from ssray.models.artifact import load
-from ssray.models.quality import in_words
-from ssray.models.store import published
+from ssray.models.quality import in_words, refusal
+from ssray.models.store import in_use, publish, published
 from ssray.recipes.request import RecipeRequest
 from ssray.recipes.survey import Survey
 from ssray.storage.location import Location
@@ -46,6 +46,7 @@ def train_categories(
     at_once: int | None = None,
     events: Path | None = None,
     progress: Progress = _SILENT,
+    force: bool = False,
 ) -> dict[str, Exception]:
     """Trains categories of a data set on one Ray, as many at once as it holds.
 
@@ -60,6 +61,7 @@ def train_categories(
         at_once: how many to train at once; default: as many as Ray's resources hold now.
         events: a local folder for TensorBoard events, one folder in it for each category.
         progress: is told how it goes.
+        force: puts a model into use even if it can't be shown to be better than guessing.
 
     Returns:
         The error of each category that failed.
@@ -73,7 +75,7 @@ def train_categories(
     if missing:
         raise DataError(f"{root}: no category {', '.join(missing)}. Found: {', '.join(present)}.")
     sources = {name: functools.partial(training_uris, root, name) for name in names}
-    return _train(sources, recipe, compute, store, at_once, events, progress)
+    return _train(sources, recipe, compute, store, at_once, events, progress, force)
 
 
 def train_on_folder(
@@ -84,6 +86,7 @@ def train_on_folder(
     store: Location,
     events: Path | None = None,
     progress: Progress = _SILENT,
+    force: bool = False,
 ) -> None:
     """Trains one model on every image below a folder.
 
@@ -95,10 +98,12 @@ def train_on_folder(
         store: where the model goes.
         events: a local folder for TensorBoard events.
         progress: is told how it goes.
+        force: puts the model into use even if it can't be shown to be better than guessing.
 
     Raises:
         ConfigError: if the name is none.
         DataError: if there is no image.
+        PoorModelError: if the model is hardly better than guessing, and not forced.
         SsrayError: as ``train_category``.
     """
     if not name or name.startswith(".") or "/" in name:
@@ -111,7 +116,8 @@ def train_on_folder(
         found: list[str] = index_images(good, name)["uri"].to_pylist()
         return found
 
-    for error in _train({name: uris}, recipe, compute, store, 1, events, progress).values():
+    failed = _train({name: uris}, recipe, compute, store, 1, events, progress, force)
+    for error in failed.values():
         raise error
 
 
@@ -123,6 +129,7 @@ def _train(
     at_once: int | None,
     events: Path | None,
     progress: Progress,
+    force: bool,
 ) -> dict[str, Exception]:
     """Trains categories on one Ray; ``sources`` gives the training images of each."""
     progress.begin(list(sources))
@@ -130,9 +137,10 @@ def _train(
         trainings = side_by_side(compute, len(sources), at_once)
 
         def train(name: str) -> str:
-            return _train_one(
-                sources[name], name, recipe, compute, store, trainings.cores, progress, events
-            )
+            uris = sources[name]
+            cores = trainings.cores
+            trained = _train_one(uris, name, recipe, compute, store, cores, progress, events)
+            return _outcome(trained, name, store, progress, force)
 
         return each_category(list(sources), trainings.at_once, train, progress)
 
@@ -182,8 +190,8 @@ def _train_one(
     cores: int | None,
     progress: Progress,
     events: Path | None,
-) -> str:
-    """Trains one category of a data set; returns how it ended, in a few words."""
+) -> Trained:
+    """Trains one category of a data set."""
     progress.state(category, "reading images")
     uris = source()
     chosen = recipe.resolve(category, lambda: _surveyed(uris, category, progress))
@@ -201,7 +209,7 @@ def _train_one(
             progress.update(category, epoch)
             log(epoch)
 
-        trained = train_category(
+        return train_category(
             uris,
             category,
             chosen,
@@ -211,12 +219,30 @@ def _train_one(
             on_row=on_row,
             on_state=functools.partial(progress.state, category),
         )
-    for line in in_words(load(store, category, trained.version)):
+
+
+def _outcome(
+    trained: Trained, category: str, store: Location, progress: Progress, force: bool
+) -> str:
+    """Says how a training ended, in a few words; a model that was refused goes into use by force.
+
+    Raises:
+        ConflictError: if another version was published meanwhile.
+        PoorModelError: if the model is hardly better than guessing, and not forced.
+    """
+    model = load(store, category, trained.version)
+    for line in in_words(model):
         progress.note(category, line)
-    if trained.new:
+    if trained.published and trained.new:
         return f"published {trained.version}"
     if trained.published:
         return f"up to date: {trained.version} has this recipe, seed, budget and these images"
+    refused = refusal(model)
+    if refused and not force:
+        raise PoorModelError(refused)
+    if refused:
+        publish(store, category, trained.version, in_use(store, category))
+        return f"published {trained.version} by force"
     return (
         f"complete but not in use: {trained.version}. To use it: ssray models publish "
         f"--models {store} --category {category} --version {trained.version}"

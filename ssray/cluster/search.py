@@ -28,8 +28,9 @@ from ssray.config import STRIDE, Basis, Compute
 from ssray.data.dataset import categories, index_dataset, training_uris
 from ssray.data.loading import load_images
 from ssray.data.pose import Framing
-from ssray.errors import ConfigError, DataError, SsrayError, TrainingError
+from ssray.errors import ConfigError, DataError, PoorModelError, SsrayError, TrainingError
 from ssray.models.artifact import SweepFacts, is_complete, load, save
+from ssray.models.quality import refusal
 from ssray.models.store import in_use, publish
 from ssray.recipes.request import RecipeRequest
 from ssray.recipes.survey import Survey
@@ -67,6 +68,8 @@ class SweepRequest:
             textures and the narrow one otherwise: where on a part real defects are, and so what
             an average map may dim, synthetic ones can't tell.
         ensemble: whether the best models are tried in pairs, too.
+        force: whether the best model goes into use even if it can't be shown to be better than
+            guessing.
     """
 
     recipe: RecipeRequest
@@ -76,6 +79,7 @@ class SweepRequest:
     validation: Location | None = None
     grid: Grid | None = None
     ensemble: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         """Finds mistakes before any data is read.
@@ -221,20 +225,28 @@ class _Sweep:
     ) -> str:
         """Puts the best trial's model into use, in place of the version before the search; returns
         how the search ended in a few words.
+
+        Raises:
+            PoorModelError: if the model is hardly better than guessing, and not forced.
         """
         category, version = search.category, chosen.version
+        model = load(search.store, category, version)
+        refused = refusal(model)
         if is_complete(self.store / category / version):
             if in_use(self.store, category) == version:
                 return f"up to date: {version}"
-            return (
-                f"complete but not in use: {version}. To use it: ssray models publish "
-                f"--models {self.store} --category {category} --version {version}"
-            )
-        model = load(search.store, category, version)
-        facts = model.facts.model_copy(update={"sweep": _facts(search, chosen, trials)})
-        save(dataclasses.replace(model, facts=facts), self.store)
+            if not refused:
+                return (
+                    f"complete but not in use: {version}. To use it: ssray models publish "
+                    f"--models {self.store} --category {category} --version {version}"
+                )
+        else:
+            facts = model.facts.model_copy(update={"sweep": _facts(search, chosen, trials)})
+            save(dataclasses.replace(model, facts=facts), self.store)
+            _delete_checkpoints(search, trials)
+        if refused and not self.request.force:
+            raise PoorModelError(refused)
         publish(self.store, category, version, before)
-        _delete_checkpoints(search, trials)
         return f"published {version}, {_origin(chosen.trial)}; {_count(trials)}"
 
 

@@ -25,8 +25,9 @@ from ssray.cluster.session import one_line
 from ssray.config import AnomalyMap, Compute, Recipe
 from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
 from ssray.method.inference import Reconstructor
-from ssray.models.artifact import is_complete, new_version, save, write_epoch_log
+from ssray.models.artifact import is_complete, load, new_version, save, write_epoch_log
 from ssray.models.device import resolve_device
+from ssray.models.quality import refusal
 from ssray.models.store import in_use, publish, versions
 from ssray.report.reconstructions import alignment_sheet, reconstruction_sheet
 from ssray.storage.fingerprint import fingerprint
@@ -52,7 +53,8 @@ class Trained:
 
     Attributes:
         version: complete, in the store.
-        published: whether it is in use.
+        published: whether it is in use; a model that tells good from bad hardly better than
+            guessing is not, ``ssray.models.quality.refusal`` says why.
         new: whether it was trained now; it was there before otherwise.
     """
 
@@ -130,7 +132,8 @@ def train_category(
     trial: Trial | None = None,
     on_rung: Callable[[Rung], None] = lambda rung: None,
 ) -> Trained:
-    """Trains one category on the connected Ray and publishes the model, unless it is a trial.
+    """Trains one category on the connected Ray and publishes the model, unless it is a trial or
+    hardly better than guessing.
 
     A training is known by its images, recipe, seed and budget. One that is complete in the store
     is not repeated, and one that was interrupted goes on from its last checkpoint.
@@ -196,7 +199,7 @@ def train_category(
         _run(job, {"row": on_row, "state": on_state, "rung": on_rung})
         if not lease.lost:
             folder.delete()
-    return Trained(version, published=trial is None, new=True)
+    return Trained(version, published=in_use(store, category) == version, new=True)
 
 
 def _completed(store: Location, category: str, key: str) -> Trained | None:
@@ -314,7 +317,9 @@ class _Worker:
             if model:
                 save(model, job.store)
         if self._is_first and not job.trial:
-            publish(job.store, request.category, request.version, job.instead_of)
+            model = load(job.store, request.category, request.version)
+            if refusal(model) is None:
+                publish(job.store, request.category, request.version, job.instead_of)
 
     def _device(self) -> torch.device:
         device = resolve_device(self._job.each.device)

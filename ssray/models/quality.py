@@ -9,6 +9,57 @@ from ssray.models.artifact import ModelArtifact
 
 POOR_AUROC = 0.8
 """Below this image AUROC on synthetic defects a model is called poor."""
+LEAST_AUROC = 0.6
+"""A model that can't be shown to reach this is not put into use unless the user insists."""
+ONE_SIDED_95 = 1.645
+"""Standard errors between an estimate and its lower 95 % bound."""
+
+
+def lower_bound(auroc: float, good: int, defective: int) -> float:
+    """The value that the AUROC exceeds with 95 % confidence.
+
+    The standard error is that of Hanley and McNeil, "The meaning and use of the area under a
+    receiver operating characteristic (ROC) curve" (Radiology, 1982), carried over to the log-odds
+    of the AUROC, whose distribution is closer to normal.
+
+    Args:
+        auroc: as measured.
+        good: the number of good images.
+        defective: the number of images with a defect.
+
+    >>> lower_bound(0.7, good=30, defective=90) < 0.7 < lower_bound(0.99, good=30, defective=90)
+    True
+    """
+    if not 0 < auroc < 1:
+        return auroc
+    exceeds_one_of_each = auroc * (1 - auroc)
+    two_defective = auroc / (2 - auroc) - auroc**2
+    two_good = 2 * auroc**2 / (1 + auroc) - auroc**2
+    variance = exceeds_one_of_each + (defective - 1) * two_defective + (good - 1) * two_good
+    error = math.sqrt(variance / (good * defective))
+    odds = math.log(auroc / (1 - auroc)) - ONE_SIDED_95 * error / (auroc * (1 - auroc))
+    return 1 / (1 + math.exp(-odds))
+
+
+def refusal(model: ModelArtifact) -> str | None:
+    """Says why a model is better not put into use; None where nothing speaks against it.
+
+    That is decided by its image AUROC on synthetic defects, or on the user's labelled images if
+    these chose its settings. A model on which no synthetic defect is perceptible is not refused.
+    """
+    found = model.calibration.selection
+    if found.image_auroc is None or not found.defects:
+        return None
+    least = lower_bound(found.image_auroc, model.calibration.reference_images, found.defects)
+    if least >= LEAST_AUROC:
+        return None
+    return (
+        f"{model.category}: version {model.version} is not put into use: it tells {found.basis} "
+        f"from good parts with image AUROC {found.image_auroc:.2f}, {least:.2f} at least with 95 % "
+        f"confidence, and {LEAST_AUROC:g} is expected (0.5 is guessing). Train with more "
+        "photographs, for more minutes (--max-minutes), or at a larger size "
+        f"(--set image_size={2 * model.recipe.image_size}). Use it all the same with --force."
+    )
 
 
 def in_words(model: ModelArtifact) -> list[str]:
@@ -20,7 +71,7 @@ def in_words(model: ModelArtifact) -> list[str]:
     """
     facts, found = model.facts, model.calibration.selection
     lines = [f"trained on {facts.images_seen:,.0f} images in {facts.seconds / 60:.1f} minutes"]
-    if found.image_auroc is not None and found.basis != "recipe":
+    if found.image_auroc is not None:
         lines.append(
             f"tells {found.basis} from good parts with image AUROC {found.image_auroc:.2f} "
             "(0.5 is guessing, 1 is perfect)"

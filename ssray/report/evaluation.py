@@ -200,12 +200,14 @@ def _choice(model: ModelArtifact) -> str:
     wanted = model.recipe.anomaly_map
     left_open = [name for name in ("difference", "kernel") if getattr(wanted, name) is None]
     if selection.basis == "synthetic defects":
-        return (
-            f"Chosen without test labels ({' and '.join(left_open)}), on "
-            f"{selection.defects} synthetic defects made from {references} "
-            f"(image AUROC {_percent(selection.image_auroc)}, pixel AUROC "
-            f"{_percent(selection.pixel_auroc)} there)."
+        judged = (
+            f"on {selection.defects} synthetic defects made from {references} (image AUROC "
+            f"{_percent(selection.image_auroc)}, pixel AUROC {_percent(selection.pixel_auroc)} "
+            "there)."
         )
+        if left_open:
+            return f"Chosen without test labels ({' and '.join(left_open)}), {judged}"
+        return f"The difference and the kernel are the recipe's own; judged {judged}"
     if left_open:
         return (
             f"No synthetic defect was perceptible, so a default was taken "

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 HOST = "127.0.0.1"
 TINY = [
-    *("--recipe", "demo", "--max-minutes", "0.02"),
+    *("--recipe", "demo", "--max-minutes", "0.02", "--force"),
     *("--set", "image_size=64", "--set", "schedule.crops=[0.5,1]", "--set", "network.width=4"),
 ]
 
@@ -178,7 +178,7 @@ def test_train_all_publishes_every_category(
     models = published(Location.parse(store))
     assert set(models) == {"weave", "grain"}
     for category, version in models.items():
-        assert f"{category}  published {version}" in job.stdout
+        assert f"{category}  published {version}" in job.stdout  # by force or not
         assert load(Location.parse(store), category, version).input_shape == (64, 64)
 
 

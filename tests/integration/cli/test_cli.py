@@ -34,7 +34,7 @@ def test_data_models_and_results_may_lie_in_s3(
     store, out = f"s3://{s3_server}/cli/models", f"s3://{s3_server}/cli/out"
     tiny = [part for setting in TINY for part in ("--set", setting)]
     chosen = ("--data", str(data), "--category", "weave", "--models", store)
-    trained = program("train", *chosen, "--recipe", "demo", *tiny)
+    trained = program("train", *chosen, "--recipe", "demo", "--force", *tiny)
     assert trained.code == 0, trained.err
     assert "weave  published" in trained.out
     assert "up to date" in program("train", *chosen, "--recipe", "demo", *tiny).out
@@ -77,7 +77,7 @@ def test_from_data_to_scores(tmp_path: Path) -> None:
     settings = [word for setting in small for word in ("--set", setting)]
     trained = ssray(
         "train", "--data", data, "--category", "weave", "--models", store,
-        "--recipe", "demo", *settings,
+        "--recipe", "demo", "--force", *settings,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     assert "weave  100 %  epoch" in trained.stdout

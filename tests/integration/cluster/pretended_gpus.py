@@ -74,7 +74,7 @@ def main(data: str, out: str) -> None:
     store = place / "models"
 
     def trained() -> dict[str, Any]:
-        failed = train_categories(root, [], REQUEST, compute(), store)
+        failed = train_categories(root, [], REQUEST, compute(), store, force=True)
         versions = model_store.published(store)
         facts = [artifact.load_facts(store, *named) for named in versions.items()]
         return {
@@ -97,7 +97,7 @@ def main(data: str, out: str) -> None:
         return {"workers": facts.workers, "streamed": facts.streamed, "threads": facts.threads}
 
     def swept() -> dict[str, Any]:
-        request = SweepRequest(recipe=REQUEST, space="small", trials=2)
+        request = SweepRequest(recipe=REQUEST, space="small", trials=2, force=True)
         best, results = place / "best", place / "sweep"
         failed = sweep_categories(root, ["weave"], request, compute(), best, results)
         rows = pq.read_table(f"{results}/leaderboard.parquet").to_pylist()

@@ -81,6 +81,7 @@ def search(folder: Path) -> dict[str, Exception]:
         space=str(folder / "space.json"),
         trials=TRIALS,
         grid=NARROW,
+        force=True,
     )
     data, store, out = (Location.parse(folder / name) for name in ("data", "store", "out"))
     return sweep_categories(data, [], request, Compute(precision="float32"), store, out)
@@ -92,7 +93,7 @@ def command(folder: Path, place: Path | Location, trials: int) -> list[str]:
         *(sys.executable, "-m", "ssray", "sweep", "--data", str(folder / "data")),
         *("--models", f"{place}/store", "--out", f"{place}/out", "--recipe", "demo"),
         *("--space", str(folder / "space.json"), "--trials", str(trials)),
-        *("--precision", "float32", "--map-settings", "narrow"),
+        *("--precision", "float32", "--map-settings", "narrow", "--force"),
         *(part for setting in TINY for part in ("--set", setting)),
     ]
 

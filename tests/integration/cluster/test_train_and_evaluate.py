@@ -18,7 +18,7 @@ from ssray.config import Compute, Recipe, override
 from ssray.data.dataset import index_dataset, index_images
 from ssray.data.decode import read_image, read_mask, resize
 from ssray.data.demo.dataset import write_demo_data
-from ssray.errors import ConfigError, DataError, ScoringError, TrainingError
+from ssray.errors import ConfigError, DataError, PoorModelError, ScoringError, TrainingError
 from ssray.metrics.pixels import PixelCounts
 from ssray.models import artifact
 from ssray.models import store as model_store
@@ -50,7 +50,7 @@ def store(ray_local: None, demo_root: Path, tmp_path_factory: pytest.TempPathFac
 
     place = Location.parse(tmp_path_factory.mktemp("store"))
     request = RecipeRequest("demo", TINY)
-    failed = train_categories(Location.parse(demo_root), [], request, FLOAT32, place)
+    failed = train_categories(Location.parse(demo_root), [], request, FLOAT32, place, force=True)
     assert failed == {}
     return place
 
@@ -63,6 +63,20 @@ def test_training_publishes_a_model_and_its_log(store: Location) -> None:
     log = pq.read_table(f"{store}/weave/{versions['weave']}/epochs.parquet").to_pylist()
     assert log[-1]["budget_spent"] == 1.0
     assert log == model.history
+
+
+def test_a_model_that_guesses_is_kept_out_of_use(demo_root: Path, tmp_path: Path) -> None:
+    """It learns nothing at this learning rate. Trained once, forced by the same request."""
+    from ssray.cluster.categories import train_categories
+
+    request = RecipeRequest("demo", (*TINY, "schedule.learning_rate=1e-12"))
+    root, store = Location.parse(demo_root), Location.parse(tmp_path)
+    failed = train_categories(root, ["weave"], request, FLOAT32, store)
+    assert isinstance(failed["weave"], PoorModelError), failed
+    assert model_store.published(store) == {}
+    [version] = model_store.versions(store, "weave")
+    assert train_categories(root, ["weave"], request, FLOAT32, store, force=True) == {}
+    assert model_store.published(store) == {"weave": version.version}
 
 
 def test_a_run_can_be_repeated_from_its_artifact(store: Location, demo_root: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ssray.calibration.evidence import Evidence, SyntheticDefects, gather_evidence
-from ssray.calibration.map_settings import KERNEL_SHARES, is_open, judge, kernels_of, select
+from ssray.calibration.map_settings import KERNEL_SHARES, judge, kernels_of, select
 from ssray.config import AnomalyMap, Difference, MapSettings, Network
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
@@ -73,8 +73,7 @@ def test_what_is_set_is_kept() -> None:
     given = MapSettings(difference="squared", kernel=5, repeats=0, image_score="sum")
     chosen, selection = select({"squared": evidence()}, given)
     assert chosen == given
-    assert not is_open(given)
-    assert selection.basis == "recipe"
+    assert selection.basis == "synthetic defects"
 
 
 def test_without_a_perceptible_defect_there_is_a_fallback() -> None:
