@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import LabelledDefects, gather_evidence
-from ssray.calibration.map_settings import GRIDS, Candidate, judge, open_differences
+from ssray.calibration.map_settings import GRIDS, NARROW, Candidate, judge
 from ssray.config import MapSettings, Recipe
 from ssray.method.inference import Reconstructor
 
@@ -89,7 +89,7 @@ def _on_test_set(
     masks = torch.cat([F.interpolate(mask, shape) for mask in whole]) > 0
     good, bad = test_set.images[~defective], test_set.images[defective]
     wanted = recipe.anomaly_map
-    kinds, source = open_differences(wanted), LabelledDefects(bad, masks[defective])
+    kinds, source = NARROW.kinds(wanted), LabelledDefects(bad, masks[defective])
     reconstructor = Reconstructor(networks, precision)
     fitted_on = gather_evidence(reconstructor, references, kinds, None)
     evidence = {

@@ -28,13 +28,14 @@ Foreign = Literal["batch", "generated", "textures"]
 ObjectiveKind = Literal["reconstruct", "amplify", "ensemble"]
 Difference = Literal["squared", "ssim", "both"]
 ImageScore = Literal["sum", "max", "topk"]
+Join = Literal["max", "mean"]
 Augmentation = Literal["none", "flip_horizontal", "flip", "turn", "dihedral"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Backend = Literal["auto", "torch", "openvino"]
 ExportFormat = Literal["torch", "onnx", "openvino"]
 Basis = Literal["synthetic", "labelled", "reconstruction"]
-MapGrid = Literal["narrow", "wide"]
+MapGrid = Literal["plain", "narrow", "wide"]
 Heatmaps = Literal["flagged", "all", "none"]
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -311,13 +312,12 @@ class AnomalyMap(_Frozen):
     difference: Difference | None = Field(
         None,
         description="how reconstruction and image are compared; both is the geometric mean of "
-        "squared and ssim; default: chosen for every model on synthetic defects",
+        "squared and ssim; default: both",
     )
     kernel: int | None = Field(
         None,
         ge=1,
-        description="side k of the mean filter in pixels, odd; default: chosen on synthetic "
-        "defects",
+        description="side k of the mean filter in pixels, odd; default: 5 % of the shorter side",
     )
     repeats: int = Field(
         3, ge=0, description="how many times n the filter is applied; 0 leaves the map as it is"
@@ -331,6 +331,11 @@ class AnomalyMap(_Frozen):
         0.0,
         ge=0,
         description="power t of (1 - avgmap) in equation (14); 0 does without the average map",
+    )
+    join: Join = Field(
+        "max",
+        description="how the maps of a model's autoencoders become one, each on the scale of good "
+        "images: the larger value at each pixel, as the paper joins an ensemble, or the mean",
     )
     image_score: ImageScore = Field("max", description="how a map is reduced to the image score")
     top_fraction: float = Field(
@@ -382,6 +387,22 @@ class Decision(_Frozen):
         return folds
 
 
+class Linear(_Frozen):
+    """The linear autoencoder beside the network: principal components of the training images."""
+
+    image_size: int = Field(
+        64,
+        ge=STRIDE,
+        description="side of a square with as many pixels as the images are shrunk to",
+    )
+    variance: float = Field(
+        0.98,
+        gt=0,
+        lt=1,
+        description="share of the training images' variance that the components keep",
+    )
+
+
 class Alignment(_Frozen):
     """The frame around a part that is located in each photograph and turned upright."""
 
@@ -417,6 +438,11 @@ class Recipe(_Frozen):
         "upright; null takes whole photographs",
     )
     network: Network = Network()
+    linear: Linear | None = Field(
+        None,
+        description="a linear autoencoder beside the network, which sees the whole part at once; "
+        "for parts that are in their place; null does without",
+    )
     corruption: Corruption = Corruption()
     objective: Objective = Objective()
     schedule: Schedule = Schedule()

@@ -210,7 +210,7 @@ def _held_out_scores(
 
     The scale comes from the held-out images themselves. With one network and no average map it
     changes no rank, so they may be scored with it. Otherwise each image of ``unseen`` is scored
-    with the scale and average map of the others.
+    with what the others say of channels and places, at the level of all.
 
     Args:
         reconstructor: the trained networks.
@@ -223,7 +223,7 @@ def _held_out_scores(
     fitted_to_them = settings.average_power or (settings.relative and mean is None)
     if len(reconstructor.networks) == 1 and not fitted_to_them:
         return _scores(reconstructor, maker, held_out)
-    scores: list[float] = MapMaker.left_out_scores(settings, unseen, mean).tolist()
+    scores: list[float] = MapMaker.left_out_scores(settings, unseen, mean, maker.level).tolist()
     further = held_out[len(unseen) :]
     if len(further):
         scores += _scores(reconstructor, maker, further)

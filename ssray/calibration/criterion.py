@@ -24,12 +24,12 @@ from ssray.calibration.evidence import (
 )
 from ssray.calibration.map_settings import (
     NARROW,
+    PLAIN,
     Candidate,
     Choice,
     Grid,
     choose,
     judge,
-    open_differences,
 )
 from ssray.config import Alignment, AnomalyMap, Basis, Difference, MapSettings, Recipe
 from ssray.method.inference import Reconstructor, evaluating
@@ -66,7 +66,7 @@ class Criterion(BaseModel):
         labelled_fingerprint: a checksum of these images and their masks, which tells whether any
             has changed.
         alignment: of the recipes that are compared; all have the same.
-        grid: the settings of the map to try besides difference and kernel.
+        grid: the settings of the map to try.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,9 +83,10 @@ class Criterion(BaseModel):
     def of(cls, recipe: Recipe, seed: int) -> Criterion:
         """Makes the criterion of a model that is compared with no other.
 
-        Its synthetic defects have the sizes that the model was taught to repair.
+        Its synthetic defects have the sizes that the model was taught to repair, and choose no
+        settings: they say what the model is worth.
         """
-        return cls(radius=recipe.corruption.patches.radius, seed=seed)
+        return cls(radius=recipe.corruption.patches.radius, seed=seed, grid=PLAIN)
 
     def examine(
         self,
@@ -142,7 +143,7 @@ class Criterion(BaseModel):
             clean = torch.cat([references, good])
         with evaluating(*reconstructor.networks):
             evidence = gather_evidence(
-                reconstructor, clean, open_differences(wanted), source, training
+                reconstructor, clean, self.grid.kinds(wanted), source, training
             )
         if len(clean) == len(references):
             return evidence

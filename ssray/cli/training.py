@@ -165,8 +165,9 @@ def train(
     type=click.Choice(["auto", *get_args(MapGrid)]),
     default="auto",
     show_default=True,
-    help="What to choose of the anomaly map for every model: narrow, difference and kernel; wide, "
-    "also repetitions, average map and image score, 2,160 settings; auto, wide for textures.",
+    help="What to choose of the anomaly map for every model: plain, nothing; narrow, difference "
+    "and kernel; wide, also repetitions, average map and image score, 2,160 settings; auto, plain, "
+    "but by labelled images wide for textures and narrow for parts.",
 )
 @click.option(
     "--ensemble",

@@ -16,7 +16,7 @@ from ray.util.queue import Empty, Queue
 import ssray
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import LabelledImage
-from ssray.calibration.map_settings import NARROW, WIDE, Grid
+from ssray.calibration.map_settings import NARROW, PLAIN, WIDE, Grid
 from ssray.cluster.categories import each_category, survey_of
 from ssray.cluster.ensembles import ensemble_of
 from ssray.cluster.progress import Progress, Silent
@@ -64,9 +64,8 @@ class SweepRequest:
         trials: of each category, the recipe itself included.
         by: what chooses.
         validation: the folder above the categories of a labelled validation set, if that chooses.
-        grid: settings of the anomaly map to try on every model; None tries the wide grid for
-            textures and the narrow one otherwise: where on a part real defects are, and so what
-            an average map may dim, synthetic ones can't tell.
+        grid: settings of the anomaly map to try on every model; None tries none unless labelled
+            images choose, and then the wide grid for textures and the narrow one otherwise.
         ensemble: whether the best models are tried in pairs, too.
         force: whether the best model goes into use even if it can't be shown to be better than
             guessing.
@@ -100,8 +99,14 @@ class SweepRequest:
             )
 
     def grid_for(self, survey: Survey) -> Grid:
-        """The grid for a category, from what its training images show."""
-        return self.grid or (WIDE if survey.texture else NARROW)
+        """The grid for a category, from what its training images show.
+
+        Synthetic defects choose none by default: they can't tell how large real ones are, nor where
+        on a part they lie, and so what an average map may dim.
+        """
+        if self.grid or self.by != "labelled":
+            return self.grid or PLAIN
+        return WIDE if survey.texture else NARROW
 
 
 def sweep_categories(

@@ -1,9 +1,9 @@
 """From an image and its reconstructions to an anomaly map and a score (equations 2, 3, 13, 14).
 
-Each network of a model, of which an ensemble has several, gives one *channel* of a stack of
-difference maps, (B, K, H, W). Every channel is smoothed, divided by what is usual at its place and
-by its scale, the level that defect-free images reach, and weighted by its average map; the anomaly
-map is the pixel-wise maximum over the channels.
+Each autoencoder of a model, a network, two of an ensemble, the linear one, gives one *channel* of a
+stack of difference maps, (B, K, H, W). Every channel is smoothed, divided by what is usual at its
+place and by its scale, the level that defect-free images reach, and weighted by its average map;
+the anomaly map is the pixel-wise maximum or mean over the channels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssray.config import Difference, ImageScore, MapSettings
+from ssray.config import Difference, ImageScore, Join, MapSettings
 from ssray.method.ssim import ssim_map
 
 
@@ -143,9 +143,9 @@ def weighted(maps: Tensor, average: Tensor, power: float) -> Tensor:
     return maps * (1 - average).clamp_min(0) ** power
 
 
-def combine(maps: Tensor) -> Tensor:
-    """Takes the maximum of the channels at each pixel (section 4.3), (B, 1, H, W)."""
-    return maps.amax(dim=1, keepdim=True)
+def combine(maps: Tensor, join: Join) -> Tensor:
+    """Joins (B, K, H, W) channels at each pixel, by their maximum (section 4.3) or mean."""
+    return maps.mean(dim=1, keepdim=True) if join == "mean" else maps.amax(dim=1, keepdim=True)
 
 
 def image_scores(maps: Tensor, reduction: ImageScore, top_fraction: float) -> Tensor:
@@ -228,7 +228,7 @@ class MapMaker:
         if self.average is not None:
             average = self.average[..., ::stride, ::stride]
             maps = weighted(maps, average, self.settings.average_power)
-        return combine(maps)
+        return combine(maps, self.settings.join)
 
     def scores(self, maps: Tensor) -> Tensor:
         """Reduces anomaly maps, (B, 1, H, W), to image scores, (B,)."""
@@ -236,7 +236,11 @@ class MapMaker:
 
     @classmethod
     def left_out_scores(
-        cls, settings: MapSettings, clean: Tensor, mean: Tensor | None = None
+        cls,
+        settings: MapSettings,
+        clean: Tensor,
+        mean: Tensor | None = None,
+        level: Tensor | None = None,
     ) -> Tensor:
         """Scores each defect-free image as if it were new.
 
@@ -247,6 +251,9 @@ class MapMaker:
             settings: how the anomaly map is made.
             clean: (N, K, H, W) difference maps, N at least 2.
             mean: as for ``fitted``.
+            level: that of the map maker which images to come are scored with, where it is fitted to
+                the same images: one number for all changes no rank, and without one of a few
+                images it would be known badly.
 
         Returns:
             (N,) float32 image scores.
@@ -257,8 +264,15 @@ class MapMaker:
         for number, own in enumerate(smoothed):
             others = torch.cat([smoothed[:number], smoothed[number + 1 :]])
             maker = cls.fitted_to_smoothed(settings, others, smoothed_mean)
-            scores.append(maker.scores(maker.joined(own[None])))
+            own_scores = maker.scores(maker.joined(own[None]))
+            scores.append(own_scores if level is None else own_scores * (maker.level / level))
         return torch.cat(scores)
+
+    @property
+    def level(self) -> Tensor:
+        """What maps are divided by, as one number, the geometric mean over channels."""
+        divisors = self.scale if self.usual is None else self.scale * self.usual.mean(dim=(1, 2))
+        return divisors.log().mean().exp()
 
     @staticmethod
     def _smoothed(settings: MapSettings, differences: Tensor) -> Tensor:

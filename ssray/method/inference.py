@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ssray.config import Difference
 from ssray.method.anomaly_map import difference_maps
+from ssray.method.linear import LinearAutoencoder
 from ssray.method.tiling import Tiling, in_tiles
 
 TILING = Tiling()
@@ -32,8 +34,12 @@ def image_batches(images: Tensor, batch: int, device: torch.device) -> Iterator[
 def reconstruct(model: nn.Module, images: Tensor, precision: torch.dtype) -> Tensor:
     """Reconstructs (B, 3, H, W) float32 images; the result has their shape and lies in [0, 1].
 
-    Images with a side beyond ``TILING.side`` are reconstructed in tiles.
+    Images with a side beyond ``TILING.side`` are reconstructed in tiles, but for the linear
+    autoencoder, which knows whole images.
     """
+    if isinstance(model, LinearAutoencoder):
+        whole: Tensor = model(images)
+        return whole
 
     def one_pass(part: Tensor) -> Tensor:
         with autocast(images.device, precision):
@@ -75,11 +81,11 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Reconstructor:
-    """Trained networks that reconstruct images, all on the same device.
+    """What reconstructs images, all on the same device.
 
     Attributes:
-        networks: one network, or several for an ensemble; in eval mode unless the caller puts them
-            there for a while with ``evaluating``.
+        networks: one network, or several for an ensemble, and perhaps the linear autoencoder; in
+            eval mode unless the caller puts them there for a while with ``evaluating``.
         precision: the type in which the networks' inner layers compute: float32 or bfloat16.
     """
 
@@ -89,7 +95,8 @@ class Reconstructor:
     @property
     def device(self) -> torch.device:
         """The device that the networks are on."""
-        return next(self.networks[0].parameters()).device
+        first = self.networks[0]
+        return next(itertools.chain(first.parameters(), first.buffers())).device
 
     def batches(self, images: Tensor) -> Iterator[Tensor]:
         """Yields (N, H, W, 3) uint8 images as (B, 3, H, W) float32 in [0, 1], on the device."""

@@ -6,7 +6,8 @@ The files of a version are::
                            manifest.json        epochs.parquet
 
 An ensemble adds ``weights-1.safetensors`` for its second network, and ``partner.json`` if that was
-trained with another recipe; an average map adds ``average_map.safetensors``.
+trained with another recipe; a linear autoencoder adds ``linear.safetensors``, an average map
+``average_map.safetensors``, and what is usual at a place ``usual_level.safetensors``.
 
 ``manifest.json`` has the checksums of the other files. It is written last, so a version that has it
 is complete. A complete version is never changed; ``ssray.models.store`` says which one is in use.
@@ -42,17 +43,19 @@ from ssray.data.pose import Framing
 from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
+from ssray.method.linear import LinearAutoencoder
 from ssray.models.device import kept_precision, resolve_precision
 from ssray.storage.location import Location
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 """The version of the file format that is written."""
-READABLE = (2, 3, 4, 5, 6, FORMAT_VERSION)
+READABLE = (2, 3, 4, 5, 6, 7, FORMAT_VERSION)
 """The versions of the file format that can be read."""
 MANIFEST = "manifest.json"
 EPOCH_LOG = "epochs.parquet"
 AVERAGE_MAP = "average_map.safetensors"
 USUAL_LEVEL = "usual_level.safetensors"
+LINEAR = "linear.safetensors"
 PARTNER = "partner.json"
 _TENSOR = "average_map"
 """The name of the tensor in each of these two files."""
@@ -171,6 +174,7 @@ class ModelArtifact:
         calibration: its map settings, scales and thresholds.
         facts: how it was trained.
         weights: the state dict of each network, CPU tensors; an ensemble has two.
+        linear: that of the linear autoencoder, or None.
         places: what belongs to the calibration at every place.
         partner: the recipe of an ensemble's second network if it is not ``recipe``, else None.
         history: the rows of the epoch log.
@@ -182,6 +186,7 @@ class ModelArtifact:
     calibration: Calibration
     facts: TrainingFacts
     weights: tuple[dict[str, Tensor], ...]
+    linear: dict[str, Tensor] | None = None
     places: PlaceMaps = NOWHERE
     partner: Recipe | None = None
     history: Sequence[Mapping[str, Any]] = ()
@@ -204,14 +209,25 @@ class ModelArtifact:
         return self.build_all(device)[0]
 
     def build_all(self, device: torch.device) -> list[nn.Module]:
-        """Builds every network with its weights, in eval mode on ``device``, channels-last."""
+        """Builds every network with its weights, in eval mode on ``device``, channels-last.
+
+        The linear autoencoder, where there is one, comes last.
+        """
         networks: list[nn.Module] = []
         recipes = (self.recipe, self.partner or self.recipe)
         for recipe, weights in zip(recipes, self.weights, strict=False):
             network = Autoencoder(recipe.network)
             network.load_state_dict(weights)
             networks.append(network.eval().to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
-        return networks
+        linear = self.build_linear(device)
+        return [*networks, linear] if linear else networks
+
+    def build_linear(self, device: torch.device) -> LinearAutoencoder | None:
+        """Builds the linear autoencoder, in eval mode on ``device``; None where there is none."""
+        if self.linear is None:
+            return None
+        linear = LinearAutoencoder(self.linear["mean"], self.linear["basis"], self.input_shape)
+        return linear.eval().to(device)
 
     def precision(self, wanted: Precision, device: torch.device) -> torch.dtype:
         """Returns the type in which the networks' inner layers shall compute.
@@ -259,6 +275,8 @@ def save(artifact: ModelArtifact, store: Location) -> None:
         "training.json": _json(artifact.facts),
         EPOCH_LOG: _epoch_log(artifact.history),
     }
+    if artifact.linear is not None:
+        files[LINEAR] = safetensors.torch.save(artifact.linear)
     for name, tensor in _place_files(artifact.places).items():
         files[name] = safetensors.torch.save({_TENSOR: tensor})
     if artifact.partner is not None:
@@ -298,6 +316,7 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
             history=pq.read_table(io.BytesIO(files[EPOCH_LOG])).to_pylist()
             if EPOCH_LOG in files
             else (),
+            linear=safetensors.torch.load(files[LINEAR]) if LINEAR in files else None,
             places=PlaceMaps(
                 *(
                     safetensors.torch.load(files[name])[_TENSOR] if name in files else None

@@ -6,7 +6,17 @@ takes 4.8 GFLOP at 256 px, 1.2 at 128 px, and 0.3 with the demo's network.
 
 from __future__ import annotations
 
-from ssray.config import Alignment, AnomalyMap, Corruption, Mix, Network, Patches, Recipe, Schedule
+from ssray.config import (
+    Alignment,
+    AnomalyMap,
+    Corruption,
+    Linear,
+    Mix,
+    Network,
+    Patches,
+    Recipe,
+    Schedule,
+)
 
 
 def texture() -> Recipe:
@@ -24,6 +34,7 @@ def texture() -> Recipe:
         name="compact-texture",
         network=Network(blend="pixel"),
         corruption=Corruption(mix=Mix(elastic=1, pattern=1)),
+        anomaly_map=AnomalyMap(relative=True),
     )
 
 
@@ -55,6 +66,8 @@ def object_() -> Recipe:
             rotation=(5.0, 180.0),
         ),
         schedule=Schedule(crops=(1.0,), images=400_000),
+        linear=Linear(),
+        anomaly_map=AnomalyMap(join="mean"),
     )
 
 
@@ -79,7 +92,8 @@ def aligned(alignment: Alignment) -> Recipe:
             smoothness=(0.024, 0.08),
         ),
         schedule=Schedule(crops=(1.0,), images=400_000, photometric=0.2),
-        anomaly_map=AnomalyMap(relative=True),
+        linear=Linear(),
+        anomaly_map=AnomalyMap(relative=True, join="mean"),
     )
 
 

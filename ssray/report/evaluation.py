@@ -205,14 +205,12 @@ def _choice(model: ModelArtifact) -> str:
             f"{_percent(selection.image_auroc)}, pixel AUROC {_percent(selection.pixel_auroc)} "
             "there)."
         )
-        if left_open:
-            return f"Chosen without test labels ({' and '.join(left_open)}), {judged}"
-        return f"The difference and the kernel are the recipe's own; judged {judged}"
+        whose = "the defaults" if left_open else "the recipe's own"
+        if left_open and model.facts.sweep:
+            whose = "the search's"
+        return f"Difference and kernel are {whose}; the model was judged {judged}"
     if left_open:
-        return (
-            f"No synthetic defect was perceptible, so a default was taken "
-            f"({' and '.join(left_open)})."
-        )
+        return "No synthetic defect was perceptible; difference and kernel are the defaults."
     return "The difference and the kernel are the recipe's own."
 
 

@@ -7,12 +7,13 @@ tried on the maps of both, as for a single model.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssray.calibration.calibrate import MAX_REFERENCES, calibrate
 from ssray.calibration.criterion import Criterion
@@ -51,7 +52,8 @@ def best_ensemble(
     """Finds the two models whose ensemble has the lowest error, and calibrates the ensemble.
 
     Args:
-        models: the models, the best one first; each has one network, and all one input shape.
+        models: the models, the best one first; each has one network, and all one input shape and
+            the same linear autoencoder, or none.
         held_out: (M, H, W, 3) uint8 defect-free images that none of them was trained on.
         training: (N, H, W, 3) uint8 images that they were trained on.
         criterion: what they were judged by; not the reconstruction error, which says nothing about
@@ -68,18 +70,18 @@ def best_ensemble(
         return None
     precision, wanted = first.precision("auto", device), first.recipe.anomaly_map
     references = held_out[:MAX_REFERENCES]
-    seen = [
-        criterion.gather(
-            Reconstructor([model.build(device)], precision),
-            references,
-            wanted,
-            training if wanted.relative else None,
-        )
-        for model in models
-    ]
+    seen_before = training if wanted.relative else None
+
+    def seen_by(network: nn.Module) -> dict[Difference, Evidence]:
+        alone = Reconstructor([network], precision)
+        return criterion.gather(alone, references, wanted, seen_before)
+
+    seen = [seen_by(model.build(device)) for model in models]
+    linear = first.build_linear(device)
+    shared = [seen_by(linear)] if linear else []
     errors: dict[tuple[int, int], float] = {}
     for pair in itertools.combinations(range(len(models)), 2):
-        joined = _joined(*(seen[number] for number in pair))
+        joined = functools.reduce(_joined, [*(seen[number] for number in pair), *shared])
         error = criterion.judge(joined, wanted).selection.error
         if error is not None:
             errors[pair] = error
@@ -100,8 +102,9 @@ def _ensemble(
     precision: torch.dtype,
 ) -> ModelArtifact:
     """Calibrates two models together and makes one model of both."""
+    networks, linear = [one.build(device), other.build(device)], one.build_linear(device)
     calibration, places = calibrate(
-        Reconstructor([one.build(device), other.build(device)], precision),
+        Reconstructor([*networks, linear] if linear else networks, precision),
         held_out,
         training,
         one.recipe,
@@ -124,6 +127,7 @@ def _ensemble(
         calibration=calibration,
         facts=facts,
         weights=(one.weights[0], other.weights[0]),
+        linear=one.linear,
         places=places,
         history=one.history,
     )

@@ -26,6 +26,7 @@ from ssray.calibration.criterion import Criterion
 from ssray.config import Compute, Recipe
 from ssray.data.window import Decode
 from ssray.method.inference import Reconstructor
+from ssray.method.linear import LinearAutoencoder
 from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.models.device import PRECISION_NAMES, describe_hardware, peak_memory_gib, use_cores
 from ssray.training.checkpoint import CheckpointFile
@@ -120,7 +121,8 @@ def build_model(
     counted = feed.counted()
     if ProcessGroup.current().rank:
         return None
-    calibration, places = _calibrated(request, plan, finished, feed)
+    linears = _linear_autoencoders(plan, recipe)
+    calibration, places = _calibrated(request, plan, finished, feed, linears)
     return ModelArtifact(
         category=request.category,
         version=request.version,
@@ -128,6 +130,7 @@ def build_model(
         calibration=calibration,
         facts=_facts(request, plan, finished, feed, counted, threads),
         weights=tuple(_on_cpu(network) for network in finished.networks[: plan.networks]),
+        linear=_on_cpu(linears[0]) if linears else None,
         places=places,
         history=[dataclasses.asdict(row) for row in finished.history],
     )
@@ -171,18 +174,35 @@ def _feed(request: BuildRequest, threads: int, decode: Decode | None, callbacks:
     return dataclasses.replace(feed, textures=load_textures(recipe, threads))
 
 
+def _linear_autoencoders(plan: Plan, recipe: Recipe) -> list[LinearAutoencoder]:
+    """Fits that of the model, and one for each fold to the images without it; none if not wanted.
+
+    They take seconds, so the processes other than rank 0's do not share the work.
+    """
+    if recipe.linear is None:
+        return []
+    return [
+        LinearAutoencoder.fitted(fit.feed().sample, recipe.linear).eval().to(plan.numerics.device)
+        for fit in plan.fits[:: plan.networks]
+    ]
+
+
 def _calibrated(
-    request: BuildRequest, plan: Plan, finished: Finished, feed: Feed
+    request: BuildRequest,
+    plan: Plan,
+    finished: Finished,
+    feed: Feed,
+    linears: Sequence[LinearAutoencoder],
 ) -> tuple[Calibration, PlaceMaps]:
     """The calibration of the model's networks, and what belongs to it at every place.
 
     Where there are folds, image scores come from the networks that were trained without them.
     """
     size = plan.networks
-    model, *folds = (
-        Reconstructor(finished.networks[start : start + size], plan.numerics.precision)
-        for start in range(0, len(plan.fits), size)
-    )
+    networks = [finished.networks[start : start + size] for start in range(0, len(plan.fits), size)]
+    if linears:
+        networks = [[*trained, linear] for trained, linear in zip(networks, linears, strict=True)]
+    model, *folds = (Reconstructor(each, plan.numerics.precision) for each in networks)
     calibration, places = calibrate(
         model,
         feed.held_out,

@@ -21,6 +21,7 @@ from ssray.data.loading import common_framing, load_images, spread
 from ssray.data.pose import Framing
 from ssray.data.window import Decode, ImageWindow
 from ssray.errors import ConfigError, TrainingError
+from ssray.method.linear import MOST_IMAGES
 from ssray.storage.location import Location
 from ssray.training.distributed import ProcessGroup
 
@@ -53,7 +54,7 @@ class Feed:
         """All images to train on, or some of those in the window, (N, H, W, 3) uint8 on the CPU."""
         if isinstance(self.training, Tensor):
             return self.training
-        return self.training.images[:MIN_WINDOW].cpu()
+        return self.training.images[:MOST_IMAGES].cpu()
 
     @property
     def shape(self) -> tuple[int, int]:

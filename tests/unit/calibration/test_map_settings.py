@@ -80,7 +80,7 @@ def test_without_a_perceptible_defect_there_is_a_fallback() -> None:
     nothing = torch.empty(0, 1, 64, 64)
     blank = Evidence(torch.rand(4, 1, 64, 64), nothing, nothing.bool())
     chosen, selection = select(dict.fromkeys(KINDS, blank), AnomalyMap(repeats=1))
-    assert (chosen.difference, chosen.kernel, chosen.repeats) == ("squared", 5, 1)
+    assert (chosen.difference, chosen.kernel, chosen.repeats) == ("both", 3, 1)
     assert (selection.basis, selection.image_auroc) == ("recipe", None)
 
 

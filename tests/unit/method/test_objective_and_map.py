@@ -206,7 +206,7 @@ def test_common_scale_makes_channels_comparable() -> None:
     scale = common_scale(channels)
     torch.testing.assert_close(scale[1], 1000 * scale[0])
     assert float(scale[0]) == pytest.approx(float(maps.amax(dim=(1, 2, 3)).mean()))
-    joined = combine(scaled(channels, scale))
+    joined = combine(scaled(channels, scale), "max")
     torch.testing.assert_close(joined, torch.maximum(maps, maps.flip(3)) / scale[0])
 
 
