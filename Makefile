@@ -29,7 +29,7 @@ demo: $(STAMP)
 	$(VENV)/bin/ssray demo --out demo-out
 
 test: $(STAMP)
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(STAMP)
 	$(PY) -m pytest -n 2 --dist loadfile $(UNIT)

@@ -24,6 +24,7 @@ TINY = (
     "schedule.holdout=0.1",
     "schedule.images=24",
     "anomaly_map.kernel=3",
+    "anomaly_map.relative=false",
 )
 """Settings with which the demo recipe trains in a second."""
 

@@ -28,6 +28,8 @@ class LinearAutoencoder(nn.Module):
     The span also holds smooth changes of light: an offset of each channel and a gain, both
     constant or rising across or down the image. So a lamp that drifts is no anomaly.
 
+    It computes in float32: what is left over is small beside what is taken away.
+
     Args:
         mean: (3, h, w) float32, the mean of the shrunk training images.
         basis: (n, 3 * h * w) float32, orthonormal.
@@ -78,13 +80,12 @@ class LinearAutoencoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Reconstructs (B, 3, H, W) float32 images in [0, 1]; the result is alike."""
-        with torch.autocast(images.device.type, enabled=False):
-            shrunk = _resized(images, self.shrink_rows, self.shrink_columns)
-            off = (shrunk - self.mean).flatten(1)
-            outside = off - (off @ self.basis.T) @ self.basis
-            outside = outside.unflatten(1, self.mean.shape)
-            back = images - _resized(outside, self.enlarge_rows, self.enlarge_columns)
-            return back.clamp(0, 1)
+        shrunk = _resized(images, self.shrink_rows, self.shrink_columns)
+        off = (shrunk - self.mean).flatten(1)
+        outside = off - (off @ self.basis.T) @ self.basis
+        outside = outside.unflatten(1, self.mean.shape)
+        back = images - _resized(outside, self.enlarge_rows, self.enlarge_columns)
+        return back.clamp(0, 1)
 
 
 def _components(off: Tensor, variance: float) -> Tensor:

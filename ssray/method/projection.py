@@ -361,19 +361,6 @@ grain), 0.44 to 0.79 for objects (MVTec AD transistor, hazelnut, cookie; the gen
 connector). The threshold lies between, nearer to the textures, of which there was one real one."""
 
 
-def is_texture(images: Tensor) -> bool:
-    """Tells whether places do not matter: pixels are distributed alike everywhere (Fig. 8).
-
-    Args:
-        images: (N, 3, H, W) float32 in [0, 1]; a few dozen give a firm answer, one gives none
-            and counts as an object.
-    """
-    if len(images) < 2:
-        return False
-    moments = PositionMoments.of(images, (images.shape[2], images.shape[3]))
-    return moments.position_share() < TEXTURE_SHARE
-
-
 def mean(values: Tensor) -> float:
     """Averages all values, added up in float64."""
     return float(values.double().mean())

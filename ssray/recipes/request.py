@@ -1,7 +1,7 @@
 """Named recipes, recipe files, and the choice between texture, object and aligned part.
 
-``compact`` and ``paper`` are families. Which of its recipes a category gets is decided by the
-category's name or by its training images, never by test images or labels. A recipe file is JSON
+``compact``, ``paper`` and ``demo`` are families. Which of its recipes a category gets is decided by
+the category's name or by its training images, never by test images or labels. A recipe file is JSON
 with the fields of ``ssray.config.Recipe``; what it leaves out takes the defaults.
 """
 
@@ -40,6 +40,7 @@ class Family:
 FAMILIES = {
     "compact": Family(compact.texture, compact.object_, compact.aligned, {}),
     "paper": Family(paper.texture, paper.object_, paper.aligned, paper.MVTEC_AD),
+    "demo": Family(compact.demo, compact.demo_object, compact.demo_aligned, {}),
 }
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "compact-texture": compact.texture,
@@ -47,7 +48,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "paper-texture": paper.texture,
     "paper-object": paper.object_,
     **{f"paper-{name}": recipe for name, recipe in paper.MVTEC_AD.items()},
-    "demo": compact.demo,
 }
 
 

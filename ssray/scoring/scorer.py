@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssray.config import Backend
 from ssray.method.inference import differences, to_network
+from ssray.method.linear import LinearAutoencoder
 from ssray.method.transfer import downloaded, uploaded
 from ssray.models.artifact import ModelArtifact
 from ssray.scoring.backends import OpenVinoNetwork, resolve_backend
@@ -58,7 +59,10 @@ class Scorer:
         if resolve_backend(backend, device) == "openvino":
             threads = torch.get_num_threads()
             self._networks = [
-                OpenVinoNetwork(network, precision, threads) for network in self._networks
+                network
+                if isinstance(network, LinearAutoencoder)
+                else OpenVinoNetwork(network, precision, threads)
+                for network in self._networks
             ]
         self._maker = artifact.map_maker(device)
         self._device = device

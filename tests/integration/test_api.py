@@ -100,7 +100,9 @@ def test_the_api_and_the_night_say_the_same(
     from ssray.nightly.night_log import read_night
 
     store = tmp_path / "store"
-    trained = ssray.train(photographs, "weave", store, recipe="demo", settings=TINY, progress=None)
+    trained = ssray.train(
+        photographs, "weave", store, recipe="demo", settings=TINY, force=True, progress=None
+    )
     images = demo_root / "weave/test/good"
     common: tuple[str | Path, ...] = ("--images", images, "--category", "weave", "--models", store)
     by_hand = run("score", *common, "--out", tmp_path / "scores")

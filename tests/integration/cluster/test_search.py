@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from ssray.calibration.criterion import Criterion
-from ssray.calibration.map_settings import NARROW, WIDE
+from ssray.calibration.map_settings import NARROW, PLAIN, WIDE
 from ssray.config import Compute, Recipe
 from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError
@@ -268,9 +268,11 @@ def test_average_maps_are_searched_where_places_do_not_matter() -> None:
     noise, part = (
         Survey(texture=texture, alignment=None, images=64, alike=0.0) for texture in (True, False)
     )
-    request = SweepRequest(recipe=RecipeRequest("demo"))
+    place = Location.parse("data")
+    request = SweepRequest(recipe=RecipeRequest("demo"), by="labelled", validation=place)
     assert request.grid_for(noise) == WIDE
     assert request.grid_for(part) == NARROW
+    assert SweepRequest(recipe=RecipeRequest("demo")).grid_for(noise) == PLAIN
     narrow = SweepRequest(recipe=RecipeRequest("demo"), grid=NARROW)
     assert narrow.grid_for(noise) == NARROW
 

@@ -390,6 +390,7 @@ def test_no_number_of_actors_lets_decoding_be_fused_into_them() -> None:
     assert score._DECODE_CPUS + score._ALL_SCORING_CPUS + score._WRITE_CPUS <= 1
 
 
+@pytest.mark.slow
 def test_images_beyond_the_memory_stream_through_ray_data(
     ray_local: None, tiny: Recipe, tmp_path: Path
 ) -> None:

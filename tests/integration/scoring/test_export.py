@@ -15,7 +15,15 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from ssray.cli.main import cli
-from ssray.config import Compute, Difference, ExportFormat, ImageScore, MapSettings, Recipe
+from ssray.config import (
+    Compute,
+    Difference,
+    ExportFormat,
+    ImageScore,
+    Linear,
+    MapSettings,
+    Recipe,
+)
 from ssray.errors import ArtifactError, ConfigError
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
@@ -34,8 +42,9 @@ def model(demo_root: Path, tiny: Recipe) -> ModelArtifact:
     recipe = tiny.model_copy(
         update={
             "anomaly_map": tiny.anomaly_map.model_copy(
-                update={"average_power": 1.0, "difference": "squared"}
-            )
+                update={"average_power": 1.0, "difference": "squared", "join": "mean"}
+            ),
+            "linear": Linear(image_size=24),
         }
     )
     model = build_model(

@@ -70,7 +70,7 @@ def test_folds_give_a_score_to_every_image(
                 uris,
                 "stripes",
                 "v1",
-                override(tiny, ["image_size=32", f"decision.folds={folds}"]),
+                override(tiny, ["image_size=32", "linear={}", f"decision.folds={folds}"]),
                 compute,
             ),
             torch.device("cpu"),
@@ -85,6 +85,8 @@ def test_folds_give_a_score_to_every_image(
     assert len(folded.weights) == 1
     for name, weight in plain.weights[0].items():
         assert torch.equal(weight, folded.weights[0][name])
+    assert plain.linear is not None and folded.linear is not None
+    assert torch.equal(plain.linear["basis"], folded.linear["basis"])
     assert folded.facts.validation_loss == plain.facts.validation_loss
     assert folded.facts.images_seen > 3.5 * plain.facts.images_seen
 

@@ -23,9 +23,9 @@ from ssray.diagnosis.tables import MOMENTS, PROJECTION, moments_table, projectio
 from ssray.errors import SsrayError
 from ssray.method.inference import to_network
 from ssray.method.projection import (
+    TEXTURE_SHARE,
     PositionMoments,
     Projection,
-    is_texture,
     measure_projection,
     patch_widths,
     swap_patches,
@@ -162,7 +162,7 @@ def test_uneven_light_makes_no_object_of_a_texture() -> None:
     lit = torch.from_numpy(np.clip(255 * light[..., None] * (0.5 + 0.02 * noise), 0, 255))
     images = to_network(lit.to(torch.uint8).expand(-1, -1, -1, 3), torch.device("cpu"))
     assert images.mean(dim=0).var() > 2 * images.var(dim=0).mean()  # light outweighs texture
-    assert is_texture(images)
+    assert moments(images).position_share() < TEXTURE_SHARE
 
 
 @pytest.mark.parametrize("count", [3, 24])

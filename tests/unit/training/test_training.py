@@ -21,6 +21,7 @@ from ssray.errors import ArtifactError, ConfigError, TrainingError
 from ssray.method.anomaly_map import smooth
 from ssray.method.augmentation import draw_crops, random_light, relight
 from ssray.method.inference import Reconstructor, differences, to_network
+from ssray.method.linear import LinearAutoencoder
 from ssray.method.synthetic_defects import KINDS, add_defects
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
@@ -31,7 +32,7 @@ from ssray.training.build import BuildRequest, Callbacks, build_model
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.early_stopping import separation
 from ssray.training.fit import Checkpointing, Fitted, fit
-from ssray.training.images import Feed, split_uris
+from ssray.training.images import Feed, load_feed, split_uris
 from ssray.training.plan import ensemble_parts
 from ssray.training.progress import ProgressRow
 from ssray.training.schedule import batch_size, crop_shape, learning_rate
@@ -292,6 +293,36 @@ def test_every_objective_builds_a_model(
     np.testing.assert_allclose(scored.maps, maps[:, 0], rtol=1e-5)
 
 
+def test_the_linear_autoencoder_is_part_of_the_model(
+    stripes: torch.Tensor, small: Recipe, tmp_path: Path
+) -> None:
+    """Fitted to the images that were trained on, stored, and one of two maps that are joined."""
+    for i, image in enumerate(stripes):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
+    uris = sorted(str(path) for path in tmp_path.glob("*.png"))
+    joined = ["anomaly_map.join=mean", "anomaly_map.relative=false"]
+    recipe = override(small, ["image_size=32", 'linear={"image_size": 16}', *joined])
+    built = build_model(BuildRequest(uris, "s", "v1", recipe, Compute()), CPU, threads=1)
+    assert built is not None and built.linear is not None
+    assert len(built.weights) == 1 and len(built.calibration.scale) == 2
+    feed = load_feed(uris, recipe, 1, built.facts.seed)
+    assert recipe.linear is not None
+    expected = LinearAutoencoder.fitted(feed.sample, recipe.linear)
+    assert torch.equal(built.linear["basis"], expected.basis)
+    store = Location.parse(tmp_path / "store")
+    artifact.save(built, store)
+    read = artifact.load(store, "s", "v1")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    for backend in ("torch", "openvino"):
+        scored = Scorer(read, CPU, torch.float32, backend)(images)
+        x = to_network(torch.from_numpy(images), CPU)
+        settings = built.calibration.anomaly_map
+        both = differences(built.build_all(CPU), x, settings.difference, torch.float32)
+        each = smooth(both, settings.kernel, settings.repeats)
+        scale = torch.tensor(built.calibration.scale).view(1, 2, 1, 1)
+        np.testing.assert_allclose(scored.maps, (each / scale).mean(dim=1), rtol=1e-3)
+
+
 def test_images_of_any_shape_train_and_score_at_it(small: Recipe, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for i in range(6):
@@ -412,7 +443,7 @@ def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: R
     kept, _ = calibrate(reconstructor, stripes[8:], stripes[:8], fixed, seed=0)
     assert (kept.reference_images, kept.held_out_references) == (12, 4)
     assert kept.anomaly_map.model_dump() == fixed.anomaly_map.model_dump()
-    assert kept.selection.basis == "recipe"
+    assert kept.selection.image_auroc is not None, "it is judged all the same"
     squared = differences(networks, x, "squared", torch.float32)
     highest = smooth(squared, 5, 2).amax(dim=(1, 2, 3))
     assert kept.scale == pytest.approx([float(highest.mean())], rel=1e-4)
@@ -499,9 +530,9 @@ def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path
         artifact.load(store, "stripes", "v1")
     manifest = (place / "manifest.json").read_text()
     (place / "manifest.json").write_text(
-        manifest.replace('"format_version": 7', '"format_version": 8')
+        manifest.replace('"format_version": 8', '"format_version": 9')
     )
-    with pytest.raises(ArtifactError, match="format version 8"):
+    with pytest.raises(ArtifactError, match="format version 9"):
         artifact.load(store, "stripes", "v1")
     (place / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no complete model"):
