@@ -36,13 +36,14 @@ from lighting import under_light
 from selection_study import study
 from torch import Tensor, nn
 
-from ssray.calibration.calibrate import calibrate
+from ssray.calibration.calibrate import MAX_TRAINING, calibrate
 from ssray.config import ImageScore, MapSettings, Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.data.pose import Framing
 from ssray.errors import SsrayError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import Reconstructor
+from ssray.method.linear import MOST_IMAGES, LinearAutoencoder
 from ssray.recipes import compact
 from ssray.storage.location import Location
 from ssray.training.fit import fit
@@ -213,7 +214,7 @@ def perform(run: Run) -> dict[str, Any]:
     manifest = index_dataset(Location.parse(run.root), [run.category])
     train = manifest.filter(pc.equal(manifest["split"], "train"))
     feed = load_feed(train["uri"].to_pylist(), run.recipe, threads=1, seed=run.seed)
-    training, held_out = feed.sample, feed.held_out
+    training, held_out = feed.sample(MAX_TRAINING), feed.held_out
     numerics = Numerics(CPU, PRECISION)
     networks: list[nn.Module] = []
     validation, seconds = 0.0, 0.0
@@ -224,6 +225,9 @@ def perform(run: Run) -> dict[str, Any]:
             fitted.history[-1].validation_loss,
             seconds + fitted.history[-1].seconds,
         )
+    if run.recipe.linear:
+        seen = feed.sample(MOST_IMAGES)
+        networks.append(LinearAutoencoder.fitted(seen, run.recipe.linear).eval())
     reconstructor = Reconstructor(networks, PRECISION)
     calibration, places = calibrate(reconstructor, held_out, training, run.recipe, run.seed)
     test_set = TestSet.read(manifest, Framing(feed.shape, run.recipe.alignment))

@@ -135,7 +135,10 @@ def nearest_patches(training: Tensor) -> Method:
         patches, (rows, columns) = _patches(image)
         distances, _ = neighbours.kneighbors(pca.transform(patches))
         grid = torch.from_numpy(distances.astype(np.float32)).view(1, 1, rows, columns)
-        return F.interpolate(grid, image.shape[1:], mode="bilinear")
+        inner = [STRIDE * (count - 1) + 1 for count in (rows, columns)]  # to the last centre
+        whole = F.interpolate(grid, inner, mode="bilinear", align_corners=True)
+        beyond = [side - known for side, known in zip(image.shape[1:], inner, strict=True)]
+        return F.pad(whole, (0, beyond[1], 0, beyond[0]), mode="replicate")
 
     return lambda images: torch.cat([of_one(image) for image in images])
 

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from labelled import TestSet, category_parser, judge
 
-from ssray.calibration.calibrate import calibrate
+from ssray.calibration.calibrate import MAX_TRAINING, calibrate
 from ssray.cluster.categories import survey_of
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
@@ -83,15 +83,21 @@ def main() -> None:
     precision = model.precision("auto", CPU)
     test_set = TestSet.read(manifest, model.framing)
     network = Autoencoder(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    linear = model.build_linear(CPU)
     for number, epoch in enumerate(epochs):
         file = place / f"snapshot-{number:02}.safetensors"
         network.load_state_dict(safetensors.torch.load(file.read_bytes()))
         network.eval()
+        networks = [network, linear] if linear else [network]
         calibration, average = calibrate(
-            Reconstructor([network], precision), feed.held_out, feed.sample, recipe, options.seed
+            Reconstructor(networks, precision),
+            feed.held_out,
+            feed.sample(MAX_TRAINING),
+            recipe,
+            options.seed,
         )
         chosen = calibration.anomaly_map
-        image, pixel = judge([network], calibration, average, test_set, precision)
+        image, pixel = judge(networks, calibration, average, test_set, precision)
         print(
             f"{epoch.seconds / 60:6.1f} min  {epoch.images_seen:9,.0f} images  "
             f"validation {epoch.validation_loss:.5f}  image {image:.4f}  pixel {pixel:.4f}  "

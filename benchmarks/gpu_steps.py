@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from labelled import TestSet, judge
 from torch import Tensor, nn
 
-from ssray.calibration.calibrate import calibrate
+from ssray.calibration.calibrate import MAX_TRAINING, calibrate
 from ssray.config import Compute, Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.data.demo.dataset import write_demo_data
@@ -403,7 +403,11 @@ def trained_quality_equals_the_cpus(setup: Setup) -> None:
         ) -> tuple[float, float, float]:
             fitted = fit(feed, grown(recipe, growth), Numerics(device, precision))
             calibration, average = calibrate(
-                Reconstructor([fitted.model], precision), feed.held_out, feed.sample, recipe, 0
+                Reconstructor([fitted.model], precision),
+                feed.held_out,
+                feed.sample(MAX_TRAINING),
+                recipe,
+                0,
             )
             loss = fitted.history[-1].validation_loss
             network = fitted.model.cpu()

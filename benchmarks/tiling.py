@@ -43,7 +43,7 @@ def main() -> None:
     model = artifact.load(store, options.category, version)
     manifest = index_dataset(Location.parse(options.data), [options.category])
     test_set = TestSet.read(manifest, Framing((options.size, options.size)))
-    [network] = model.build_all(CPU)
+    network = model.build(CPU)
     maker = dataclasses.replace(model.map_maker(CPU), average=None)  # it is of another size
     precision = model.precision("auto", CPU)
 

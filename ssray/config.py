@@ -9,7 +9,7 @@ makes its options and the ``--set`` keys from their fields and shows the descrip
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -605,9 +605,25 @@ def override(recipe: Recipe, assignments: list[str] | tuple[str, ...]) -> Recipe
     return parse(Recipe, values, source)
 
 
+def in_a_group_that_is_null(recipe: Recipe, assignment: str) -> bool:
+    """Tells whether an assignment changes a group of settings that the recipe does without.
+
+    >>> in_a_group_that_is_null(Recipe(), "linear.variance=0.9")
+    True
+    """
+    group, dot, _ = assignment.partition("=")[0].strip().partition(".")
+    return bool(dot) and group in Recipe.model_fields and getattr(recipe, group) is None
+
+
+def _group(model: type[BaseModel], name: str) -> type[BaseModel]:
+    """The class of a group of settings; of one that may be null, its class if it is not."""
+    annotation = model.model_fields[name].annotation
+    classes = get_args(annotation) or (annotation,)
+    [found] = [each for each in classes if isinstance(each, type) and issubclass(each, BaseModel)]
+    return found
+
+
 def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
-        annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        model = annotation
+        model = _group(model, str(part))
     return list(model.model_fields)

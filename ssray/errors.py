@@ -47,7 +47,7 @@ class ArtifactError(SsrayError):
 
 
 class TrainingError(SsrayError):
-    """A training run could not start or did not produce a model."""
+    """A training run could not start, or did not produce a model that can be put into use."""
 
 
 class PoorModelError(TrainingError):

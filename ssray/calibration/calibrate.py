@@ -1,12 +1,12 @@
 """Calibrates a trained network from defect-free images: map settings, scales and thresholds.
 
-The settings of the anomaly map need no retraining, so they are chosen after it, on synthetic
-defects. Scale, average map, pixel threshold and the image scores that new scores are compared with
-come from held-out images alone, which the network was not trained on.
+The model is judged on synthetic defects, and a search may choose settings of the anomaly map by
+them, which needs no retraining. Scale, average map, pixel threshold and the image scores that new
+scores are compared with come from held-out images alone, which the network was not trained on.
 
-The reference images, on which the settings are chosen, are the held-out images. If these are few,
-training images join them: a choice on a handful of images that happen to be alike would be worse
-than one on images that the network has seen.
+The reference images, in which the defects are made, are the held-out images. If these are few,
+training images join them: a handful of images that happen to be alike would say less than images
+that the network has seen.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ssray.calibration import conformal
 from ssray.calibration.criterion import Criterion
+from ssray.calibration.evidence import mean_differences
 from ssray.calibration.map_settings import Choice
 from ssray.config import MapSettings, Recipe
 from ssray.method.anomaly_map import MapMaker
@@ -71,7 +72,7 @@ class Calibration(BaseModel):
             image.
         pixel_threshold: the largest anomaly map value of any held-out reference; a pixel above it
             belongs to the predicted mask.
-        reference_images: how many images the settings were chosen on.
+        reference_images: how many images the model was judged on.
         held_out_references: how many of these the network was not trained on.
         image_scores: the scores of all defect-free images that the network was not trained on,
             rising.
@@ -143,7 +144,7 @@ def calibrate(
         seed: the seed of the synthetic defects, if no criterion is given.
         criterion: what several models are compared by; the settings are chosen by it, too, on
             held-out images alone, since training images would favour the model that knows them
-            best. Default: the settings are chosen by ``Criterion.of`` the recipe.
+            best. Default: ``Criterion.of`` the recipe, which chooses none.
 
     Returns:
         The calibration, and what belongs to it at every place.
@@ -176,7 +177,7 @@ def calibrate(
 
 
 def cross_fitted(
-    calibration: Calibration, folds: Sequence[tuple[Reconstructor, Tensor]]
+    calibration: Calibration, folds: Sequence[tuple[Reconstructor, Tensor, Tensor]]
 ) -> Calibration:
     """Replaces the image scores by those of models that were each trained without one fold.
 
@@ -186,16 +187,19 @@ def cross_fitted(
 
     Args:
         calibration: the calibration of the model in use.
-        folds: for each fold its networks, and the (M, H, W, 3) uint8 images that they were not
-            trained on.
+        folds: for each fold its networks, the (M, H, W, 3) uint8 images that they were not trained
+            on, and the (N, H, W, 3) uint8 images that they were.
     """
     settings, found = calibration.anomaly_map, list[float]()
-    for reconstructor, images in folds:
+    for reconstructor, images, training in folds:
+        seen = training[:MAX_TRAINING] if settings.relative else None
+        mean = mean_differences(reconstructor, [settings.difference], seen)
         clean = [
             reconstructor.differences(batch, settings.difference)
             for batch in reconstructor.batches(images)
         ]
-        found += MapMaker.left_out_scores(settings, torch.cat(clean)).tolist()
+        usual = mean.get(settings.difference)
+        found += MapMaker.left_out_scores(settings, torch.cat(clean), usual).tolist()
     return calibration.model_copy(update={"image_scores": tuple(sorted(found))})
 
 

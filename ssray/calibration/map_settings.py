@@ -48,6 +48,7 @@ class Choice(BaseModel):
     """How the anomaly map's settings were chosen, for the artifact and the report.
 
     Attributes:
+        tried: how many settings there were to choose from; None in models of earlier versions.
         basis: what they were judged on; ``recipe`` if there was nothing to judge on.
         defects: how many images with a defect they were judged on.
         image_auroc: the image AUROC of the chosen settings; None without defects.
@@ -63,6 +64,7 @@ class Choice(BaseModel):
     image_auroc: float | None
     pixel_auroc: float | None
     error: float | None = None
+    tried: int | None = None
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ def choose(
         image_auroc=best.image_auroc,
         pixel_auroc=None if np.isnan(best.pixel_auroc) else best.pixel_auroc,
         error=best.error,
+        tried=len(judged),
     )
 
 

@@ -137,10 +137,9 @@ def _train(
         trainings = side_by_side(compute, len(sources), at_once)
 
         def train(name: str) -> str:
-            uris = sources[name]
-            cores = trainings.cores
+            uris, cores, before = sources[name], trainings.cores, in_use(store, name)
             trained = _train_one(uris, name, recipe, compute, store, cores, progress, events)
-            return _outcome(trained, name, store, progress, force)
+            return _outcome(trained, name, store, before, progress, force)
 
         return each_category(list(sources), trainings.at_once, train, progress)
 
@@ -222,9 +221,15 @@ def _train_one(
 
 
 def _outcome(
-    trained: Trained, category: str, store: Location, progress: Progress, force: bool
+    trained: Trained,
+    category: str,
+    store: Location,
+    before: str | None,
+    progress: Progress,
+    force: bool,
 ) -> str:
-    """Says how a training ended, in a few words; a model that was refused goes into use by force.
+    """Says how a training ended, in a few words; a model that was refused goes into use by force,
+    in place of the version ``before`` that was in use when it began.
 
     Raises:
         ConflictError: if another version was published meanwhile.
@@ -241,8 +246,8 @@ def _outcome(
     if refused and not force:
         raise PoorModelError(refused)
     if refused:
-        publish(store, category, trained.version, in_use(store, category))
-        return f"published {trained.version} by force"
+        publish(store, category, trained.version, before)
+        return f"published {trained.version} by force, in place of {before or 'none'}"
     return (
         f"complete but not in use: {trained.version}. To use it: ssray models publish "
         f"--models {store} --category {category} --version {trained.version}"

@@ -248,10 +248,10 @@ class _Sweep:
         else:
             facts = model.facts.model_copy(update={"sweep": _facts(search, chosen, trials)})
             save(dataclasses.replace(model, facts=facts), self.store)
-            _delete_checkpoints(search, trials)
         if refused and not self.request.force:
             raise PoorModelError(refused)
         publish(self.store, category, version, before)
+        _delete_checkpoints(search, trials)
         return f"published {version}, {_origin(chosen.trial)}; {_count(trials)}"
 
 

@@ -301,7 +301,7 @@ class _Worker:
         self._reported = time.monotonic()
 
     def run(self) -> None:
-        """Trains the model, unless an earlier start did, and puts it into use."""
+        """Trains the model, unless an earlier start did; puts it into use unless it is refused."""
         job, request = self._job, self._job.request
         if not is_complete(self._model_folder):
             model = build_model(

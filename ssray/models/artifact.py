@@ -58,7 +58,7 @@ USUAL_LEVEL = "usual_level.safetensors"
 LINEAR = "linear.safetensors"
 PARTNER = "partner.json"
 _TENSOR = "average_map"
-"""The name of the tensor in each of these two files."""
+"""The name of the tensor in the average map's file and in that of the usual level."""
 
 
 class SweepFacts(BaseModel):

@@ -27,11 +27,13 @@ def lower_bound(auroc: float, good: int, defective: int) -> float:
         good: the number of good images.
         defective: the number of images with a defect.
 
+    An AUROC of 0 or 1 counts as half a pair of images away from it: so few can't tell.
+
     >>> lower_bound(0.7, good=30, defective=90) < 0.7 < lower_bound(0.99, good=30, defective=90)
     True
     """
-    if not 0 < auroc < 1:
-        return auroc
+    nearest = 1 / (2 * good * defective)
+    auroc = min(max(auroc, nearest), 1 - nearest)
     exceeds_one_of_each = auroc * (1 - auroc)
     two_defective = auroc / (2 - auroc) - auroc**2
     two_good = 2 * auroc**2 / (1 + auroc) - auroc**2
@@ -58,7 +60,8 @@ def refusal(model: ModelArtifact) -> str | None:
         f"from good parts with image AUROC {found.image_auroc:.2f}, {least:.2f} at least with 95 % "
         f"confidence, and {LEAST_AUROC:g} is expected (0.5 is guessing). Train with more "
         "photographs, for more minutes (--max-minutes), or at a larger size "
-        f"(--set image_size={2 * model.recipe.image_size}). Use it all the same with --force."
+        f"(--set image_size={2 * model.recipe.image_size}). Use it all the same with --force "
+        "(in Python force=True)."
     )
 
 

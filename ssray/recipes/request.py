@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ssray.config import Alignment, Recipe, override, parse
+from ssray.config import Alignment, Recipe, in_a_group_that_is_null, override, parse
 from ssray.errors import ConfigError
 from ssray.recipes import compact, paper
 
@@ -70,8 +70,8 @@ class RecipeRequest:
             ConfigError: if there is no such recipe, or a setting is wrong.
         """
         if isinstance(self.name, str) and self.name in FAMILIES:
-            override(FAMILIES[self.name].texture(), self.settings)
-            override(FAMILIES[self.name].object_(), self.settings)
+            for recipe in (FAMILIES[self.name].texture(), FAMILIES[self.name].object_()):
+                self._changed(recipe)
         else:
             self._named()
 
@@ -92,7 +92,14 @@ class RecipeRequest:
             recipe = family.by_category[category]()
         else:
             recipe = family.texture() if seen.texture else family.object_()
-        return override(recipe, self.settings)
+        return self._changed(recipe)
+
+    def _changed(self, recipe: Recipe) -> Recipe:
+        """A family's recipe with the settings; those of a group that it does without are for others
+        of the family.
+        """
+        applicable = [s for s in self.settings if not in_a_group_that_is_null(recipe, s)]
+        return override(recipe, applicable)
 
     def _named(self) -> Recipe:
         if isinstance(self.name, Recipe):

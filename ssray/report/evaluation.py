@@ -34,7 +34,7 @@ NETWORK_NAMES = {
 OBJECTIVE_NAMES = {
     "reconstruct": "(1), reconstruct",
     "amplify": "(4), amplify",
-    "ensemble": "(1) and (4), pixel-wise maximum",
+    "ensemble": "(1) and (4)",
 }
 DIFFERENCE_NAMES = {
     "squared": "squared",
@@ -179,9 +179,20 @@ def _facts(model: ModelArtifact) -> list[tuple[str, str]]:
         ("validation loss", f"{facts.validation_loss:.5f}"),
         ("difference", DIFFERENCE_NAMES[chosen.difference]),
         ("smoothing", f"k = {chosen.kernel} px, n = {chosen.repeats}"),
+        ("linear autoencoder", _linear(model)),
+        ("usual level", "maps are divided by it" if chosen.relative else "not used"),
         ("average map", f"t = {chosen.average_power:g}" if chosen.average_power else "not used"),
         ("image score", score[chosen.image_score]),
     ]
+
+
+def _linear(model: ModelArtifact) -> str:
+    """Describes the linear autoencoder, in a few words."""
+    if model.linear is None:
+        return "none"
+    _, height, width = model.linear["mean"].shape
+    how = f"joined by the {model.calibration.anomaly_map.join}"
+    return f"{len(model.linear['basis'])} components at {width} x {height} px, {how}"
 
 
 def _notes(model: ModelArtifact) -> list[str]:
@@ -199,19 +210,17 @@ def _choice(model: ModelArtifact) -> str:
     )
     wanted = model.recipe.anomaly_map
     left_open = [name for name in ("difference", "kernel") if getattr(wanted, name) is None]
-    if selection.basis == "synthetic defects":
-        judged = (
-            f"on {selection.defects} synthetic defects made from {references} (image AUROC "
-            f"{_percent(selection.image_auroc)}, pixel AUROC {_percent(selection.pixel_auroc)} "
-            "there)."
-        )
+    if selection.basis == "recipe":
         whose = "the defaults" if left_open else "the recipe's own"
-        if left_open and model.facts.sweep:
-            whose = "the search's"
-        return f"Difference and kernel are {whose}; the model was judged {judged}"
-    if left_open:
-        return "No synthetic defect was perceptible; difference and kernel are the defaults."
-    return "The difference and the kernel are the recipe's own."
+        return f"Difference and kernel are {whose}; no synthetic defect was perceptible."
+    judged = (
+        f"{selection.defects} {selection.basis} and {references} (image AUROC "
+        f"{_percent(selection.image_auroc)}, pixel AUROC {_percent(selection.pixel_auroc)} there)."
+    )
+    if left_open and selection.tried != 1:
+        return f"Chosen without test labels ({' and '.join(left_open)}), on {judged}"
+    whose = "the defaults" if left_open else "the recipe's own"
+    return f"Difference and kernel are {whose}; the model was judged on {judged}"
 
 
 def _pixel_threshold(calibration: Calibration) -> str:

@@ -1,4 +1,4 @@
-"""Finds two trained models that make a good ensemble: the pixel-wise maximum of both maps.
+"""Finds two trained models that make a good ensemble: both maps joined, pixel by pixel.
 
 Section 4.3 of the paper describes such ensembles. Finding one needs no training: each model's
 difference maps are computed once, and for every pair of models all settings of the anomaly map are

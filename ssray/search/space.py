@@ -3,7 +3,8 @@
 A space maps ``--set`` keys to lists of values or ranges. In a file it is JSON, such as
 ``{"schedule.learning_rate": {"low": 3e-4, "high": 3e-3, "log": true}, "network.kernel": [3, 5]}``.
 Settings that are not in it stay as in the recipe. Settings of the anomaly map can't be in it: they
-need no training, so they are chosen for every trained model.
+need no training, so they are tried on every trained model; nor can the linear autoencoder, which
+all trials share.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ssray.config import RENAMED_SETTINGS, Recipe, override
 from ssray.errors import ConfigError
 from ssray.storage.location import Location
 
-_NEEDS_NO_TRAINING = ("anomaly_map", "decision", "name")
+_NEEDS_NO_TRAINING = ("anomaly_map", "decision", "linear", "name")
 """Settings, and groups of them, that a search can't vary, as they don't change the training."""
 _SHARED = ("schedule.images", "schedule.epochs", "schedule.holdout")
 """Settings that a search can't vary, as they must be the same for all trials."""
@@ -150,7 +151,7 @@ def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, FloatRange | Choi
         if key.split(".")[0] in _NEEDS_NO_TRAINING:
             raise ConfigError(
                 f"space: {key}: not a setting of the training. Settings of the anomaly map are "
-                "chosen for every trained model."
+                "tried on every trained model (--map-settings)."
             )
         if key in _SHARED:
             raise ConfigError(

@@ -21,12 +21,18 @@ import torch
 from torch import Tensor, nn
 
 import ssray
-from ssray.calibration.calibrate import Calibration, PlaceMaps, calibrate, cross_fitted
+from ssray.calibration.calibrate import (
+    MAX_TRAINING,
+    Calibration,
+    PlaceMaps,
+    calibrate,
+    cross_fitted,
+)
 from ssray.calibration.criterion import Criterion
 from ssray.config import Compute, Recipe
 from ssray.data.window import Decode
 from ssray.method.inference import Reconstructor
-from ssray.method.linear import LinearAutoencoder
+from ssray.method.linear import MOST_IMAGES, LinearAutoencoder
 from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.models.device import PRECISION_NAMES, describe_hardware, peak_memory_gib, use_cores
 from ssray.training.checkpoint import CheckpointFile
@@ -50,7 +56,7 @@ class BuildRequest:
         compute: precision, seed, worker count, time budget and how often to checkpoint.
         data_fingerprint: a digest of the images, for the record.
         criterion: says how well a network does with some settings of the anomaly map, by which they
-            are chosen; None judges them by synthetic defects.
+            are chosen; None chooses none, and judges the model by synthetic defects.
     """
 
     uris: Sequence[str]
@@ -181,9 +187,12 @@ def _linear_autoencoders(plan: Plan, recipe: Recipe) -> list[LinearAutoencoder]:
     """
     if recipe.linear is None:
         return []
+    feeds = (fit.feed() for fit in plan.fits[:: plan.networks])
     return [
-        LinearAutoencoder.fitted(fit.feed().sample, recipe.linear).eval().to(plan.numerics.device)
-        for fit in plan.fits[:: plan.networks]
+        LinearAutoencoder.fitted(feed.sample(MOST_IMAGES), recipe.linear)
+        .eval()
+        .to(plan.numerics.device)
+        for feed in feeds
     ]
 
 
@@ -206,14 +215,15 @@ def _calibrated(
     calibration, places = calibrate(
         model,
         feed.held_out,
-        feed.sample,
+        feed.sample(MAX_TRAINING),
         request.recipe,
         request.compute.seed,
         request.criterion,
     )
     if folds:
-        left_out = list(zip(folds, plan.left_out(), strict=True))
-        calibration = cross_fitted(calibration, left_out)
+        trained_on = [fit.feed().sample(MAX_TRAINING) for fit in plan.fits[size::size]]
+        parts = zip(folds, plan.left_out(), trained_on, strict=True)
+        calibration = cross_fitted(calibration, list(parts))
     return calibration, places
 
 

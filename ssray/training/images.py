@@ -21,7 +21,6 @@ from ssray.data.loading import common_framing, load_images, spread
 from ssray.data.pose import Framing
 from ssray.data.window import Decode, ImageWindow
 from ssray.errors import ConfigError, TrainingError
-from ssray.method.linear import MOST_IMAGES
 from ssray.storage.location import Location
 from ssray.training.distributed import ProcessGroup
 
@@ -49,12 +48,10 @@ class Feed:
     skipped: int = 0
     textures: Tensor | None = None
 
-    @property
-    def sample(self) -> Tensor:
-        """All images to train on, or some of those in the window, (N, H, W, 3) uint8 on the CPU."""
-        if isinstance(self.training, Tensor):
-            return self.training
-        return self.training.images[:MOST_IMAGES].cpu()
+    def sample(self, most: int) -> Tensor:
+        """The first images to train on, or those in the window, (N, H, W, 3) uint8 on the CPU."""
+        images = self.training if isinstance(self.training, Tensor) else self.training.images
+        return images[:most].cpu()
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -133,6 +133,22 @@ def test_settings_apply_to_whichever_recipe_is_chosen_and_are_checked_at_once() 
             RecipeRequest(name, ("network.wdth=3",))
 
 
+def test_settings_of_a_group_that_some_do_without_are_for_the_others() -> None:
+    request = RecipeRequest("compact", ("linear.variance=0.9",))
+    texture = Survey(texture=True, alignment=None, images=9, alike=0.0)
+    part = Survey(texture=False, alignment=None, images=9, alike=0.6)
+    assert request.resolve("thing", lambda: texture).linear is None
+    linear = request.resolve("thing", lambda: part).linear
+    assert linear is not None and linear.variance == 0.9
+    for name in ("compact", "compact-object"):
+        with pytest.raises(
+            ConfigError, match=r"unknown key 'linear\.varance'.*image_size, variance"
+        ):
+            RecipeRequest(name, ("linear.varance=0.9",))
+    with pytest.raises(ConfigError, match="'linear' is no group"):
+        RecipeRequest("compact-texture", ("linear.variance=0.9",))
+
+
 def test_compute_is_validated() -> None:
     with pytest.raises(ConfigError, match="workers"):
         parse(Compute, {"workers": 0}, "options")

@@ -109,12 +109,14 @@ def test_a_refused_model_leaves_the_one_in_use_until_it_is_forced(
     save(with_auroc(tiny_model, 0.55), store)
     trained = Trained("v1", published=False, new=True)
     with pytest.raises(PoorModelError, match=r"^weave: version v1 is not put into use"):
-        _outcome(trained, "weave", store, Silent(), force=False)
+        _outcome(trained, "weave", store, "v0", Silent(), force=False)
     assert in_use(store, "weave") == "v0"
     again = dataclasses.replace(trained, new=False)
     with pytest.raises(PoorModelError, match="--force"):
-        _outcome(again, "weave", store, Silent(), force=False)
-    assert _outcome(again, "weave", store, Silent(), force=True) == "published v1 by force"
+        _outcome(again, "weave", store, "v0", Silent(), force=False)
+    assert _outcome(again, "weave", store, "v0", Silent(), force=True) == (
+        "published v1 by force, in place of v0"
+    )
     assert in_use(store, "weave") == "v1"
     in_use_now = dataclasses.replace(again, published=True)
-    assert "up to date" in _outcome(in_use_now, "weave", store, Silent(), force=False)
+    assert "up to date" in _outcome(in_use_now, "weave", store, "v0", Silent(), force=False)

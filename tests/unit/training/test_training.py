@@ -307,7 +307,7 @@ def test_the_linear_autoencoder_is_part_of_the_model(
     assert len(built.weights) == 1 and len(built.calibration.scale) == 2
     feed = load_feed(uris, recipe, 1, built.facts.seed)
     assert recipe.linear is not None
-    expected = LinearAutoencoder.fitted(feed.sample, recipe.linear)
+    expected = LinearAutoencoder.fitted(feed.sample(99), recipe.linear)
     assert torch.equal(built.linear["basis"], expected.basis)
     store = Location.parse(tmp_path / "store")
     artifact.save(built, store)
