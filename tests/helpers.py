@@ -9,7 +9,11 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import torch
+from PIL import Image
 
 from ssray.storage.location import Location
 
@@ -27,6 +31,14 @@ TINY = (
     "anomaly_map.relative=false",
 )
 """Settings with which the demo recipe trains in a second."""
+
+
+def write_images(images: torch.Tensor, folder: Path) -> list[str]:
+    """Writes (N, H, W, 3) uint8 images as PNG files; returns their places, in order."""
+    places = [str(folder / f"{number:02}.png") for number in range(len(images))]
+    for image, place in zip(images, places, strict=True):
+        Image.fromarray(image.numpy()).save(place)
+    return places
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,10 @@ class SweepRequest:
         Synthetic defects choose none by default: they can't tell how large real ones are, nor where
         on a part they lie, and so what an average map may dim.
         """
-        if self.grid or self.by != "labelled":
-            return self.grid or PLAIN
+        if self.grid:
+            return self.grid
+        if self.by != "labelled":
+            return PLAIN
         return WIDE if survey.texture else NARROW
 
 

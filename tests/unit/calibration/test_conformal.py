@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from ssray.calibration.conformal import lowest_rate, p_values, threshold
 from ssray.config import Compute, MapSettings, Recipe, override
@@ -18,6 +17,7 @@ from ssray.method.anomaly_map import MapMaker
 from ssray.training.build import BuildRequest, build_model
 from ssray.training.folds import cut_folds
 from ssray.training.images import Feed
+from tests.helpers import write_images
 
 SCORES = st.lists(st.integers(0, 12).map(float), min_size=1, max_size=60).map(np.array)
 RATES = st.integers(1, 99).map(lambda percent: percent / 100)
@@ -60,9 +60,7 @@ def test_too_few_images_support_no_low_rate() -> None:
 def test_folds_give_a_score_to_every_image(
     stripes: torch.Tensor, tiny: Recipe, tmp_path: Path
 ) -> None:
-    for i, image in enumerate(stripes):
-        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
-    uris = sorted(str(path) for path in tmp_path.glob("*.png"))
+    uris = write_images(stripes, tmp_path)
     compute = Compute(precision="float32")
     plain, folded = (
         build_model(

@@ -37,6 +37,7 @@ from ssray.training.plan import ensemble_parts
 from ssray.training.progress import ProgressRow
 from ssray.training.schedule import batch_size, crop_shape, learning_rate
 from ssray.training.trainer import Numerics
+from tests.helpers import write_images
 
 CPU = torch.device("cpu")
 
@@ -262,9 +263,7 @@ def test_separation_is_high_where_reconstruction_repairs(stripes: torch.Tensor) 
 def test_every_objective_builds_a_model(
     stripes: torch.Tensor, small: Recipe, tmp_path: Path, kind: str
 ) -> None:
-    for i, image in enumerate(stripes):
-        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
-    uris = sorted(str(path) for path in tmp_path.glob("*.png"))
+    uris = write_images(stripes, tmp_path)
     recipe = override(small, ["image_size=32", f"objective.kind={kind}"])
     epochs: list[ProgressRow] = []
     built = build_model(
@@ -297,9 +296,7 @@ def test_the_linear_autoencoder_is_part_of_the_model(
     stripes: torch.Tensor, small: Recipe, tmp_path: Path
 ) -> None:
     """Fitted to the images that were trained on, stored, and one of two maps that are joined."""
-    for i, image in enumerate(stripes):
-        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
-    uris = sorted(str(path) for path in tmp_path.glob("*.png"))
+    uris = write_images(stripes, tmp_path)
     joined = ["anomaly_map.join=mean", "anomaly_map.relative=false"]
     recipe = override(small, ["image_size=32", 'linear={"image_size": 16}', *joined])
     built = build_model(BuildRequest(uris, "s", "v1", recipe, Compute()), CPU, threads=1)
@@ -365,9 +362,7 @@ def test_an_ensemble_has_both_objectives_and_shares_the_budget() -> None:
 def test_textures_from_a_folder_reach_the_corruption(
     stripes: torch.Tensor, small: Recipe, tmp_path: Path
 ) -> None:
-    for i, image in enumerate(stripes):
-        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
-    uris = sorted(str(path) for path in tmp_path.glob("*.png"))
+    uris = write_images(stripes, tmp_path)
     (tmp_path / "textures").mkdir()
     Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "textures/red.png")
     mix = '{"elastic": 0, "occlusion": 1}'
