@@ -25,7 +25,14 @@ from ssray.cluster.session import one_line
 from ssray.config import AnomalyMap, Compute, Recipe
 from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
 from ssray.method.inference import Reconstructor
-from ssray.models.artifact import is_complete, load, new_version, save, write_epoch_log
+from ssray.models.artifact import (
+    ModelArtifact,
+    is_complete,
+    load,
+    new_version,
+    save,
+    write_epoch_log,
+)
 from ssray.models.device import resolve_device
 from ssray.models.quality import refusal
 from ssray.models.store import in_use, publish, versions
@@ -303,23 +310,26 @@ class _Worker:
     def run(self) -> None:
         """Trains the model, unless an earlier start did; puts it into use unless it is refused."""
         job, request = self._job, self._job.request
-        if not is_complete(self._model_folder):
-            model = build_model(
-                request,
-                self._device(),
-                threads=job.each.threads(),
-                checkpoints=CheckpointFile(job.folder),
-                decode=decode_on_cluster if job.streamed else None,
-                callbacks=Callbacks(self._on_decoded, self._on_row)
-                if self._is_first
-                else Callbacks(),
-            )
-            if model:
-                save(model, job.store)
+        model = None if is_complete(self._model_folder) else self._build()
         if self._is_first and not job.trial:
-            model = load(job.store, request.category, request.version)
+            model = model or load(job.store, request.category, request.version)
             if refusal(model) is None:
                 publish(job.store, request.category, request.version, job.instead_of)
+
+    def _build(self) -> ModelArtifact | None:
+        """Trains the model and stores it; None in processes other than the first."""
+        job = self._job
+        model = build_model(
+            job.request,
+            self._device(),
+            threads=job.each.threads(),
+            checkpoints=CheckpointFile(job.folder),
+            decode=decode_on_cluster if job.streamed else None,
+            callbacks=Callbacks(self._on_decoded, self._on_row) if self._is_first else Callbacks(),
+        )
+        if model:
+            save(model, job.store)
+        return model
 
     def _device(self) -> torch.device:
         device = resolve_device(self._job.each.device)
