@@ -160,10 +160,10 @@ WIDE = Grid(
 GRIDS = {"plain": PLAIN, "narrow": NARROW, "wide": WIDE}
 
 
-def select(
-    evidence: Mapping[Difference, Evidence], settings: AnomalyMap, grid: Grid = NARROW
+def choose(
+    judged: Sequence[Candidate], evidence: Mapping[Difference, Evidence], settings: AnomalyMap
 ) -> tuple[MapSettings, Choice]:
-    """Chooses difference and kernel if they are open, and the settings that the grid varies.
+    """Chooses from settings that were judged.
 
     The kind of difference is that of the settings with the lowest ``Candidate.error``. Of all
     settings with this difference that are about equally good, those are preferred that depart least
@@ -172,20 +172,13 @@ def select(
     filter leaves less noise.
 
     Args:
-        evidence: the difference maps for each of ``Grid.kinds``.
+        judged: what ``judge`` found of all settings of a grid.
+        evidence: the difference maps that they were judged on, by kind.
         settings: the recipe's settings; those that are None are open.
-        grid: further settings to try.
 
     Returns:
         The chosen settings, and how they were chosen.
     """
-    return choose(judge(evidence, grid.candidates(evidence, settings)), evidence, settings)
-
-
-def choose(
-    judged: Sequence[Candidate], evidence: Mapping[Difference, Evidence], settings: AnomalyMap
-) -> tuple[MapSettings, Choice]:
-    """Chooses as ``select`` does, from candidates that were judged already."""
     some = next(iter(evidence.values()))
     if not len(some.defects):
         [kernel] = kernels_of((PLAIN_KERNEL_SHARE,), some)

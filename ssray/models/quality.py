@@ -50,7 +50,7 @@ def refusal(model: ModelArtifact) -> str | None:
     these chose its settings. A model on which no synthetic defect is perceptible is not refused.
     """
     found = model.calibration.selection
-    if found.image_auroc is None or not found.defects:
+    if found.image_auroc is None:
         return None
     least = lower_bound(found.image_auroc, model.calibration.reference_images, found.defects)
     if least >= LEAST_AUROC:

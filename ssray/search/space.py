@@ -151,7 +151,8 @@ def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, FloatRange | Choi
         if key.split(".")[0] in _NEEDS_NO_TRAINING:
             raise ConfigError(
                 f"space: {key}: not a setting of the training. Settings of the anomaly map are "
-                "tried on every trained model (--map-settings)."
+                "tried on every trained model (--map-settings), the linear autoencoder is the "
+                "same for all trials."
             )
         if key in _SHARED:
             raise ConfigError(

@@ -10,7 +10,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ssray.calibration.evidence import Evidence, SyntheticDefects, gather_evidence
-from ssray.calibration.map_settings import KERNEL_SHARES, judge, kernels_of, select
+from ssray.calibration.map_settings import (
+    KERNEL_SHARES,
+    NARROW,
+    Choice,
+    choose,
+    judge,
+    kernels_of,
+)
 from ssray.config import AnomalyMap, Difference, MapSettings, Network
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
@@ -29,6 +36,11 @@ def evidence(channels: int = 1, side: int = 64) -> Evidence:
     middle = slice(side * 5 // 16, side * 5 // 8)
     truth[..., middle, middle] = True
     return Evidence(clean, defects + 0.2 * truth, truth)
+
+
+def select(found: dict[Difference, Evidence], settings: AnomalyMap) -> tuple[MapSettings, Choice]:
+    """What is chosen of difference and kernel."""
+    return choose(judge(found, NARROW.candidates(found, settings)), found, settings)
 
 
 def test_a_wide_filter_wins_where_defects_are_wide() -> None:
