@@ -41,7 +41,7 @@ def cli() -> None:
 def demo(out: str, seed: int) -> None:
     """Generate a data set, train on it, evaluate, and write a report to open.
 
-    Takes about four minutes on two cores; needs no download, no server and no GPU.
+    Takes about five minutes on two cores; needs no download, no server and no GPU.
     """
     from ssray.cli.terminal import TrainingBoard, show_evaluation
     from ssray.cluster.categories import evaluate_categories, train_categories
