@@ -14,7 +14,7 @@ help:
 	@echo "make coverage    the same, with the lines that they miss; fails under the floor"
 	@echo "make check  format, lint, types, import contracts, documentation"
 	@echo "make bench  slow tests and timings"
-	@echo "make ablation DATA=ROOT   what each part of the method contributes; hours, resumable"
+	@echo "make ablation DATA=ROOT   what parts and defaults contribute; hours, resumable"
 	@echo "make gpu-check   compare training and scoring on a GPU with the CPU"
 	@echo "make docs   build the documentation into site/"
 
@@ -55,6 +55,7 @@ gpu-check: $(STAMP)
 
 ablation: $(STAMP)
 	$(PY) benchmarks/ablation.py --data "$(DATA)"
+	$(PY) benchmarks/ablation_defaults.py --data "$(DATA)"
 
 clean:
 	rm -rf $(VENV) site demo-out .mypy_cache .ruff_cache .pytest_cache

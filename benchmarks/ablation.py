@@ -1,27 +1,26 @@
-"""What each part of the method contributes: one change at a time, equal budgets in images.
+"""What each part of the network and its training contributes: one change at a time, equal budgets.
 
     make ablation DATA=ROOT
 
 trains every variant below on two categories of ``ROOT``, one thread a run and as many runs at
 once as there are cores, and writes ``docs/ablation.md``. Each finished run is a line of
-``benchmarks/ablation.jsonl``; what is there under the same recipe is not run again.
+``benchmarks/ablation.jsonl``; what is there under the same recipe is not run again. What stands
+around the network is compared by ``ablation_defaults.py``.
 
-Difference, smoothing, average map and image score need no training of their own: they are
-compared on the baseline's networks. Test labels decide nothing here but what the table shows. What
-criteria without labels make of each run is stored for ``selection_study.py``.
+The network is judged alone, with the difference and the kernel that synthetic defects choose.
+Settings of the map need no training of their own: they are compared on the baseline's networks.
+Test labels decide nothing here but what the table shows. What criteria without labels make of each
+run is stored for ``selection_study.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -32,18 +31,20 @@ from typing import Any
 import pyarrow.compute as pc
 import torch
 from labelled import TestSet, difference_stack, judge
+from ledger import Ledger, commit
 from lighting import under_light
 from selection_study import study
 from torch import Tensor, nn
 
 from ssray.calibration.calibrate import MAX_TRAINING, calibrate
+from ssray.calibration.criterion import Criterion
+from ssray.calibration.map_settings import NARROW
 from ssray.config import ImageScore, MapSettings, Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.data.pose import Framing
 from ssray.errors import SsrayError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import Reconstructor
-from ssray.method.linear import MOST_IMAGES, LinearAutoencoder
 from ssray.recipes import compact
 from ssray.storage.location import Location
 from ssray.training.fit import fit
@@ -54,7 +55,8 @@ from ssray.training.trainer import Numerics
 HEAD = """
 # Ablation
 
-What each part of the method contributes. Made by `make ablation DATA=ROOT`, which
+What each part of the network and its training contributes; what stands around the network is in
+[Ablation of the defaults](ablation-defaults.md). Made by `make ablation DATA=ROOT`, which
 `benchmarks/ablation.py` explains; finished runs are kept in `benchmarks/ablation.jsonl` and not
 repeated.
 
@@ -63,15 +65,16 @@ repeated.
 - A run sees as many images as any other of its category: budgets in images are not distorted by
   other load on the machine. They are short, so the table tells what helps early; what needs long
   training to pay off may rank lower here than it deserves.
-- The difference and the kernel of each run were chosen on synthetic defects made from
-  defect-free images, as in production; no test label takes part in a run. But the defaults were set
+- The network is judged alone, without the linear autoencoder, and its map is not relative. The
+  difference and the kernel of each run were chosen on synthetic defects made from
+  defect-free images; no test label takes part in a run. But the defaults were set
   with earlier tables of this kind in view: grid and transistor are development categories, and
   figures on other categories say more.
 - "Other light" is the lowest image AUROC when brightness or contrast of the good test images,
   and not of the defective ones, is changed by 10 % up or down (`benchmarks/lighting.py`).
 """
 
-RESULTS = Path(__file__).with_name("ablation.jsonl")
+LEDGER = Ledger(Path(__file__).with_name("ablation.jsonl"))
 TABLE = Path(__file__).parents[1] / "docs/ablation.md"
 CPU = torch.device("cpu")
 PRECISION = torch.bfloat16
@@ -83,16 +86,12 @@ BASES: dict[str, Callable[[], Recipe]] = {
 }
 """The categories, and the recipe that is changed for each."""
 BUDGETS = {
-    "grid": [
-        "image_size=128",
-        "schedule.images=4000",
-    ],
-    "transistor": [
-        "schedule.images=10000",
-    ],
+    "grid": ["linear=null", "image_size=128", "schedule.images=4000"],
+    "transistor": ["linear=null", "schedule.images=10000"],
 }
-"""Makes a run a few minutes long. At 128 px a network gets further in them than at 256 px, where
-the seeds differed by 0.15 in image AUROC after 1,600 images; objects take longer than textures."""
+"""Leaves the network alone, and makes a run a few minutes long. At 128 px a network gets further in
+them than at 256 px, where the seeds differed by 0.15 in image AUROC after 1,600 images; objects
+take longer than textures."""
 SEEDS = (0, 1)
 SMOOTHINGS = ((0, 1), (1, 11), (2, 5), (2, 11), (2, 21), (3, 31))
 POWERS = (0.0, 1.0, 4.0)
@@ -196,6 +195,11 @@ class Run:
     commit: str = ""
 
     @property
+    def title(self) -> str:
+        """What is run, for people."""
+        return f"{self.category}  {self.variant.name}, seed {self.seed}"
+
+    @property
     def key(self) -> str:
         """The same for equal trainings, whatever the variant is called."""
         decisive = self.recipe.model_dump_json(exclude={"name", "decision", "anomaly_map"})
@@ -225,11 +229,11 @@ def perform(run: Run) -> dict[str, Any]:
             fitted.history[-1].validation_loss,
             seconds + fitted.history[-1].seconds,
         )
-    if run.recipe.linear:
-        seen = feed.sample(MOST_IMAGES)
-        networks.append(LinearAutoencoder.fitted(seen, run.recipe.linear).eval())
     reconstructor = Reconstructor(networks, PRECISION)
-    calibration, places = calibrate(reconstructor, held_out, training, run.recipe, run.seed)
+    criterion = Criterion(radius=run.recipe.corruption.patches.radius, seed=run.seed, grid=NARROW)
+    calibration, places = calibrate(
+        reconstructor, held_out, training, run.recipe, run.seed, criterion
+    )
     test_set = TestSet.read(manifest, Framing(feed.shape, run.recipe.alignment))
     references = torch.cat([held_out, training])[:REFERENCES]
     image, pixel = judge(networks, calibration, places, test_set, PRECISION)
@@ -285,60 +289,24 @@ def map_variants() -> Iterator[tuple[str, str, MapSettings]]:
         yield "image score", name, changed(image_score=reduction, top_fraction=share)
 
 
-def stored() -> dict[str, dict[str, Any]]:
-    """Finished runs by key."""
-    if not RESULTS.exists():
-        return {}
-    rows = (json.loads(line) for line in RESULTS.read_text().splitlines())
-    return {row["key"]: row for row in rows}
-
-
-def missing(runs: list[Run]) -> list[Run]:
-    """Each run that has no result yet, once."""
-    done = stored()
-    first: dict[str, Run] = {}
-    for run in runs:
-        if run.key not in done:
-            first.setdefault(run.key, run)  # the baseline comes first, and only it compares maps
-    return list(first.values())
-
-
 def complete(runs: list[Run], jobs: int) -> int:
-    """Performs what is missing, ``jobs`` at a time, and stores every result as it comes.
+    """Performs what is missing, and writes the table after each.
 
     Returns:
-        How many runs failed; the others go on.
+        How many runs failed.
     """
-    waiting, failed = missing(runs), 0
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = {pool.submit(perform, run): run for run in waiting}
-        for number, future in enumerate(concurrent.futures.as_completed(futures), start=1):
-            run = futures[future]
-            try:
-                result = future.result()
-            except (SsrayError, RuntimeError) as error:
-                failed += 1
-                print(f"{number}/{len(waiting)}  {run.category}  {run.variant.name}: {error}")
-                continue
-            with RESULTS.open("a") as out:
-                out.write(json.dumps(result) + "\n")
-            print(
-                f"{number}/{len(waiting)}  {run.category}  {run.variant.name}, seed {run.seed}: "
-                f"image {result['image_auroc']:.4f}, pixel {result['pixel_auroc']:.4f}, "
-                f"{result['seconds']:.0f} s",
-                flush=True,
-            )
-            TABLE.write_text(table(stored()))
+    failed = 0
+    for _, row in LEDGER.complete(runs, perform, jobs):
+        failed += not isinstance(row, dict)
+        TABLE.write_text(table(LEDGER.rows()))
     return failed
 
 
 def all_runs(root: str, seed: int) -> list[Run]:
     """Every variant on every category."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    at = commit()
     return [
-        Run(root, category, variant, recipe_of(category, variant), seed, commit)
+        Run(root, category, variant, recipe_of(category, variant), seed, at)
         for variant in VARIANTS
         for category in BASES
     ]
@@ -346,7 +314,7 @@ def all_runs(root: str, seed: int) -> list[Run]:
 
 def close_to_baseline(runs: list[Run]) -> list[Run]:
     """Runs, and the baselines, whose difference from the baseline a second seed must confirm."""
-    done = stored()
+    done = LEDGER.rows()
     runs = [run for run in runs if run.key in done]
     baseline = {run.category: done[run.key] for run in runs if run.variant.group == "baseline"}
 
@@ -459,7 +427,7 @@ def main() -> None:
     failed = complete(first, options.jobs)
     second = [dataclasses.replace(run, seed=SEEDS[1]) for run in close_to_baseline(first)]
     failed += complete(second, options.jobs)
-    TABLE.write_text(table(stored()))
+    TABLE.write_text(table(LEDGER.rows()))
     sys.exit(1 if failed else 0)
 
 

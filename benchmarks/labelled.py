@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ def difference_stack(
     networks: Sequence[nn.Module], images: Tensor, difference: Difference, precision: torch.dtype
 ) -> Tensor:
     """The difference maps of (N, H, W, 3) uint8 images, (N, K, H, W) float32."""
-    device = next(networks[0].parameters()).device
+    device = next(itertools.chain(networks[0].parameters(), networks[0].buffers())).device
     return torch.cat(
         [
             differences(networks, batch, difference, precision)

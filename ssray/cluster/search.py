@@ -42,7 +42,7 @@ from ssray.storage.json_file import read_json
 from ssray.storage.lease import Lease
 from ssray.storage.location import Location
 from ssray.storage.parquet import write_table
-from ssray.training.images import texture_uris
+from ssray.training.images import data_fingerprint
 
 STATE = ".sweep"
 """Folder of the results for what a restart needs."""
@@ -223,7 +223,7 @@ class _Sweep:
             at_once=self.at_once,
             store=self.out / MODELS,
             folder=self.out / STATE / category,
-            data_fingerprint=fingerprint([*uris, *texture_uris(recipe)]),
+            data_fingerprint=data_fingerprint(uris, recipe),
             updates=Queue(actor_options={"num_cpus": 0}),
         )
 

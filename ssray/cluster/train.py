@@ -37,14 +37,13 @@ from ssray.models.device import resolve_device
 from ssray.models.quality import refusal
 from ssray.models.store import in_use, publish, versions
 from ssray.report.reconstructions import alignment_sheet, reconstruction_sheet
-from ssray.storage.fingerprint import fingerprint
 from ssray.storage.lease import SILENCE_SECONDS, Lease
 from ssray.storage.location import Location
 from ssray.training.build import BuildRequest, Callbacks, build_model, training_key
 from ssray.training.checkpoint import CheckpointFile
 from ssray.training.distributed import BACKENDS
 from ssray.training.execution import Snapshot
-from ssray.training.images import exceeds_memory, texture_uris
+from ssray.training.images import data_fingerprint, exceeds_memory
 from ssray.training.progress import ProgressRow
 
 TRAININGS = ".training"
@@ -170,8 +169,8 @@ def train_category(
     to_train_on = round(len(uris) * (1 - recipe.schedule.holdout))
     workers, each = training_workers(compute, recipe, to_train_on, cores)
     check_capacity(workers, each.cpus, each.gpus)
-    data_fingerprint = fingerprint([*uris, *texture_uris(recipe)])
-    key = training_key(recipe, compute, data_fingerprint, trial.criterion if trial else None)
+    seen = data_fingerprint(uris, recipe)
+    key = training_key(recipe, compute, seen, trial.criterion if trial else None)
     done = _completed(store, category, key)
     if done:
         return done
@@ -191,7 +190,7 @@ def train_category(
                 version,
                 recipe,
                 compute,
-                data_fingerprint=data_fingerprint,
+                data_fingerprint=seen,
                 criterion=trial.criterion if trial else None,
             ),
             workers=workers,

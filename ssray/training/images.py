@@ -21,6 +21,7 @@ from ssray.data.loading import common_framing, load_images, spread
 from ssray.data.pose import Framing
 from ssray.data.window import Decode, ImageWindow
 from ssray.errors import ConfigError, TrainingError
+from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 from ssray.training.distributed import ProcessGroup
 
@@ -222,6 +223,15 @@ def texture_uris(recipe: Recipe) -> list[str]:
         return []
     table = index_images(Location.parse(recipe.corruption.textures), "textures")
     return spread(table["uri"].to_pylist(), MOST_TEXTURES)
+
+
+def data_fingerprint(uris: Sequence[str], recipe: Recipe) -> str:
+    """A checksum of all that a training sees: its images and the recipe's foreign content.
+
+    Raises:
+        DataError: as ``texture_uris``.
+    """
+    return fingerprint([*uris, *texture_uris(recipe)])
 
 
 def load_textures(recipe: Recipe, threads: int) -> Tensor | None:

@@ -25,10 +25,11 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def ablation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import ablation
+    import ledger
 
-    monkeypatch.setattr(ablation, "RESULTS", tmp_path / "results.jsonl")
+    monkeypatch.setattr(ablation, "LEDGER", ledger.Ledger(tmp_path / "results.jsonl"))
     yield ablation
-    for name in ("ablation", "labelled", "lighting", "selection_study"):
+    for name in ("ablation", "ledger", "labelled", "lighting", "selection_study"):
         sys.modules.pop(name, None)
 
 
@@ -37,7 +38,7 @@ CHOSEN = MapSettings(difference="squared", kernel=5, repeats=2, image_score="max
 
 def test_equal_recipes_run_once_and_as_the_baseline(ablation: ModuleType) -> None:
     runs = ablation.all_runs("ROOT", seed=0)
-    waiting = ablation.missing(runs)
+    waiting = ablation.LEDGER.missing(runs)
     assert len({run.key for run in waiting}) == len(waiting) < len(runs)
     baselines = [run for run in waiting if run.variant.group == "baseline"]
     assert [run.category for run in baselines] == list(ablation.BASES)
@@ -60,13 +61,15 @@ def test_what_is_stored_is_not_run_again_and_close_ones_get_a_second_seed(
 
     chosen = [run for run in runs if run.variant.name in ("baseline", far, near)]
     scores = {"baseline": 0.9, near: 0.905, far: 0.7}
-    ablation.RESULTS.write_text("\n".join(row(run, scores[run.variant.name]) for run in chosen))
-    names = {run.variant.name for run in ablation.missing(runs)}
+    ablation.LEDGER.place.write_text(
+        "\n".join(row(run, scores[run.variant.name]) for run in chosen)
+    )
+    names = {run.variant.name for run in ablation.LEDGER.missing(runs)}
     assert not names & {"baseline", far, near}
     again = {run.variant.name for run in ablation.close_to_baseline(runs)}
     assert {"baseline", near} <= again
     assert far not in again
-    page = ablation.table(ablation.stored())
+    page = ablation.table(ablation.LEDGER.rows())
     assert "| width 32 | 90.5 | 90.5 | 88.5 | 1 | squared, k 5, n 2, max |" in page
     assert "width 8" in page
     assert "Commits of the runs: `abc1234`." in page

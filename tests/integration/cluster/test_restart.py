@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from ssray.config import Compute, Recipe, override
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.models.store import published_version
-from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.progress import ProgressRow
@@ -192,24 +190,6 @@ def test_what_is_complete_is_not_trained_again(
     assert other.new
     unused = train_category(uris, CATEGORY, tiny, compute, place)
     assert (unused.new, unused.published, unused.version) == (False, False, first.version)
-
-
-def test_a_changed_texture_makes_it_another_training(
-    demo_root: Path, tiny: Recipe, compute: Compute, ray_local: None, tmp_path: Path
-) -> None:
-    from ssray.cluster.train import train_category
-
-    textures, place = tmp_path / "textures", Location.parse(tmp_path / "store")
-    shutil.copytree(demo_root / "grain/train/good", textures)
-    uris = [str(path) for path in (demo_root / CATEGORY / "train/good").iterdir()]
-    foreign = ['corruption.foreign=["textures"]', "corruption.mix.occlusion=1"]
-    recipe = override(tiny, [*foreign, f"corruption.textures={textures}"])
-    made = train_category(uris, CATEGORY, recipe, compute, place)
-    model = artifact.load(place, CATEGORY, made.version)
-    files = [str(path) for path in sorted(textures.iterdir())]
-    assert model.facts.data_fingerprint == fingerprint([*uris, *files])
-    Path(files[0]).write_bytes(Path(files[1]).read_bytes())
-    assert model.facts.data_fingerprint != fingerprint([*uris, *files])
 
 
 def train_all(root: Path, store: Location, *more: str) -> list[str]:

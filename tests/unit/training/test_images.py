@@ -19,7 +19,12 @@ from ssray.training.build import BuildRequest, build_model
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.fit import Checkpointing, fit
 from ssray.training.folds import cut_folds
-from ssray.training.images import exceeds_memory, load_feed, stream_feed
+from ssray.training.images import (
+    data_fingerprint,
+    exceeds_memory,
+    load_feed,
+    stream_feed,
+)
 from ssray.training.trainer import Numerics
 
 CPU = torch.device("cpu")
@@ -219,3 +224,22 @@ def test_the_same_images_are_held_out_whatever_the_memory(folder: list[str], tin
         streamed = stream_feed(folder, tiny, 1, 0, memory_for(24), decode)
         assert torch.equal(whole.held_out, streamed.held_out)
         assert whole.counted() == (60 - 6 - whole.skipped, whole.skipped)
+
+
+def test_a_changed_image_or_texture_makes_it_another_training(
+    folder: list[str], tiny: Recipe
+) -> None:
+    images, textures = folder[:4], folder[4:6]
+    foreign = Path(images[0]).parent / "textures"
+    foreign.mkdir()
+    for number, texture in enumerate(textures):
+        (foreign / f"{number}.png").write_bytes(Path(texture).read_bytes())
+    settings = ['corruption.foreign=["textures"]', f"corruption.textures={foreign}"]
+    recipe = override(tiny, settings)
+    before = data_fingerprint(images, recipe)
+    assert before == data_fingerprint(images, recipe) != data_fingerprint(images, tiny)
+    (foreign / "0.png").write_bytes(Path(images[0]).read_bytes())
+    changed = data_fingerprint(images, recipe)
+    assert changed != before
+    Path(images[1]).write_bytes(Path(images[0]).read_bytes())
+    assert data_fingerprint(images, recipe) not in (before, changed)
