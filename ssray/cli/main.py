@@ -69,8 +69,9 @@ def demo(out: str, seed: int) -> None:
 @click.option("--out", required=True, metavar="DIR", help="Folder to create.")
 @click.option("--categories", "count", default=3, show_default=True, help="How many products.")
 @click.option("--images", default=60, show_default=True, help="Training images of each.")
+@click.option("--size", default=128, show_default=True, help="Width of the images in pixels.")
 @compute_options("seed")
-def demo_data(out: str, count: int, images: int, seed: int) -> None:
+def demo_data(out: str, count: int, images: int, size: int, seed: int) -> None:
     """Write the generated data set alone, in the layout of MVTec AD.
 
     A generated data set that is there with other arguments is replaced; anything else is
@@ -79,7 +80,7 @@ def demo_data(out: str, count: int, images: int, seed: int) -> None:
     from ssray.cli.terminal import console
     from ssray.data.demo.dataset import write_demo_data
 
-    names = write_demo_data(Path(out), categories=count, images=images, seed=seed)
+    names = write_demo_data(Path(out), categories=count, images=images, seed=seed, size=size)
     console.print(f"{len(names)} categories in {out}: {', '.join(names)}")
 
 

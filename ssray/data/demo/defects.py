@@ -52,13 +52,15 @@ class Canvas:
 
     Attributes:
         x: (H, W) positions to the right, 0 to 1 over the image.
-        y: (H, W) positions downwards, 0 to 1 over the image.
-        pixel: the side of one pixel of the final image, as a share of its side.
+        y: (H, W) positions downwards, 0 to ``height`` over the image.
+        pixel: the side of one pixel of the final image, as a share of its width.
+        height: the height of the image, as a share of its width.
     """
 
     x: Floats
     y: Floats
     pixel: float
+    height: float
 
     def draw(self, specimen: Specimen) -> Floats:
         """Returns the reflectance of a product at each point, (H, W, 3)."""
@@ -70,12 +72,12 @@ Stages = tuple[Floats, ...]
 
 def scratch(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
     """Draws a scratch: a thin, slightly curved line that fades at both ends."""
-    points = _curve(specimen.anchor(rng), rng.uniform(0.22, 0.5), 0.12, rng)
-    distance, position = _distance_to(points, canvas)
+    points = curve(specimen.anchor(rng), rng.uniform(0.22, 0.5), 0.12, rng)
+    distance, position = distance_to(points, canvas)
     width = max(rng.uniform(0.009, 0.015), canvas.pixel)
     fade = smoothstep(position / 0.15) * smoothstep((1 - position) / 0.15)
     cover = inside(distance - 0.5 * width, width) * fade * specimen.solid(canvas.x, canvas.y)
-    return (_shifted(clean, cover, _sign(rng) * rng.uniform(0.16, 0.25)),)
+    return (shifted(clean, cover, sign(rng) * rng.uniform(0.16, 0.25)),)
 
 
 def blob(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
@@ -89,18 +91,18 @@ def blob(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Gener
     )
     depth = 1 - np.hypot(dx, dy) / radius + outline
     cover = smoothstep(depth / 0.45) * specimen.solid(canvas.x, canvas.y)
-    strength = _sign(rng) * rng.uniform(0.11, 0.16) * rng.uniform(0.75, 1.15, 3)
-    return (_shifted(clean, cover, strength),)
+    strength = sign(rng) * rng.uniform(0.11, 0.16) * rng.uniform(0.75, 1.15, 3)
+    return (shifted(clean, cover, strength),)
 
 
 def thread(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
     """Draws a loose strand of another tone on the surface, with its shadow."""
-    points = _curve(specimen.anchor(rng), rng.uniform(0.25, 0.5), 0.45, rng)
+    points = curve(specimen.anchor(rng), rng.uniform(0.25, 0.5), 0.45, rng)
     width = max(rng.uniform(0.013, 0.02), canvas.pixel)
-    tone = clean.mean(axis=(0, 1)) + _sign(rng) * rng.uniform(0.2, 0.3)
-    shade_distance, _ = _distance_to(points + 0.013, canvas)
+    tone = clean.mean(axis=(0, 1)) + sign(rng) * rng.uniform(0.2, 0.3)
+    shade_distance, _ = distance_to(points + 0.013, canvas)
     shaded = clean * (1 - 0.2 * inside(shade_distance - 0.5 * width, 2 * width))[..., None]
-    distance, position = _distance_to(points, canvas)
+    distance, position = distance_to(points, canvas)
     cover = inside(distance - 0.5 * width)
     rounded = 1 - 0.25 * np.clip(2 * distance / width, 0, 1) ** 2
     twist = 1 + 0.05 * np.sin(position * rng.uniform(60, 90))
@@ -110,14 +112,14 @@ def thread(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Gen
 
 def cut(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Generator) -> Stages:
     """Draws a slit, along which the structure is displaced; its gap is lighter or darker."""
-    points = _curve(specimen.anchor(rng), rng.uniform(0.2, 0.34), 0.06, rng)
-    distance, position = _distance_to(points, canvas)
+    points = curve(specimen.anchor(rng), rng.uniform(0.2, 0.34), 0.06, rng)
+    distance, position = distance_to(points, canvas)
     ends = smoothstep(position / 0.3) * smoothstep((1 - position) / 0.3)
     along = points[-1] - points[0]
     along = along / np.hypot(*along)
     side = np.sign((canvas.x - points[0, 0]) * along[1] - (canvas.y - points[0, 1]) * along[0])
     slip = side * np.exp(-((distance / 0.035) ** 2)) * ends
-    slide, gape = _sign(rng) * rng.uniform(0.012, 0.024), rng.uniform(0.005, 0.011)
+    slide, gape = sign(rng) * rng.uniform(0.012, 0.024), rng.uniform(0.005, 0.011)
     slipped = _in_strips(
         specimen.reflectance,
         canvas.x + slip * (slide * along[0] - gape * along[1]),
@@ -125,7 +127,7 @@ def cut(specimen: Specimen, clean: Floats, canvas: Canvas, rng: np.random.Genera
     )
     width = max(rng.uniform(0.011, 0.016), canvas.pixel)
     slit = inside(distance - 0.5 * width * ends) * ends
-    return (_shifted(slipped, slit, _sign(rng) * rng.uniform(0.17, 0.27)),)
+    return (shifted(slipped, slit, sign(rng) * rng.uniform(0.17, 0.27)),)
 
 
 def missing(
@@ -170,17 +172,18 @@ def _neighbours(image: npt.NDArray[T]) -> list[npt.NDArray[T]]:
     return [padded[r : r + height, c : c + width] for r in range(3) for c in range(3)]
 
 
-def _sign(rng: np.random.Generator) -> float:
+def sign(rng: np.random.Generator) -> float:
+    """Draws -1 or 1."""
     return float(rng.choice((-1.0, 1.0)))
 
 
-def _shifted(surface: Floats, cover: Floats, strength: float | Floats) -> Floats:
+def shifted(surface: Floats, cover: Floats, strength: float | Floats) -> Floats:
     """Makes a surface lighter or darker by ``strength`` where ``cover``, (H, W), is 1."""
     changed_surface: Floats = np.clip(surface + cover[..., None] * strength, 0.02, 0.98)
     return changed_surface
 
 
-def _curve(
+def curve(
     middle: tuple[float, float], length: float, bow: float, rng: np.random.Generator
 ) -> Floats:
     """Draws a random cubic arc through the neighbourhood of a point.
@@ -211,7 +214,7 @@ def _curve(
     return points
 
 
-def _distance_to(points: Floats, canvas: Canvas) -> tuple[Floats, Floats]:
+def distance_to(points: Floats, canvas: Canvas) -> tuple[Floats, Floats]:
     """Measures, for each point of a canvas, how far away a line through ``points`` is.
 
     Returns:

@@ -6,8 +6,9 @@ frozen once drawn, and a specimen gives its reflectance at any point. A defect c
 therefore move the points it is asked for, or take a part away, and everything else
 stays exactly as it was.
 
-Lengths are shares of the image side, so the same product can be drawn at any size. Points
-are given as x (to the right) and y (downwards), each an (H, W) array, 0 to 1 over the image.
+Lengths are shares of the image's width, its shorter side, so the same product can be drawn at
+any size. Points are given as x (to the right, 0 to 1 over the image) and y (downwards, 0 to 1
+over a square image), each an (H, W) array.
 """
 
 from __future__ import annotations

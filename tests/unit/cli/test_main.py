@@ -50,6 +50,7 @@ def test_options_mirror_the_configuration() -> None:
         (["models", "list", "--models", "{out}"], "no models here"),
         (["demo-data", "--out", "{root}/weave"], "{root}/weave"),
         (["demo-data", "--out", "{out}", "--images", "1"], "images"),
+        (["demo-data", "--out", "{out}", "--size", "1"], "size"),
         (["train"], "Missing option '--models'"),
     ],
 )  # fmt: skip

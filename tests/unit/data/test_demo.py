@@ -10,20 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
+from scipy.ndimage import binary_erosion, distance_transform_edt, uniform_filter
 from sklearn.metrics import roc_auc_score
 
-from ssray.data.demo.dataset import (
-    MARKER,
-    PRODUCT_FAMILIES,
-    Category,
-    category_name,
-    write_demo_data,
-)
+from ssray.data.demo.category import Category
+from ssray.data.demo.dataset import MARKER, write_demo_data
 from ssray.data.demo.defects import VISIBLE
+from ssray.data.demo.families import PRODUCT_FAMILIES, category_name
 from ssray.errors import ConfigError
 
 SIZE = 64
 KINDS = [(i, kind) for i, family in enumerate(PRODUCT_FAMILIES) for kind in family.defects]
+INDEX = {family.name: i for i, family in enumerate(PRODUCT_FAMILIES)}
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +109,8 @@ def test_a_mask_marks_what_changed(index: int, kind: str) -> None:
         assert np.quantile(change[~sample.mask], 0.99) < VISIBLE
         # Seen, but subtle. A misplaced part mixes strong edges with unchanged overlap.
         assert VISIBLE < change[sample.mask].mean() < 0.35
+        least, most = category.family.areas
+        assert sample.mask.any() and least <= sample.mask.mean() <= most
 
 
 def test_a_misplaced_part_is_marked_where_it_is_and_where_it_belongs() -> None:
@@ -142,11 +142,94 @@ def test_larger_data_starts_with_the_smaller(tmp_path: Path) -> None:
     assert same(small, {name: large[name] for name in small})
 
 
+@pytest.mark.parametrize("name", ["strip", "screw", "relay"])
+def test_an_image_depends_on_its_number_alone(name: str) -> None:
+    index = INDEX[name]
+    kind = next(iter(PRODUCT_FAMILIES[index].defects))
+    category = Category(index, seed=0, size=SIZE)
+    drawn = [category.test(number, kind).image for number in range(3)]
+    assert np.array_equal(Category(index, seed=0, size=SIZE).test(2, kind).image, drawn[2])
+    assert not np.array_equal(drawn[1], drawn[2])
+
+
+def test_a_strip_is_long_and_grey() -> None:
+    sample = Category(INDEX["strip"], seed=0, size=100).test(0, "crack")
+    assert sample.image.shape == sample.clean.shape == sample.mask.shape == (252, 100)
+
+
+def test_hair_cracks_are_up_to_three_pixels_wide_of_low_contrast_and_inside() -> None:
+    category = Category(INDEX["strip"], seed=0, size=500)
+    for number in range(2):
+        sample = category.test(number, "crack")
+        darker = sample.clean.astype(float) - sample.image
+        line = darker > 0.5 * darker.max()
+        # Half a line's width is where its distance to its surroundings has a maximum; at a fork
+        # two lines merge.
+        half = distance_transform_edt(line)
+        assert np.quantile(half[line], 0.95) <= 1.5
+        assert not binary_erosion(line, np.ones((5, 5))).any()
+        rows, columns = np.nonzero(sample.mask)
+        assert 0.05 * 500 < max(np.ptp(rows), np.ptp(columns)) < 0.75 * 500
+        assert darker.min() >= -2  # a crack is dark everywhere
+        texture = (sample.clean - _smooth(sample.clean)).std()
+        assert 0.5 < darker[sample.mask].mean() / texture < 3
+
+
+def _smooth(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    return np.asarray(uniform_filter(image.astype(float), 25))
+
+
+def test_crushed_flanks_of_a_thread_are_a_few_pixels() -> None:
+    category = Category(INDEX["screw"], seed=0, size=256)
+    areas = [category.test(number, "flank").mask.sum() for number in range(4)]
+    assert 6 < np.mean(areas) < 0.002 * 256 * 256
+
+
+def test_screws_lie_at_any_angle_and_within_the_photograph() -> None:
+    category = Category(INDEX["screw"], seed=0, size=128)
+    angles = []
+    for number in range(12):
+        image = category.train(number).image.astype(float)
+        dark = image < 0.75 * np.median(image)
+        assert not dark[[0, -1]].any() and not dark[:, [0, -1]].any()
+        points = np.argwhere(dark) - np.argwhere(dark).mean(axis=0)
+        axis = np.linalg.svd(points, full_matrices=False)[2][0]
+        angles.append(np.arctan2(axis[0], axis[1]) % np.pi)
+    quarters = np.histogram(angles, bins=4, range=(0, np.pi))[0]
+    assert (quarters > 0).all()
+
+
+def test_relays_are_tested_under_lamps_that_have_drifted() -> None:
+    relay, connector = (Category(INDEX[name], seed=0, size=SIZE) for name in ("relay", "connector"))
+
+    def light(images: list[npt.NDArray[np.uint8]]) -> tuple[float, float, float]:
+        """Returns mean and spread of the brightness, and how much of red there is to blue."""
+        channels = np.array([image.mean(axis=(0, 1)) for image in images])
+        level = channels.mean(axis=1)
+        warmth = channels[:, 0].mean() / channels[:, 2].mean()
+        return float(level.mean()), float(level.std() / level.mean()), float(warmth)
+
+    train, train_spread, train_warmth = light([relay.train(n).image for n in range(30)])
+    good, good_spread, good_warmth = light([relay.test(n).image for n in range(30)])
+    assert 0.84 < good / train < 0.93
+    assert good_spread > 1.3 * train_spread
+    assert 1.03 < good_warmth / train_warmth < 1.15
+
+    defective, _, defective_warmth = light([relay.test(n, "missing").image for n in range(30)])
+    assert defective / good == pytest.approx(1, abs=0.03)
+    assert defective_warmth / good_warmth == pytest.approx(1, abs=0.03)
+
+    steady = light([connector.test(n).image for n in range(30)])
+    assert steady[0] / light([connector.train(n).image for n in range(30)])[0] == pytest.approx(
+        1, abs=0.02
+    )
+
+
 def test_categories_differ_in_name_and_look() -> None:
-    assert len({category_name(i) for i in range(15)}) == 15
-    first = [Category(i, seed=0, size=SIZE).train(0).image for i in range(15)]
+    assert len({category_name(i) for i in range(24)}) == 24
+    first = [Category(i, seed=0, size=SIZE).train(0).image for i in range(24)]
     means = {tuple(np.atleast_3d(image).mean(axis=(0, 1)).round(2)) for image in first}
-    assert len(means) == 15
+    assert len(means) == 24
 
 
 @pytest.mark.parametrize(
@@ -184,6 +267,16 @@ class TestExistingFolder:
         write_demo_data(tmp_path, categories=2, images=4, size=SIZE)
         write_demo_data(tmp_path, categories=1, images=4, size=SIZE)
         assert sorted(p.name for p in tmp_path.iterdir()) == [MARKER, "weave"]
+
+    def test_data_of_an_earlier_format_are_replaced_under_their_own_names(
+        self, tmp_path: Path
+    ) -> None:
+        earlier = {"format": 2, "complete": True, "categories": 6, "images": 4, "seed": 0}
+        (tmp_path / MARKER).write_text(json.dumps({**earlier, "size": SIZE}))
+        for name in ("weave", "weave_2", "strip"):
+            (tmp_path / name).mkdir()
+        write_demo_data(tmp_path, categories=1, images=4, size=SIZE)
+        assert sorted(p.name for p in tmp_path.iterdir()) == [MARKER, "strip", "weave"]
 
     def test_interrupted_run_is_repeated(self, data: Path) -> None:
         complete = pixels(data)

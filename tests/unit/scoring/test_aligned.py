@@ -12,7 +12,7 @@ from PIL import Image
 from ssray.cluster.score import _packed, _unpacked
 from ssray.config import Compute, override
 from ssray.data.decode import read_image
-from ssray.data.demo.dataset import Category
+from ssray.data.demo.category import Category
 from ssray.errors import ConfigError
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact, load_framing
