@@ -7,7 +7,7 @@ Each step below is a process of its own with a time limit; quick and telling one
 is printed as soon as it is measured, and the JSON file is written anew after each step, so that
 whatever ends the check leaves what it found. A step that fails or is too slow is a row as well.
 
-With ``--data ROOT``, a folder with grid, transistor and screw of MVTec AD, the paper's recipes are
+With ``--data ROOT``, a folder with grid, transistor and screw of MVTec AD, recipes ``paper`` are
 trained on them in the time that is left (``--minutes``).
 
 ``--dry-run`` runs every step on the CPU with small sizes, and Ray with a GPU that it only pretends

@@ -82,8 +82,9 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         default="compact",
         show_default=True,
         metavar="NAME|FILE",
-        help="compact or paper choose their texture or object recipe by the training images, paper "
-        "first by the category's name; or a single recipe's name, or a JSON file.",
+        help="compact, or paper for GPUs, choose their texture or object recipe by the training "
+        "images, paper first by the category's name; paper-as-published has the paper's own "
+        "settings; or a single recipe's name, or a JSON file.",
     )
     @click.option(
         "--set",

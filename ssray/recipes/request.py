@@ -1,8 +1,9 @@
 """Named recipes, recipe files, and the choice between texture, object and aligned part.
 
-``compact``, ``paper`` and ``demo`` are families. Which of its recipes a category gets is decided by
-the category's name or by its training images, never by test images or labels. A recipe file is JSON
-with the fields of ``ssray.config.Recipe``; what it leaves out takes the defaults.
+``compact``, ``paper``, ``paper-as-published`` and ``demo`` are families. Which of its recipes a
+category gets is decided by the category's name or by its training images, never by test images or
+labels. A recipe file is JSON with the fields of ``ssray.config.Recipe``; what it leaves out takes
+the defaults.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ssray.config import Alignment, Recipe, in_a_group_that_is_null, override, parse
 from ssray.errors import ConfigError
-from ssray.recipes import compact, paper
+from ssray.recipes import compact, paper, paper_as_published
 
 if TYPE_CHECKING:
     from ssray.recipes.survey import Survey
@@ -27,27 +28,40 @@ class Family:
     Attributes:
         texture: for surfaces, where places do not matter.
         object_: for parts in a fixed place.
-        aligned: for parts that are located first and turned upright.
+        aligned: for parts that are located first and turned upright; None if the family takes
+            photographs as they are.
         by_category: for categories known by name, unless their parts are aligned.
     """
 
     texture: Callable[[], Recipe]
     object_: Callable[[], Recipe]
-    aligned: Callable[[Alignment], Recipe]
+    aligned: Callable[[Alignment], Recipe] | None
     by_category: Mapping[str, Callable[[], Recipe]]
+
+    def by_name(self) -> dict[str, Callable[[], Recipe]]:
+        """The recipes that need no look at images, by their name within the family."""
+        return {"texture": self.texture, "object": self.object_, **self.by_category}
+
+    def examples(self) -> list[Recipe]:
+        """A recipe for a texture, an object and, if there is one, an aligned part of some size."""
+        recipes = [self.texture(), self.object_()]
+        if self.aligned:
+            recipes.append(self.aligned(Alignment(frame=(-0.5, -0.5, 0.5, 0.5))))
+        return recipes
 
 
 FAMILIES = {
     "compact": Family(compact.texture, compact.object_, compact.aligned, {}),
     "paper": Family(paper.texture, paper.object_, paper.aligned, paper.MVTEC_AD),
+    "paper-as-published": Family(
+        paper_as_published.texture, paper_as_published.object_, None, paper_as_published.MVTEC_AD
+    ),
     "demo": Family(compact.demo, compact.demo_object, compact.demo_aligned, {}),
 }
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    "compact-texture": compact.texture,
-    "compact-object": compact.object_,
-    "paper-texture": paper.texture,
-    "paper-object": paper.object_,
-    **{f"paper-{name}": recipe for name, recipe in paper.MVTEC_AD.items()},
+    f"{family}-{name}": recipe
+    for family in ("compact", "paper", "paper-as-published")
+    for name, recipe in FAMILIES[family].by_name().items()
 }
 
 
@@ -70,8 +84,12 @@ class RecipeRequest:
             ConfigError: if there is no such recipe, or a setting is wrong.
         """
         if isinstance(self.name, str) and self.name in FAMILIES:
-            for recipe in (FAMILIES[self.name].texture(), FAMILIES[self.name].object_()):
+            recipes = FAMILIES[self.name].examples()
+            for recipe in recipes:
                 self._changed(recipe)
+            for setting in self.settings:
+                if all(in_a_group_that_is_null(recipe, setting) for recipe in recipes):
+                    override(recipes[0], [setting])
         else:
             self._named()
 
@@ -80,16 +98,19 @@ class RecipeRequest:
 
         Args:
             category: its name.
-            survey: tells what its training images show; called unless a recipe was named.
+            survey: tells what its training images show; called unless the name settles it.
         """
         if isinstance(self.name, Recipe) or self.name not in FAMILIES:
             return self._named()
         family = FAMILIES[self.name]
+        known = family.by_category.get(category)
+        if known and not family.aligned:
+            return self._changed(known())
         seen = survey()
-        if seen.alignment and "alignment=null" not in self.settings:
+        if family.aligned and seen.alignment and "alignment=null" not in self.settings:
             recipe = family.aligned(seen.alignment)
-        elif category in family.by_category:
-            recipe = family.by_category[category]()
+        elif known:
+            recipe = known()
         else:
             recipe = family.texture() if seen.texture else family.object_()
         return self._changed(recipe)
@@ -119,8 +140,10 @@ def read_recipe(place: str) -> Recipe:
 
     file = Location.parse(place)
     if not file.exists() or file.is_dir():
-        known = ", ".join([*FAMILIES, *RECIPES])
-        raise ConfigError(f"recipe '{place}': neither a file nor a known name. Known: {known}.")
+        raise ConfigError(
+            f"recipe '{place}': neither a file nor a known name. Known: {', '.join(FAMILIES)}; "
+            f"single recipes: {', '.join(RECIPES)}."
+        )
     try:
         values = json.loads(file.read())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

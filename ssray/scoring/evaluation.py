@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ssray.data.mvtec_ad import CATEGORIES
 from ssray.metrics.images import decision_metrics, held_out_metrics, image_metrics
 from ssray.metrics.labels import DEFECT, GOOD, Floats
 from ssray.metrics.pixels import PixelCounts
@@ -19,26 +20,6 @@ from ssray.scoring.results import Results, flags, usable
 from ssray.scoring.tables import METRICS, METRICS_BY_TYPE
 
 Row = dict[str, Any]
-
-PAPER = {
-    "carpet": (100.0, 99.7),
-    "grid": (100.0, 99.7),
-    "leather": (100.0, 99.7),
-    "tile": (100.0, 99.2),
-    "wood": (100.0, 98.1),
-    "bottle": (100.0, 98.6),
-    "cable": (98.0, 98.2),
-    "capsule": (98.2, 99.1),
-    "hazelnut": (100.0, 98.9),
-    "metal_nut": (100.0, 98.5),
-    "pill": (99.5, 99.3),
-    "screw": (98.9, 99.7),
-    "toothbrush": (100.0, 99.1),
-    "transistor": (98.8, 98.6),
-    "zipper": (100.0, 99.5),
-}
-"""Image and pixel AUROC in percent that the paper reports for MVTec AD."""
-TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
 
 _HEAD = """
 # Metrics
@@ -194,22 +175,24 @@ def _category_lines(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         low, high = row["image_auroc_low"], row["image_auroc_high"]
         interval = f" ({cell(low)} to {cell(high)})" if low < high else ""
-        paper = PAPER.get(row["category"], (math.nan, math.nan))
+        category = CATEGORIES.get(row["category"])
+        image, pixel = category.published if category else (math.nan, math.nan)
         figures = [cell(row[name]) for name in _COLUMNS.values()]
         lines.append(
             _line(
                 [
                     row["category"],
                     cell(row["image_auroc"]) + interval,
-                    cell(paper[0] / 100),
+                    cell(image / 100),
                     cell(row["pixel_auroc"]),
-                    cell(paper[1] / 100),
+                    cell(pixel / 100),
                     *figures,
                 ]
             )
         )
-    textures = [row for row in rows if row["category"] in TEXTURES]
-    objects = [row for row in rows if row["category"] in PAPER and row not in textures]
+    known = [row for row in rows if row["category"] in CATEGORIES]
+    textures = [row for row in known if CATEGORIES[row["category"]].texture]
+    objects = [row for row in known if row not in textures]
     for title, members in (
         ("textures of MVTec AD", textures),
         ("objects of MVTec AD", objects),
@@ -226,9 +209,9 @@ def _average_line(title: str, rows: Sequence[Row]) -> str:
     for number, name in enumerate(("image_auroc", "pixel_auroc")):
         defined = [row for row in rows if not math.isnan(row[name])]
         cells.append(_mean([row[name] for row in defined]))
-        known = [PAPER[row["category"]] for row in defined if row["category"] in PAPER]
+        known = [CATEGORIES[c] for row in defined if (c := row["category"]) in CATEGORIES]
         complete = len(known) == len(defined)
-        cells.append(_mean([paper[number] / 100 for paper in known]) if complete else "")
+        cells.append(_mean([each.published[number] / 100 for each in known]) if complete else "")
     cells += [_mean([row[name] for row in rows]) for name in _COLUMNS.values()]
     return _line([title, *cells])
 

@@ -160,7 +160,7 @@ def images_a_second_of_a_plain_script(plant: Plant, out: Location, side: int) ->
 
 @pytest.mark.parametrize(
     ("recipe", "count", "batch", "least"),
-    [(texture(), 2000, 64, 0.8), (paper.grid(), 96, 8, 0.95)],
+    [(texture(), 2000, 64, 0.8), (paper.of_category("grid"), 96, 8, 0.95)],
     ids=["compact", "paper"],
 )
 def test_a_night_is_as_fast_as_its_cores(

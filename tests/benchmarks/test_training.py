@@ -87,8 +87,8 @@ def training_step(
         (texture(), 1.0, 0.10),
         (texture(), 0.25, 0.10),
         (object_(), 1.0, 0.10),
-        (paper.grid(), 1.0, 0.05),
-        (paper.transistor(), 1.0, 0.05),
+        (paper.of_category("grid"), 1.0, 0.05),
+        (paper.of_category("transistor"), 1.0, 0.05),
     ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
@@ -144,7 +144,12 @@ def test_bfloat16_and_channels_last_pay() -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "crop", "rounds"),
-    [(texture(), 0.5, 12), (texture(), 1.0, 12), (object_(), 1.0, 40), (paper.grid(), 1.0, 3)],
+    [
+        (texture(), 0.5, 12),
+        (texture(), 1.0, 12),
+        (object_(), 1.0, 40),
+        (paper.of_category("grid"), 1.0, 3),
+    ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_training_keeps_up_with_the_bare_step(recipe: Recipe, crop: float, rounds: int) -> None:

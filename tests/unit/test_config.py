@@ -10,7 +10,6 @@ import pytest
 from ssray.cli.options import settings_help
 from ssray.config import Alignment, Compute, Recipe, override, parse
 from ssray.errors import ConfigError
-from ssray.recipes import paper
 from ssray.recipes.request import RECIPES, RecipeRequest
 from ssray.recipes.survey import Survey
 
@@ -30,6 +29,8 @@ def test_families_look_at_the_training_images() -> None:
     assert settled("compact", texture=False).name == "compact-object"
     assert settled("paper").name == "paper-texture"
     assert settled("paper", texture=False).name == "paper-object"
+    assert settled("paper-as-published").name == "paper-as-published-texture"
+    assert settled("paper-as-published", texture=False).name == "paper-as-published-object"
     assert settled("paper-wood", texture=False).name == "paper-wood"
 
 
@@ -44,35 +45,12 @@ def test_parts_at_any_angle_get_a_recipe_that_aligns_them() -> None:
     without = RecipeRequest("paper", ("alignment=null",)).resolve("screw", lambda: seen)
     assert without.name == "paper-screw"
     assert RecipeRequest("paper-screw").resolve("screw", lambda: seen).alignment is None
-
-
-def test_the_paper_has_a_recipe_for_each_category_of_mvtec_ad() -> None:
-    textures = {"carpet", "grid", "leather", "tile", "wood"}
-    ssim = {
-        "carpet", "tile", "bottle", "cable", "capsule", "metal_nut", "transistor", "zipper"
-    }  # fmt: skip
-    assert len(paper.MVTEC_AD) == 15
-    for category in paper.MVTEC_AD:
-        recipe = settled("paper", category)
-        assert recipe.name == f"paper-{category}"
-        assert (recipe.network.width, recipe.schedule.learning_rate) == (64, 1e-4)
-        assert recipe.schedule.holdout == 0.05
-        assert (recipe.anomaly_map.difference == "ssim") == (category in ssim)
-        occluded = recipe.corruption.mix.occlusion > 0
-        assert occluded == (category in {"cable", "screw", "transistor"})
-        assert (recipe.corruption.rotated > 0) == (category == "transistor")
-        if category in textures:
-            assert (recipe.image_size, recipe.network.kernel) == (512, 3)
-        else:
-            assert recipe.image_size in (256, 384, 512)
-
-
-def test_no_category_is_augmented_into_its_own_defect() -> None:
-    """Swapped wires, prints and mirrored threads are defects."""
-    allowed = {name: make().schedule.augmentation for name, make in paper.MVTEC_AD.items()}
-    assert {allowed[c] for c in ("cable", "capsule", "pill", "transistor")} == {"none"}
-    assert {allowed[c] for c in ("screw", "metal_nut")} == {"turn"}
-    assert {allowed[c] for c in ("carpet", "grid", "wood")} == {"flip"}
+    for category, name in (
+        ("screw", "paper-as-published-screw"),
+        ("thing", "paper-as-published-object"),
+    ):
+        recipe = RecipeRequest("paper-as-published").resolve(category, lambda: seen)
+        assert (recipe.name, recipe.alignment) == (name, None)
 
 
 def test_override_reaches_nested_settings() -> None:
@@ -145,8 +123,12 @@ def test_settings_of_a_group_that_some_do_without_are_for_the_others() -> None:
             ConfigError, match=r"unknown key 'linear\.varance'.*image_size, variance"
         ):
             RecipeRequest(name, ("linear.varance=0.9",))
-    with pytest.raises(ConfigError, match="'linear' is no group"):
-        RecipeRequest("compact-texture", ("linear.variance=0.9",))
+    for name in ("compact-texture", "paper-as-published"):
+        with pytest.raises(ConfigError, match="'linear' is no group"):
+            RecipeRequest(name, ("linear.variance=0.9",))
+    RecipeRequest("compact", ("alignment.turned=false",))
+    with pytest.raises(ConfigError, match=r"unknown key 'alignment\.trned'"):
+        RecipeRequest("compact", ("alignment.trned=false",))
 
 
 def test_compute_is_validated() -> None:

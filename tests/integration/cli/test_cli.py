@@ -49,7 +49,7 @@ def test_data_models_and_results_may_lie_in_s3(
     ("option", "value", "message"),
     [
         ("--set", "network.wdth=3", "unknown key 'network.wdth'"),
-        ("--recipe", "best", "Known: compact, paper, demo, compact-texture"),
+        ("--recipe", "best", "Known: compact, paper, paper-as-published, demo;"),
     ],
 )
 def test_a_mistake_in_the_recipe_is_one_clear_line_and_exit_code_2(
