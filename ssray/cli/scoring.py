@@ -93,11 +93,12 @@ def score(images: str, store: str, category: str, out: str, **compute: Any) -> N
     default=64,
     show_default=True,
     metavar="N",
-    help="Training images that the patch test takes, and patches it tries at each width.",
+    help="Training images that are compared and patched, and patches that are tried at each width.",
 )
 @compute_options("device", "precision", "seed")
 def diagnose(root: str, category: str, store: str, out: str, images: int, **compute: Any) -> None:
-    """Tell whether a category is a texture, and which defects its model can repair.
+    """Tell whether a category is a texture, which defects its model can repair, and whether its
+    recipe corrupts no larger regions than the theory covers.
 
     Takes the defect-free training images alone; needs no labels and no Ray.
     """

@@ -1,6 +1,6 @@
 """What the measurements of a diagnosis mean: the kind of category, and a paragraph in words.
 
-The measurements are those of section 4.2 of the paper.
+The measurements are those of sections 3.4 and 4.2 of the paper.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from ssray.diagnosis.theorem import Theorem
 from ssray.method.projection import TEXTURE_SHARE, PositionMoments, Projection, mean
 from ssray.metrics.values import percent
 
@@ -45,6 +46,7 @@ class Diagnosis:
         windows: the same of every pixel of a window of half the side, over all its places.
         neighbours: how many training images took part in the patch test.
         projections: what was measured for each width of patch, ascending; the first has width 0.
+        theorem: what Theorem 2 says of the recipe's corruption.
     """
 
     category: str
@@ -55,6 +57,7 @@ class Diagnosis:
     windows: PositionMoments
     neighbours: int
     projections: list[Projection]
+    theorem: Theorem
 
     @property
     def kind(self) -> Kind:
@@ -114,7 +117,15 @@ class Diagnosis:
 
 def paragraph(diagnosis: Diagnosis) -> str:
     """Describes the diagnosis in one paragraph, with its numbers."""
-    return " ".join([*_appearance(diagnosis), *_projected(diagnosis), _repaired(diagnosis)])
+    return " ".join(
+        [
+            *_appearance(diagnosis),
+            *_projected(diagnosis),
+            _repaired(diagnosis),
+            *_ensured(diagnosis),
+            *_held(diagnosis.theorem),
+        ]
+    )
 
 
 def _appearance(diagnosis: Diagnosis) -> list[str]:
@@ -198,6 +209,51 @@ def _repaired(diagnosis: Diagnosis) -> str:
         f"Even inside the smallest patch, {smallest}, it leaves more than {percent(REPAIRED)} of "
         "the difference (rms)."
     )
+
+
+def _ensured(diagnosis: Diagnosis) -> list[str]:
+    """Says which of the recipe's regions are as small as Theorem 2 wants them."""
+    theorem = diagnosis.theorem
+    low, high = theorem.recipe.radius
+    sentences = [
+        f"Theorem 2 covers corrupted regions below {percent(theorem.small_area)} of the image; "
+        f"{percent(theorem.recipe.too_large)} of those that the recipe draws "
+        f"(corruption.patches.radius {low:g} to {high:g} of the shorter side) are larger."
+    ]
+    if diagnosis.kind != "texture":
+        sentences.append("It is about textures, so here it is a guide only.")
+    return sentences
+
+
+def _held(theorem: Theorem) -> list[str]:
+    """Says how often the premise of Theorem 2 is violated, and from what radius on."""
+    premise = "Its premise, that two good images differ no more inside the region than outside,"
+    pairs = f"{theorem.pairs:,} pairs of training images"
+    violated = theorem.recipe.violated
+    sentences = [
+        f"{premise} is violated by {percent(violated)} of {pairs}, on average over the recipe's "
+        "regions."
+        if violated
+        else f"{premise} holds for all {pairs} with every region that was drawn as in the recipe."
+    ]
+    if theorem.turned:
+        sentences.append(
+            f"Images turned as a whole, {percent(theorem.turned)} of those it corrupts, are left "
+            "out: nothing of them lies outside."
+        )
+    held, largest = theorem.held_radius(), theorem.recipe.radius[1]
+    if held:
+        reach = f"With all patches of one radius no pair violates it up to {held:g}"
+    else:
+        reach = f"Some pair violates it with patches of {theorem.radii[0].radius[0]:g} already"
+    if held >= largest:
+        return [*sentences, f"{reach}: the recipe's radius stays within."]
+    at_largest = next(at.violated for at in theorem.radii if at.radius[1] == largest)
+    return [
+        *sentences,
+        f"{reach}, and {percent(at_largest)} of the pairs do at {largest:g}: the recipe's radius "
+        "goes beyond, where another good image may be nearer to a corrupted one than its original.",
+    ]
 
 
 def _size(diagnosis: Diagnosis, width: int) -> str:

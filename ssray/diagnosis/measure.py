@@ -1,8 +1,9 @@
-"""Measures a category's training images and its model, as in section 4.2 of the paper."""
+"""Measures a category's training images and its model, as in sections 3.4 and 4.2 of the paper."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -19,6 +20,7 @@ from ssray.data.decode import UInt8Image, read_image
 from ssray.data.pose import Framing
 from ssray.diagnosis import MIN_IMAGES
 from ssray.diagnosis.findings import Diagnosis
+from ssray.diagnosis.theorem import Theorem, check_theorem
 from ssray.errors import ConfigError, DataError, ImageError
 from ssray.method.inference import reconstruct, to_network
 from ssray.method.projection import PositionMoments, Projection, measure_projection, patch_widths
@@ -59,7 +61,8 @@ def diagnose(
         category: the category's name.
         store: the model store.
         images: how many training images, chosen at random, the patch test uses, and how many
-            patches it tries for each width. Means and standard deviations are taken over all.
+            patches it tries for each width; Theorem 2 is checked on all pairs of them. Means and
+            standard deviations are taken over all.
         compute: device, precision and seed.
         counting: shows the progress of the long parts.
 
@@ -86,6 +89,7 @@ def diagnose(
             f"{root / category}: {surveyed.read} usable images in train/good "
             f"({len(uris) - surveyed.read} could not be read); at least {MIN_IMAGES} are needed."
         )
+    kept = surveyed.kept.to(device)
     return Diagnosis(
         category=category,
         model_version=model.version,
@@ -94,7 +98,8 @@ def diagnose(
         pixels=surveyed.pixels,
         windows=surveyed.windows,
         neighbours=len(surveyed.kept),
-        projections=_project(model, surveyed.kept.to(device), images, compute, generator, counting),
+        projections=_project(model, kept, images, compute, generator, counting),
+        theorem=_check(model, kept, generator, counting),
     )
 
 
@@ -170,3 +175,11 @@ def _project(
             measured.append(at)
             report(len(measured))
     return measured
+
+
+def _check(
+    model: ModelArtifact, images: Tensor, generator: torch.Generator, counting: Counting
+) -> Theorem:
+    """Checks Theorem 2 with the regions that the model's recipe corrupts."""
+    with counting("Comparing pairs of images", math.prod(model.input_shape)) as report:
+        return check_theorem(images, model.recipe.corruption, generator, report)

@@ -54,6 +54,33 @@ images. A distance to the clean image (``rms``) is the root mean square over all
 those of the patch; black is 0, white 1."""
 
 
+THEOREM = pa.schema(
+    [
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+        pa.field("regions_of", pa.string(), nullable=False),
+        pa.field("radius_min", pa.float64(), nullable=False),
+        pa.field("radius_max", pa.float64(), nullable=False),
+        pa.field("regions", pa.int64(), nullable=False),
+        pa.field("pairs", pa.int64(), nullable=False),
+        pa.field("variance", pa.float64(), nullable=False),
+        pa.field("small_area", pa.float64(), nullable=False),
+        pa.field("area_mean", pa.float64(), nullable=False),
+        pa.field("area_max", pa.float64(), nullable=False),
+        pa.field("too_large", pa.float64(), nullable=False),
+        pa.field("violated", pa.float64(), nullable=False),
+        pa.field("violated_though_small", pa.float64()),
+    ]
+)
+"""The table of Theorem 2 has a row for the recipe's regions, and one for each radius of patches.
+
+``regions_of`` is ``recipe`` or ``radius``. Radii are shares of the shorter side, areas shares of
+the image. ``variance`` is sigma^2, and ``small_area`` what a region must stay below to meet (11);
+``too_large`` is the share of the regions that do not. ``violated`` is the share of all pairs of
+images and regions that violate (7), and ``violated_though_small`` that of the regions that meet
+(11), null where none does."""
+
+
 def moments_table(diagnosis: Diagnosis) -> pa.Table:
     """Makes the ``MOMENTS`` table of a diagnosis."""
     tables = []
@@ -89,3 +116,31 @@ def projection_table(diagnosis: Diagnosis) -> pa.Table:
         for at in diagnosis.projections
     ]
     return pa.Table.from_pylist(rows, schema=PROJECTION)
+
+
+def theorem_table(diagnosis: Diagnosis) -> pa.Table:
+    """Makes the ``THEOREM`` table of a diagnosis."""
+    theorem = diagnosis.theorem
+    rows = [
+        {
+            "category": diagnosis.category,
+            "model_version": diagnosis.model_version,
+            "regions_of": regions_of,
+            "radius_min": at.radius[0],
+            "radius_max": at.radius[1],
+            "regions": len(at.areas),
+            "pairs": theorem.pairs,
+            "variance": theorem.variance,
+            "small_area": theorem.small_area,
+            "area_mean": mean(at.areas),
+            "area_max": float(at.areas.max()),
+            "too_large": at.too_large,
+            "violated": at.violated,
+            "violated_though_small": at.violated_though_small,
+        }
+        for regions_of, at in [
+            ("recipe", theorem.recipe),
+            *(("radius", at) for at in theorem.radii),
+        ]
+    ]
+    return pa.Table.from_pylist(rows, schema=THEOREM)

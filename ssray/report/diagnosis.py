@@ -1,4 +1,4 @@
-"""Writes the page of a diagnosis, with Figs. 8 and 9 of the paper for one category and model."""
+"""Writes the page of a diagnosis: Figs. 8 and 9 of the paper and Theorem 2, for one category."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ssray.diagnosis.findings import (
     Diagnosis,
     paragraph,
 )
-from ssray.diagnosis.tables import moments_table, projection_table
+from ssray.diagnosis.tables import moments_table, projection_table, theorem_table
+from ssray.diagnosis.theorem import RADII, Theorem
 from ssray.method.projection import TEXTURE_SHARE, PositionMoments
 from ssray.metrics.labels import Floats
 from ssray.metrics.values import percent
@@ -31,9 +32,10 @@ HALF_THE_AREA = "half the area"
 
 
 def write_diagnosis(diagnosis: Diagnosis, out: Location) -> None:
-    """Writes ``moments.parquet``, ``projection.parquet`` and ``diagnosis.html`` to ``out``."""
+    """Writes the page ``diagnosis.html`` to ``out``, and each table as a Parquet file beside it."""
     write_table(moments_table(diagnosis), out / "moments.parquet")
     write_table(projection_table(diagnosis), out / "projection.parquet")
+    write_table(theorem_table(diagnosis), out / "theorem.parquet")
     generated = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = render_diagnosis(diagnosis, generated, ssray.__version__)
     (out / "diagnosis.html").write(page.encode())
@@ -53,6 +55,8 @@ def render_diagnosis(diagnosis: Diagnosis, generated: str, ssray_version: str) -
         paragraph=paragraph(diagnosis),
         rows=rows,
         charts=_charts(diagnosis),
+        theorem_rows=theorem_table(diagnosis).to_pylist(),
+        theorem_chart=_theorem_chart(diagnosis.theorem),
         mean_picture=data_uri(to_picture(diagnosis.pixels.mean), "PNG"),
         std_picture=data_uri(to_picture(2 * diagnosis.pixels.std), "PNG"),
         percent=percent,
@@ -155,6 +159,34 @@ def _patch_charts(diagnosis: Diagnosis) -> list[_Chart]:
             ],
         ),
     ]
+
+
+def _theorem_chart(theorem: Theorem) -> _Chart:
+    """Makes the chart of what violates Theorem 2 and its premise, over the patches' radius."""
+    radius = np.array([at.radius[1] for at in theorem.radii])
+    lines = [
+        Line(
+            "input",
+            "pairs of images that violate the premise",
+            radius,
+            np.array([at.violated for at in theorem.radii]),
+        ),
+        Line(
+            "output",
+            "regions too large for the theorem",
+            radius,
+            np.array([at.too_large for at in theorem.radii]),
+        ),
+    ]
+    low, high = theorem.recipe.radius
+    return _Chart(
+        "Corrupted regions and the theory",
+        "Radius of the patches / shorter side",
+        "Share",
+        f"The recipe draws radii from {low:g} to {high:g}. Here all patches of a region have the "
+        "same; their number and shape are the recipe's.",
+        LineChart.of(lines, max(RADII), 1.0, {"the recipe's largest radius": high}),
+    )
 
 
 def _row_chart(title: str, hint: str, moments: PositionMoments) -> _Chart:

@@ -107,6 +107,6 @@ def test_the_diagnosis(browser: webdriver.Chrome, tmp_path: Path) -> None:
             "return [...document.querySelectorAll('svg.lines polyline')].map(line => {"
             " const box = line.getBoundingClientRect(); return [box.width, box.height] })"
         )
-        assert len(boxes) == 8
+        assert len(boxes) == 10
         assert all(wide > 150 for wide, _ in boxes)
         assert boxes[2][1] > 80  # from every trial right to none

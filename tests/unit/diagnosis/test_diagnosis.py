@@ -18,8 +18,17 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from ssray.cli.main import cli
+from ssray.config import Corruption
 from ssray.diagnosis.findings import Diagnosis, paragraph
-from ssray.diagnosis.tables import MOMENTS, PROJECTION, moments_table, projection_table
+from ssray.diagnosis.tables import (
+    MOMENTS,
+    PROJECTION,
+    THEOREM,
+    moments_table,
+    projection_table,
+    theorem_table,
+)
+from ssray.diagnosis.theorem import check_theorem
 from ssray.errors import SsrayError
 from ssray.method.inference import to_network
 from ssray.method.projection import (
@@ -101,6 +110,7 @@ def diagnosed(
         windows=moments(images, HALF),
         neighbours=len(images),
         projections=measured(images, model, [0, *patch_widths(SHAPE)]),
+        theorem=check_theorem(images, Corruption(), torch.Generator().manual_seed(0)),
     )
 
 
@@ -322,6 +332,17 @@ def test_tables_hold_what_was_measured() -> None:
     assert row["area_share"] == pytest.approx(36 / 1280)
     assert (row["trials"], row["images"], row["output_accuracy"]) == (30, 24, 1)
     assert row["input_rms_std"] == pytest.approx(at.input_rms.numpy().std())
+    theorem = theorem_table(diagnosis)
+    assert theorem.schema.equals(THEOREM)
+    recipe, *radii = theorem.to_pylist()
+    assert recipe["regions_of"] == "recipe" and {row["regions_of"] for row in radii} == {"radius"}
+    assert (recipe["radius_min"], recipe["radius_max"]) == Corruption().patches.radius
+    assert (recipe["pairs"], recipe["regions"]) == (24 * 23 // 2, 64)
+    largest = diagnosis.theorem.radii[-1]
+    assert radii[-1]["radius_min"] == radii[-1]["radius_max"] == 0.5
+    assert radii[-1]["area_mean"] == pytest.approx(largest.areas.numpy().mean())
+    assert radii[-1]["violated"] == largest.violated > 0.3
+    assert radii[-1]["violated_though_small"] is None
 
 
 def test_page_is_whole_escaped_and_fetches_nothing() -> None:
@@ -334,7 +355,7 @@ def test_page_is_whole_escaped_and_fetches_nothing() -> None:
         for name in ("src", "href"):
             assert (attributes.get(name) or "data:image/").startswith("data:image/")
     assert paragraph(diagnosis) in document.words
-    assert len(document.all("svg")) == 5 and len(document.all("img")) == 2
+    assert len(document.all("svg")) == 6 and len(document.all("img")) == 2
     assert all("nan" not in (line["points"] or "") for line in document.all("polyline"))
 
 
@@ -374,6 +395,9 @@ def test_diagnose_writes_tables_and_page(store: Path, demo_root: Path, tmp_path:
     diagnose("--data", demo_root, "--category", "weave", "--models", store, "--out", again,
              "--images", "5")  # fmt: skip
     assert pq.read_table(again / "projection.parquet").to_pylist() == projection
+    theorem = pq.read_table(out / "theorem.parquet").to_pylist()
+    assert {row["pairs"] for row in theorem} == {10}
+    assert pq.read_table(again / "theorem.parquet").to_pylist() == theorem
 
 
 def test_diagnose_counts_images_that_cannot_be_read(
