@@ -24,9 +24,11 @@ from labelled import TestSet
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from ssray.calibration.candidates import Candidate, judge
 from ssray.calibration.criterion import Criterion
-from ssray.calibration.evidence import LabelledDefects, gather_evidence
-from ssray.calibration.map_settings import GRIDS, NARROW, Candidate, judge
+from ssray.calibration.defect_images import DefectImages
+from ssray.calibration.evidence import gather_evidence
+from ssray.calibration.map_settings import GRIDS, NARROW
 from ssray.config import MapSettings, Recipe
 from ssray.method.inference import Reconstructor
 
@@ -89,7 +91,7 @@ def _on_test_set(
     masks = torch.cat([F.interpolate(mask, shape) for mask in whole]) > 0
     good, bad = test_set.images[~defective], test_set.images[defective]
     wanted = recipe.anomaly_map
-    kinds, source = NARROW.kinds(wanted), LabelledDefects(bad, masks[defective])
+    kinds, source = NARROW.kinds(wanted), DefectImages(bad, masks[defective])
     reconstructor = Reconstructor(networks, precision)
     fitted_on = gather_evidence(reconstructor, references, kinds, None)
     evidence = {

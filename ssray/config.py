@@ -35,7 +35,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Backend = Literal["auto", "torch", "openvino"]
 ExportFormat = Literal["torch", "onnx", "openvino"]
 Basis = Literal["synthetic", "labelled", "reconstruction"]
-MapGrid = Literal["plain", "narrow", "wide"]
+MapGrid = Literal["plain", "nt", "narrow", "wide"]
 Heatmaps = Literal["flagged", "all", "none"]
 
 Model = TypeVar("Model", bound=BaseModel)

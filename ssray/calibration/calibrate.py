@@ -156,7 +156,9 @@ def calibrate(
     wanted = recipe.anomaly_map
     seen = training[:MAX_TRAINING] if wanted.relative else None
     criterion = criterion or Criterion.of(recipe, seed)
-    found = criterion.examine(reconstructor, references, wanted, training=seen)
+    found = criterion.examine(
+        reconstructor, references, wanted, training=seen, alignment=recipe.alignment
+    )
     settings, selection = found.settings, found.selection
     chosen = found.evidence[settings.difference]
     unseen = chosen.clean[: min(len(held_out), MAX_REFERENCES)]

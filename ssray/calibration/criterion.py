@@ -9,29 +9,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ssray.calibration.evidence import (
-    DefectSource,
-    Evidence,
+from ssray.calibration.candidates import Candidate, judge
+from ssray.calibration.defect_images import (
+    DefectImages,
     LabelledImage,
-    SyntheticDefects,
-    gather_evidence,
     read_labelled,
+    with_synthetic_defects,
 )
-from ssray.calibration.map_settings import (
-    NARROW,
-    PLAIN,
-    Candidate,
-    Choice,
-    Grid,
-    choose,
-    judge,
-)
+from ssray.calibration.evidence import DefectSource, Evidence, SyntheticDefects, gather_evidence
+from ssray.calibration.map_settings import NARROW, PLAIN, Choice, Grid, choose
 from ssray.config import Alignment, AnomalyMap, Basis, Difference, MapSettings, Recipe
+from ssray.data.pose import Framing
 from ssray.method.inference import Reconstructor, evaluating
 
 
@@ -65,7 +59,11 @@ class Criterion(BaseModel):
         labelled: the images of the user's validation set, if ``by`` is ``labelled``.
         labelled_fingerprint: a checksum of these images and their masks, which tells whether any
             has changed.
-        alignment: of the recipes that are compared; all have the same.
+        photographs: held-out defect-free photographs that synthetic defects are laid into, so that
+            they are the same for models that see photographs differently; none makes the defects
+            in the references, for models that all see them alike.
+        image_size: the largest size of the images that are compared.
+        alignment: the frame around the part in which defects are made, if there is one.
         grid: the settings of the map to try.
     """
 
@@ -76,6 +74,8 @@ class Criterion(BaseModel):
     seed: int
     labelled: tuple[LabelledImage, ...] = ()
     labelled_fingerprint: str = ""
+    photographs: tuple[str, ...] = ()
+    image_size: int = 256
     alignment: Alignment | None = None
     grid: Grid = NARROW
 
@@ -95,6 +95,7 @@ class Criterion(BaseModel):
         wanted: AnomalyMap,
         threads: int = 1,
         training: Tensor | None = None,
+        alignment: Alignment | None = None,
     ) -> Result:
         """Judges trained networks, and chooses the map settings that are left open.
 
@@ -105,17 +106,20 @@ class Criterion(BaseModel):
             threads: how many settings to judge at once.
             training: (N, H, W, 3) uint8 images that the networks were trained on, for what
                 difference is usual; without any that is taken from the references.
+            alignment: the frame that the networks see, if their recipe has one.
 
         Raises:
             DataError: if no defective image of the validation set can be used.
         """
-        evidence = self.gather(reconstructor, references, wanted, training)
+        evidence = self.gather(reconstructor, references, wanted, training, alignment)
         examined = self.judge(evidence, wanted, threads)
         if self.by != "reconstruction":
             return examined
         with evaluating(*reconstructor.networks):
-            error = _squared_error(reconstructor, references)
-        selection = examined.selection.model_copy(update={"error": error})
+            error, uncertainty = _squared_error(reconstructor, references)
+        selection = examined.selection.model_copy(
+            update={"error": error, "uncertainty": uncertainty}
+        )
         return dataclasses.replace(examined, selection=selection)
 
     def gather(
@@ -124,6 +128,7 @@ class Criterion(BaseModel):
         references: Tensor,
         wanted: AnomalyMap,
         training: Tensor | None = None,
+        alignment: Alignment | None = None,
     ) -> dict[Difference, Evidence]:
         """Computes the difference maps that settings are judged on, for each open difference.
 
@@ -132,6 +137,7 @@ class Criterion(BaseModel):
             references: (M, H, W, 3) uint8 defect-free images.
             wanted: the settings of the anomaly map; those that are None are open.
             training: as for ``examine``.
+            alignment: as for ``examine``.
 
         Raises:
             DataError: if no defective image of the validation set can be used.
@@ -139,16 +145,26 @@ class Criterion(BaseModel):
         source: DefectSource = SyntheticDefects(self.radius, self.seed)
         clean = references
         if self.by == "labelled":
-            good, source = read_labelled(self.labelled, references, self.alignment)
+            good, source = read_labelled(self.labelled, references, alignment)
             clean = torch.cat([references, good])
+        elif self.photographs:
+            framing = Framing((references.shape[1], references.shape[2]), alignment)
+            source = with_synthetic_defects(
+                self.photographs, self.image_size, self.alignment, framing, self.radius, self.seed
+            )
         with evaluating(*reconstructor.networks):
             evidence = gather_evidence(
                 reconstructor, clean, self.grid.kinds(wanted), source, training
             )
-        if len(clean) == len(references):
-            return evidence
+        known: dict[str, Any] = {}
+        if isinstance(source, DefectImages):
+            known = {"covered": source.covered, "hidden": source.hidden}
         return {
-            kind: dataclasses.replace(seen, fitted_on=seen.clean[: len(references)])
+            kind: dataclasses.replace(
+                seen,
+                fitted_on=None if clean is references else seen.clean[: len(references)],
+                **known,
+            )
             for kind, seen in evidence.items()
         }
 
@@ -160,11 +176,22 @@ class Criterion(BaseModel):
         return Result(*choose(judged, evidence, wanted), evidence, judged)
 
 
-def _squared_error(reconstructor: Reconstructor, images: Tensor) -> float:
-    """Computes the mean squared error of reconstruction over networks, images and pixel values."""
-    total = 0.0
-    for batch in reconstructor.batches(images):
-        for reconstruction in reconstructor.reconstruct(batch):
-            error = (reconstruction - batch).square().mean()
-            total += float(error) * len(batch)
-    return total / (len(images) * len(reconstructor.networks))
+def _squared_error(reconstructor: Reconstructor, images: Tensor) -> tuple[float, float]:
+    """Computes the mean squared error of reconstruction over networks, images and pixel values, and
+    the standard error of its logarithm, from how it varies over the images.
+    """
+    errors = torch.cat(
+        [
+            torch.stack(
+                [
+                    (each - batch).square().mean(dim=(1, 2, 3))
+                    for each in reconstructor.reconstruct(batch)
+                ]
+            ).mean(dim=0)
+            for batch in reconstructor.batches(images)
+        ]
+    ).double()
+    mean = float(errors.mean())
+    if not mean or len(errors) < 2:
+        return mean, 0.0
+    return mean, float(errors.std()) / len(errors) ** 0.5 / mean

@@ -1,24 +1,21 @@
 """Computes the difference maps that settings of the anomaly map are judged on.
 
 They come from images without and with a defect. The defects are synthetic ones, made in defect-free
-images, or those of a user's labelled images.
+images, or those of ``ssray.calibration.defect_images``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ssray.config import Alignment, Difference
-from ssray.data.decode import read_image, read_mask
-from ssray.data.pose import Framing
-from ssray.errors import DataError, ImageError
+from ssray.config import Difference
 from ssray.method.anomaly_map import difference_maps
 from ssray.method.inference import BATCH, Reconstructor, image_batches
 from ssray.method.synthetic_defects import add_defects
@@ -43,6 +40,9 @@ class Evidence:
             computed from; None if these are the clean ones.
         mean: (K, H, W), the mean difference map of images that were trained on; None takes that of
             the clean ones.
+        covered: the share of their photographs that the images show; less than 1 in a frame around
+            a part.
+        hidden: the share of the defects' area that the images do not show.
     """
 
     clean: Tensor
@@ -51,6 +51,24 @@ class Evidence:
     basis: JudgedOn = "synthetic defects"
     fitted_on: Tensor | None = None
     mean: Tensor | None = None
+    covered: float = 1.0
+    hidden: float = 0.0
+
+    def over_photographs(self, pixel_auroc: float) -> float:
+        """The pixel AUROC over whole photographs, from that over the images.
+
+        Outside of the frame a map is 0, so these places rank below all others: right where they are
+        good, missed where they are not. So models that see more of a photograph and models that see
+        less are compared on the same pixels.
+
+        >>> nothing = torch.empty(0, 1, 8, 8)
+        >>> seen = Evidence(nothing, nothing, nothing.bool(), covered=0.25)
+        >>> round(seen.over_photographs(0.96), 6)
+        0.99
+        """
+        outside = 1 - self.covered
+        shown = self.covered * pixel_auroc + outside
+        return (1 - self.hidden) * shown + self.hidden * outside / 2
 
     def joined_with(self, other: Evidence) -> Evidence:
         """Joins the evidence of two models on the same images into that of their ensemble."""
@@ -64,13 +82,12 @@ class Evidence:
             known = both(self.fitted_on, other.fitted_on)
         if self.mean is not None and other.mean is not None:
             mean = torch.cat([self.mean, other.mean])
-        return Evidence(
-            both(self.clean, other.clean),
-            both(self.defects, other.defects),
-            self.truth,
-            self.basis,
-            known,
-            mean,
+        return dataclasses.replace(
+            self,
+            clean=both(self.clean, other.clean),
+            defects=both(self.defects, other.defects),
+            fitted_on=known,
+            mean=mean,
         )
 
 
@@ -176,82 +193,3 @@ def mean_differences(
             total = difference_maps(batch, reconstructions, kind).sum(dim=0)
             totals[kind] = totals[kind] + total if kind in totals else total
     return {kind: total / len(images) for kind, total in totals.items()}
-
-
-class LabelledImage(BaseModel):
-    """An image of the user's validation set.
-
-    Attributes:
-        uri: the image.
-        defective: whether it has a defect.
-        mask_uri: the mask that shows where the defect is; None if there is none.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    uri: str
-    defective: bool
-    mask_uri: str | None = None
-
-
-@dataclass(frozen=True)
-class LabelledDefects:
-    """A ``DefectSource`` of labelled images.
-
-    Attributes:
-        images: (D, H, W, 3) uint8.
-        truth: (D, 1, H, W) bool, True where the defect is; all False if that is not known.
-    """
-
-    images: Tensor
-    truth: Tensor
-    basis: JudgedOn = "labelled images"
-
-    def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the images and masks as ``DefectSource`` says."""
-        images = image_batches(self.images, BATCH, device)
-        yield from zip(images, self.truth.to(device).split(BATCH), strict=True)
-
-
-def read_labelled(
-    labelled: Sequence[LabelledImage], references: Tensor, alignment: Alignment | None
-) -> tuple[Tensor, LabelledDefects]:
-    """Reads the user's validation set, and makes images of the references' shape of it.
-
-    Images that can't be decoded are left out. Masks are used only if every defective image has one.
-
-    Args:
-        labelled: the images of the set.
-        references: (M, H, W, 3) uint8 images.
-        alignment: the recipe's.
-
-    Returns:
-        The good images, (N, H, W, 3) uint8, and the defective ones.
-
-    Raises:
-        DataError: if no defective image can be used.
-    """
-    framing = Framing((references.shape[1], references.shape[2]), alignment)
-    groups: dict[bool, list[Tensor]] = {False: [], True: []}
-    masks, reasons = [], []
-    for row in labelled:
-        try:
-            image, placement = framing(read_image(row.uri))
-            mask = framing.mask(read_mask(row.mask_uri), placement) if row.mask_uri else None
-        except ImageError as error:
-            reasons.append(f"{row.uri}: {error}")
-            continue
-        groups[row.defective].append(torch.from_numpy(image.copy()))
-        if row.defective:
-            masks.append(None if mask is None else torch.from_numpy(mask.copy()))
-    if not groups[True]:
-        reason = f" The first of {len(reasons)} that can't be read: {reasons[0]}" if reasons else ""
-        raise DataError(
-            f"no defective image of the validation set can be used; at least one is needed.{reason}"
-        )
-    known = [mask for mask in masks if mask is not None]
-    truth = torch.zeros(len(masks), 1, *framing.shape, dtype=torch.bool)
-    if len(known) == len(masks):
-        truth[:, 0] = torch.stack(known)
-    good = torch.stack(groups[False]) if groups[False] else references[:0]
-    return good, LabelledDefects(torch.stack(groups[True]), truth)

@@ -165,9 +165,10 @@ def train(
     type=click.Choice(["auto", *get_args(MapGrid)]),
     default="auto",
     show_default=True,
-    help="What to choose of the anomaly map for every model: plain, nothing; narrow, difference "
-    "and kernel; wide, also repetitions, average map and image score, 2,160 settings; auto, plain, "
-    "but by labelled images wide for textures and narrow for parts.",
+    help="What to choose of the anomaly map for every model: plain, nothing; nt, repetitions n and "
+    "power t of the average map; narrow, difference and kernel; wide, all of these and the image "
+    "score, 2,160 settings; auto, nt, but by labelled images wide. The plain map stays unless "
+    "another is clearly better.",
 )
 @click.option(
     "--ensemble",

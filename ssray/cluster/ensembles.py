@@ -69,15 +69,15 @@ def ensemble_of(search: Search, trials: Sequence[TrialResult]) -> TrialResult | 
 
 
 def _candidates(search: Search, trials: Sequence[TrialResult]) -> list[TrialResult]:
-    """The best trials with one network each, whose images have the size of the best one's."""
+    """The best trials with one network each that see photographs as the best one does."""
     found: list[TrialResult] = []
-    size = None
+    framing = None
     for trial in ranked(trials):
         recipe = search.recipe_of(trial.settings)
         if trial.state != "finished" or recipe.objective.kind == "ensemble":
             continue
-        size = size or recipe.image_size
-        if recipe.image_size == size and len(found) < MOST:
+        framing = framing or (recipe.image_size, recipe.alignment)
+        if framing == (recipe.image_size, recipe.alignment) and len(found) < MOST:
             found.append(trial)
     return found
 
@@ -107,6 +107,7 @@ def _find(
         anomaly_map=found.model.calibration.anomaly_map,
         image_auroc=selection.image_auroc,
         pixel_auroc=selection.pixel_auroc,
+        uncertainty=selection.uncertainty,
         partner=other.trial,
     )
 

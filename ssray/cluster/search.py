@@ -14,9 +14,10 @@ import ray
 from ray.util.queue import Empty, Queue
 
 import ssray
+from ssray.calibration.calibrate import MAX_REFERENCES
 from ssray.calibration.criterion import Criterion
-from ssray.calibration.evidence import LabelledImage
-from ssray.calibration.map_settings import NARROW, PLAIN, WIDE, Grid
+from ssray.calibration.defect_images import LabelledImage
+from ssray.calibration.map_settings import NT, WIDE, Grid
 from ssray.cluster.categories import each_category, survey_of
 from ssray.cluster.ensembles import ensemble_of
 from ssray.cluster.progress import Progress, Silent
@@ -33,16 +34,15 @@ from ssray.models.artifact import SweepFacts, is_complete, load, save
 from ssray.models.quality import refusal
 from ssray.models.store import in_use, publish
 from ssray.recipes.request import RecipeRequest
-from ssray.recipes.survey import Survey
 from ssray.report.search import render_sweep
-from ssray.search.space import fitted_to, read_space, size_of
+from ssray.search.space import fitted_to, largest_size, read_space, size_of
 from ssray.search.trials import CategorySweep, TrialResult, best, leaderboard
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.json_file import read_json
 from ssray.storage.lease import Lease
 from ssray.storage.location import Location
 from ssray.storage.parquet import write_table
-from ssray.training.images import data_fingerprint
+from ssray.training.images import data_fingerprint, split_uris
 
 STATE = ".sweep"
 """Folder of the results for what a restart needs."""
@@ -64,8 +64,8 @@ class SweepRequest:
         trials: of each category, the recipe itself included.
         by: what chooses.
         validation: the folder above the categories of a labelled validation set, if that chooses.
-        grid: settings of the anomaly map to try on every model; None tries none unless labelled
-            images choose, and then the wide grid for textures and the narrow one otherwise.
+        grid: settings of the anomaly map to try on every model; None tries repetitions and average
+            maps, and all there are where labelled images choose.
         ensemble: whether the best models are tried in pairs, too.
         force: whether the best model goes into use even if it can't be shown to be better than
             guessing.
@@ -98,17 +98,14 @@ class SweepRequest:
                 "--select-by synthetic or labelled."
             )
 
-    def grid_for(self, survey: Survey) -> Grid:
-        """The grid for a category, from what its training images show.
+    @property
+    def map_grid(self) -> Grid:
+        """The settings of the anomaly map to try on every model.
 
-        Synthetic defects choose none by default: they can't tell how large real ones are, nor where
-        on a part they lie, and so what an average map may dim.
+        Synthetic defects choose neither difference nor kernel by default: they can't tell how large
+        real ones are.
         """
-        if self.grid:
-            return self.grid
-        if self.by != "labelled":
-            return PLAIN
-        return WIDE if survey.texture else NARROW
+        return self.grid or (WIDE if self.by == "labelled" else NT)
 
 
 def sweep_categories(
@@ -201,7 +198,8 @@ class _Sweep:
                 f"{category}: --ensemble and --calibration-folds exclude each other: models of "
                 "different trials have no folds in common."
             )
-        space = fitted_to(read_space(self.request.space), recipe)
+        space = fitted_to(read_space(self.request.space)(recipe), recipe)
+        held_out, _ = split_uris(uris, recipe.schedule.holdout, self.compute.seed)
         labelled = _labelled(self.request.validation, category)
         files = [uri for row in labelled for uri in (row.uri, row.mask_uri) if uri]
         return Search(
@@ -215,8 +213,10 @@ class _Sweep:
                 seed=self.compute.seed,
                 labelled=labelled,
                 labelled_fingerprint=fingerprint(files),
+                photographs=tuple(held_out[:MAX_REFERENCES]),
+                image_size=largest_size(space, recipe),
                 alignment=recipe.alignment,
-                grid=self.request.grid_for(survey),
+                grid=self.request.map_grid,
             ),
             compute=self.compute,
             trials=min(self.request.trials, size_of(space)),

@@ -369,6 +369,7 @@ def _result(result: Result, search: Search, own: Mapping[str, Any]) -> TrialResu
             "anomaly_map": model.calibration.anomaly_map,
             "image_auroc": selection.image_auroc,
             "pixel_auroc": selection.pixel_auroc,
+            "uncertainty": selection.uncertainty,
             "reason": None,
         }
     )

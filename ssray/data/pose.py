@@ -219,6 +219,17 @@ class Framing:
         rows, columns = (max(STRIDE, round(scale * each)) for each in sides)
         return cls((rows, columns), alignment)
 
+    def covered(self, photograph: tuple[int, ...]) -> float:
+        """The share of a photograph of some rows and columns that the network sees.
+
+        A frame that reaches over the border counts as if it lay within.
+        """
+        if self.alignment is None:
+            return 1.0
+        left, top, right, bottom = self.alignment.frame
+        height, width = photograph[:2]
+        return min(1.0, (right - left) * (bottom - top) * min(height, width) / max(height, width))
+
     def __call__(self, photograph: UInt8Image) -> tuple[UInt8Image, Placement | None]:
         """Resizes a photograph, or cuts its part out and turns it upright.
 

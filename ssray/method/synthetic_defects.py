@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssray.config import Patches
+from ssray.method.anomaly_map import smooth
 from ssray.method.noise import signs, smooth_noise, uniform
 from ssray.method.shapes import patch_masks
 
@@ -40,6 +40,19 @@ def add_defects(
         Images with a perceptible defect, (D, C, H, W) with D <= B, and their ground truth,
         (D, 1, H, W) bool.
     """
+    defective, truth, perceptible = draw_defects(images, generator, radius)
+    return defective[perceptible], truth[perceptible]
+
+
+def draw_defects(
+    images: Tensor, generator: torch.Generator, radius: tuple[float, float] = RADIUS
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Does the same as ``add_defects``, and keeps the images whose defect is not perceptible.
+
+    Returns:
+        (B, C, H, W) images with a defect, their ground truth, (B, 1, H, W) bool, and which defects
+        are perceptible, (B,) bool.
+    """
     batch, _, height, width = images.shape
     shape = Patches(count=1, radius=radius, fade=0.25, outline=0.5)
     mask = patch_masks(batch, height, width, shape, min(height, width), generator, images.device)
@@ -52,7 +65,7 @@ def add_defects(
     truth = mask > OUTLINE
     change = (defective - images).abs().mean(dim=1, keepdim=True) * truth
     visible = change.sum(dim=(1, 2, 3)) > PERCEPTIBLE * truth.sum(dim=(1, 2, 3))
-    return defective[visible], truth[visible]
+    return defective, truth, visible
 
 
 # Each kind takes (B, C, H, W) images and the (B, 1, H, W) mask of a region, both float32 in [0, 1],
@@ -74,8 +87,7 @@ def stain(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Ten
 def blur(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Takes the structure away: the region gets its local mean, over a twelfth of the image."""
     kernel = min(images.shape[2:]) // 12 * 2 + 1
-    soft = F.avg_pool2d(images, kernel, 1, kernel // 2, count_include_pad=False)
-    return torch.lerp(images, soft, mask), mask
+    return torch.lerp(images, smooth(images, kernel, 1), mask), mask
 
 
 def strand(images: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ssray.metrics.images import standard_error
 from ssray.metrics.values import percent
 from ssray.models.artifact import ModelArtifact
 
@@ -18,27 +19,18 @@ ONE_SIDED_95 = 1.645
 def lower_bound(auroc: float, good: int, defective: int) -> float:
     """The value that the AUROC exceeds with 95 % confidence.
 
-    The standard error is that of Hanley and McNeil, "The meaning and use of the area under a
-    receiver operating characteristic (ROC) curve" (Radiology, 1982), carried over to the log-odds
-    of the AUROC, whose distribution is closer to normal.
+    Its standard error is carried over to the log-odds of the AUROC, whose distribution is closer to
+    normal.
 
     Args:
         auroc: as measured.
         good: the number of good images.
         defective: the number of images with a defect.
 
-    An AUROC of 0 or 1 counts as half a pair of images away from it: so few can't tell.
-
     >>> lower_bound(0.7, good=30, defective=90) < 0.7 < lower_bound(0.99, good=30, defective=90)
     True
     """
-    nearest = 1 / (2 * good * defective)
-    auroc = min(max(auroc, nearest), 1 - nearest)
-    exceeds_one_of_each = auroc * (1 - auroc)
-    two_defective = auroc / (2 - auroc) - auroc**2
-    two_good = 2 * auroc**2 / (1 + auroc) - auroc**2
-    variance = exceeds_one_of_each + (defective - 1) * two_defective + (good - 1) * two_good
-    error = math.sqrt(variance / (good * defective))
+    auroc, error = standard_error(auroc, good, defective)
     odds = math.log(auroc / (1 - auroc)) - ONE_SIDED_95 * error / (auroc * (1 - auroc))
     return 1 / (1 + math.exp(-odds))
 

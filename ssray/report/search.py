@@ -138,9 +138,13 @@ def short(value: Any) -> str:
 
     >>> short({"elastic": 1.0, "cut_out": 0.0, "pattern": 2.0})
     'elastic 1, pattern 2'
+    >>> short({"frame": [-0.5, -0.2, 0.5, 0.2], "turned": True}), short(None)
+    ('frame -0.5 to -0.2 to 0.5 to 0.2, turned True', 'none')
     """
+    if value is None:
+        return "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {number:g}" for key, number in value.items() if number)
+        return ", ".join(f"{key} {short(each)}" for key, each in value.items() if each)
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -200,7 +204,10 @@ def _verdict(sweep: CategorySweep, chosen: TrialResult | None) -> str:
     basis = f"Chosen by {CRITERIA[sweep.by]}."
     default = next((t for t in sweep.trials if t.is_default), None)
     if chosen.is_default:
-        return f"{basis} No trial did better than the recipe {sweep.recipe} as it is."
+        return (
+            f"{basis} No trial did better than the recipe {sweep.recipe} as it is by more than the "
+            "standard error of its selection score."
+        )
     if chosen.partner:
         return (
             f"{basis} The ensemble of trials {chosen.trial} has a selection score of "
@@ -217,11 +224,12 @@ def _verdict(sweep: CategorySweep, chosen: TrialResult | None) -> str:
 
 
 def _best_alone(trials: Sequence[TrialResult]) -> float:
-    """Returns the selection score of the best trial that is no ensemble."""
-    alone = best([trial for trial in trials if trial.partner is None])
-    assert alone is not None
-    assert alone.selection_score is not None
-    return alone.selection_score
+    """Returns the highest selection score of a finished trial that is no ensemble."""
+    return max(
+        trial.selection_score
+        for trial in trials
+        if trial.state == "finished" and trial.partner is None and trial.selection_score is not None
+    )
 
 
 def _row(trial: TrialResult, chosen: TrialResult | None) -> _Row:
@@ -234,7 +242,8 @@ def _row(trial: TrialResult, chosen: TrialResult | None) -> _Row:
         score="" if score is None else f"{score:.4f}",
         synthetic=" / ".join("n/a" if v is None else f"{v:.4f}" for v in known) if found else "",
         settings=[short(value) for value in trial.settings.values()],
-        map=f"{found.difference}, k {found.kernel}, n {found.repeats}, {found.image_score}"
+        map=f"{found.difference}, k {found.kernel}, n {found.repeats}, t {found.average_power:g}, "
+        f"{found.image_score}"
         if found
         else "",
     )

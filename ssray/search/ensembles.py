@@ -74,7 +74,8 @@ def best_ensemble(
 
     def seen_by(network: nn.Module) -> dict[Difference, Evidence]:
         alone = Reconstructor([network], precision)
-        return criterion.gather(alone, references, wanted, seen_before)
+        alignment = first.recipe.alignment
+        return criterion.gather(alone, references, wanted, seen_before, alignment)
 
     seen = [seen_by(model.build(device)) for model in models]
     linear = first.build_linear(device)

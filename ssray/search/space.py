@@ -4,7 +4,7 @@ A space maps ``--set`` keys to lists of values or ranges. In a file it is JSON, 
 ``{"schedule.learning_rate": {"low": 3e-4, "high": 3e-3, "log": true}, "network.kernel": [3, 5]}``.
 Settings that are not in it stay as in the recipe. Settings of the anomaly map can't be in it: they
 need no training, so they are tried on every trained model; nor can the linear autoencoder, which
-all trials share.
+costs seconds and goes with every trial alike.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from ssray.config import RENAMED_SETTINGS, Recipe, override
+from ssray.config import RENAMED_SETTINGS, STRIDE, Recipe, override
 from ssray.errors import ConfigError
 from ssray.storage.location import Location
 
@@ -76,13 +76,28 @@ _MIXES = (
     _mix(elastic=3, cut_out=1, swap=1, brightness=1, occlusion=3, pattern=3),
 )
 
-SPACES: dict[str, dict[str, FloatRange | Choices]] = {
-    "small": {
+SIZES = (0.75, 1.5)
+"""Image sizes to try besides the recipe's own, as multiples of it."""
+
+
+def small(recipe: Recipe) -> SearchSpace:
+    """Three settings of the training that suit any recipe."""
+    return {
         "objective.corrupted_weight": FloatRange(low=0.3, high=0.9),
         "corruption.mix": _MIXES[:3],
         "schedule.learning_rate": FloatRange(low=3e-4, high=3e-3, log=True),
-    },
-    "default": {
+    }
+
+
+def default(recipe: Recipe) -> SearchSpace:
+    """What may matter for a recipe: its size, crops and pose, network, corruption and objective.
+
+    A part in its place has a left and a right, so it is not turned by quarters, and crops are no
+    smaller than half of its side; an aligned one is also tried as photographed.
+    """
+    has_places = recipe.linear is not None or recipe.alignment is not None
+    half, quarter = (0.5, 1.0), (0.25, 0.5, 1.0)
+    space: dict[str, FloatRange | Choices] = {
         "objective.kind": ("reconstruct", "amplify"),
         "objective.corrupted_weight": FloatRange(low=0.3, high=0.9),
         "network.kernel": (3, 5),
@@ -91,16 +106,31 @@ SPACES: dict[str, dict[str, FloatRange | Choices]] = {
         "corruption.displacement": ((0.004, 0.02), (0.006, 0.04), (0.012, 0.08)),
         "corruption.patches.count": (1, 3, 6),
         "schedule.learning_rate": FloatRange(low=3e-4, high=3e-3, log=True),
-        "image_size": (128, 192, 256),
-    },
-}
+        "schedule.crops": ((1.0,), half) if has_places else ((1.0,), half, quarter),
+        "schedule.augmentation": (
+            ("none", "flip_horizontal", "flip") if has_places else ("none", "flip", "dihedral")
+        ),
+        "image_size": tuple(
+            max(2 * STRIDE, round(share * recipe.image_size / STRIDE) * STRIDE) for share in SIZES
+        ),
+    }
+    if recipe.alignment:
+        space["alignment"] = (None,)
+    return space
 
 
-def read_space(name: str) -> dict[str, FloatRange | Choices]:
+SPACES: dict[str, Callable[[Recipe], SearchSpace]] = {"small": small, "default": default}
+"""The spaces that have a name; each suits the recipe that it is asked for."""
+
+
+def read_space(name: str) -> Callable[[Recipe], SearchSpace]:
     """Returns a space by its name, or reads it from a JSON file.
 
     Args:
         name: one of ``SPACES``, or the path or URI of a file.
+
+    Returns:
+        Gives the space for a recipe.
 
     Raises:
         ConfigError: if there is neither, or the file does not hold a space.
@@ -132,7 +162,7 @@ def read_space(name: str) -> dict[str, FloatRange | Choices]:
             f"{name}: empty; expected at least one setting to vary, such as "
             '{"network.kernel": [3, 5]}.'
         )
-    return space
+    return lambda recipe: space
 
 
 def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, FloatRange | Choices]:
@@ -142,8 +172,8 @@ def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, FloatRange | Choi
 
     Raises:
         ConfigError: if a key is no setting of the training or decides what all trials share, a
-            value is not one of its values, a list is empty, or the recipe's own value lies outside
-            a range.
+            value is not one of its values, a list is empty, the recipe's own value lies outside a
+            range, or it has no alignment to vary.
     """
     own = own_values(space, recipe)
     found: dict[str, FloatRange | Choices] = {}
@@ -151,8 +181,13 @@ def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, FloatRange | Choi
         if key.split(".")[0] in _NEEDS_NO_TRAINING:
             raise ConfigError(
                 f"space: {key}: not a setting of the training. Settings of the anomaly map are "
-                "tried on every trained model (--map-settings), the linear autoencoder is the "
-                "same for all trials."
+                "tried on every trained model (--map-settings), the linear autoencoder goes with "
+                "every trial alike."
+            )
+        if key.split(".")[0] == "alignment" and recipe.alignment is None:
+            raise ConfigError(
+                f"space: {key}: parts are not aligned by this recipe. Trials are judged where it "
+                "sees defects, so only a recipe that aligns can be tried with and without."
             )
         if key in _SHARED:
             raise ConfigError(
@@ -213,3 +248,10 @@ def size_of(space: SearchSpace) -> int:
     if any(isinstance(values, FloatRange) for values in space.values()):
         return sys.maxsize
     return math.prod(len(values) for values in space.values() if not isinstance(values, FloatRange))
+
+
+def largest_size(space: SearchSpace, recipe: Recipe) -> int:
+    """The largest ``image_size`` of any recipe in a space."""
+    values = space.get("image_size", ())
+    assert not isinstance(values, FloatRange), "sizes are whole numbers, as fitted_to has checked"
+    return int(max((recipe.image_size, *values)))

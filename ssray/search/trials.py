@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from ssray.calibration.candidates import is_clearly_lower
 from ssray.config import Basis, MapSettings
 
 LEADERBOARD = pa.schema(
@@ -55,6 +56,7 @@ class TrialResult(BaseModel):
         anomaly_map: the settings chosen for its anomaly maps; None unless finished.
         image_auroc: the image AUROC on the criterion's images; None without defects.
         pixel_auroc: the pixel AUROC on the criterion's images; None without masks.
+        uncertainty: the standard error of the error's logarithm; None unless finished.
         reason: why it failed.
         partner: the other trial if this is an ensemble, else None.
     """
@@ -72,6 +74,7 @@ class TrialResult(BaseModel):
     anomaly_map: MapSettings | None = None
     image_auroc: float | None = None
     pixel_auroc: float | None = None
+    uncertainty: float | None = None
     reason: str | None = None
     partner: str | None = None
 
@@ -82,9 +85,20 @@ class TrialResult(BaseModel):
 
 
 def best(trials: Sequence[TrialResult]) -> TrialResult | None:
-    """Returns the finished trial with the lowest error, of equal ones the recipe's own settings."""
-    finished = [t for t in trials if t.state == "finished" and t.error is not None]
-    return min(finished, key=lambda t: (t.error, not t.is_default), default=None)
+    """Returns the finished trial with the lowest error, if it is clearly better than the default.
+
+    The default is the trial with the recipe's own settings. Of many trials one has a low error by
+    luck, so it has to be lower than the default's by more than the standard error of that one, or
+    the default is best.
+    """
+    finished = [(t.error, t) for t in trials if t.state == "finished" and t.error is not None]
+    if not finished:
+        return None
+    error, least = min(finished, key=lambda pair: pair[0])
+    for default_error, default in finished:
+        if default.is_default and not is_clearly_lower(error, default_error, default.uncertainty):
+            return default
+    return least
 
 
 def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:

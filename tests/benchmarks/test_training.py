@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ssray.calibration.candidates import judge
 from ssray.calibration.evidence import Evidence
-from ssray.calibration.map_settings import DIFFERENCES, KERNEL_SHARES, judge, kernels_of
+from ssray.calibration.map_settings import DIFFERENCES, KERNEL_SHARES, kernels_of
 from ssray.cluster.train import train_category
 from ssray.config import Compute, MapSettings, Recipe, override
 from ssray.data.decode import read_image

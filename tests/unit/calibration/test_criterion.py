@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ssray.calibration.criterion import Criterion
-from ssray.calibration.evidence import LabelledImage
+from ssray.calibration.defect_images import LabelledImage
 from ssray.calibration.map_settings import WIDE
-from ssray.config import AnomalyMap, MapSettings, Network
+from ssray.config import AnomalyMap, Network
 from ssray.errors import DataError
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import Reconstructor
@@ -78,22 +78,8 @@ def test_every_setting_of_a_wide_grid_is_judged(normal: Tensor, references: Tens
     reconstructor = Reconstructor([Repairs(normal, 1.0).eval()], torch.float32)
     found = criterion.examine(reconstructor, references, wanted)
     kernels = {each.settings.kernel for each in found.judged}
-    assert len(found.judged) == len(kernels) * 3 * 10 * 3
-
-    def departures(settings: MapSettings) -> int:
-        return (
-            (settings.repeats != 3)
-            + (settings.average_power != 0)
-            + (2 if settings.image_score == "topk" else settings.image_score != "max")
-        )
-
-    least = min(each.error for each in found.judged)
-    about_equal = [each.settings for each in found.judged if each.error <= 1.1 * least]
-    assert found.settings in about_equal
-    assert len({*map(departures, about_equal)}) > 1
-    assert departures(found.settings) == min(map(departures, about_equal)), (
-        "the recipe's settings stay where they do about as well"
-    )
+    assert len(found.judged) == len(kernels) * 3 * 10 * 3, "the plain kernel is among the others"
+    assert found.selection.tried == len(found.judged)
 
 
 @pytest.fixture

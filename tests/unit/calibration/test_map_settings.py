@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
+from ssray.calibration.candidates import Candidate, judge
 from ssray.calibration.evidence import Evidence, SyntheticDefects, gather_evidence
 from ssray.calibration.map_settings import (
     KERNEL_SHARES,
     NARROW,
     Choice,
     choose,
-    judge,
     kernels_of,
+    plain_settings,
 )
 from ssray.config import AnomalyMap, Difference, MapSettings, Network
-from ssray.method.anomaly_map import MapMaker
+from ssray.method.anomaly_map import MapMaker, scaled, smooth
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import Reconstructor, differences, to_network
 
@@ -27,15 +30,14 @@ KINDS: tuple[Difference, ...] = ("squared", "ssim", "both")
 CPU = torch.device("cpu")
 
 
-def evidence(channels: int = 1, side: int = 64) -> Evidence:
+def evidence(channels: int = 1, side: int = 64, images: int = 8, strength: float = 0.2) -> Evidence:
     """Defects are wide and weak, noise is strong and narrow."""
     generator = torch.Generator().manual_seed(0)
-    clean = torch.rand(8, channels, side, side, generator=generator)
-    defects = torch.rand(8, channels, side, side, generator=generator)
-    truth = torch.zeros(8, 1, side, side, dtype=torch.bool)
+    clean, defects = torch.empty(2, images, channels, side, side).exponential_(generator=generator)
+    truth = torch.zeros(images, 1, side, side, dtype=torch.bool)
     middle = slice(side * 5 // 16, side * 5 // 8)
     truth[..., middle, middle] = True
-    return Evidence(clean, defects + 0.2 * truth, truth)
+    return Evidence(clean, defects + strength * truth, truth)
 
 
 def select(found: dict[Difference, Evidence], settings: AnomalyMap) -> tuple[MapSettings, Choice]:
@@ -45,9 +47,10 @@ def select(found: dict[Difference, Evidence], settings: AnomalyMap) -> tuple[Map
 
 def test_a_wide_filter_wins_where_defects_are_wide() -> None:
     start = AnomalyMap(difference="ssim", repeats=1, average_power=1.0, image_score="sum")
-    chosen, selection = select({"ssim": evidence()}, start)
+    chosen, selection = select({"ssim": evidence(images=40)}, start)
     assert chosen.kernel >= 7
-    assert selection.image_auroc == 1.0
+    assert selection.image_auroc is not None
+    assert selection.image_auroc > 0.8
     assert selection.basis == "synthetic defects"
     kept = AnomalyMap.model_validate(chosen.model_dump() | {"kernel": None})
     assert kept == start
@@ -55,7 +58,7 @@ def test_a_wide_filter_wins_where_defects_are_wide() -> None:
 
 def test_the_difference_that_shows_the_defects_wins() -> None:
     seen = evidence()
-    noise = torch.rand(seen.defects.shape, generator=torch.Generator().manual_seed(1))
+    noise = torch.empty_like(seen.defects).exponential_(generator=torch.Generator().manual_seed(1))
     blind = Evidence(seen.clean, noise, seen.truth)
     for seeing in KINDS:
         found = {kind: seen if kind == seeing else blind for kind in KINDS}
@@ -69,7 +72,7 @@ def test_the_difference_that_shows_the_defects_wins() -> None:
 
 
 def test_of_kernels_that_do_about_as_well_the_widest_is_taken() -> None:
-    found: dict[Difference, Evidence] = {"squared": evidence()}
+    found: dict[Difference, Evidence] = {"squared": evidence(images=40)}
     judged = [
         judge(found, [MapSettings(difference="squared", kernel=kernel)])[0]
         for kernel in kernels_of(KERNEL_SHARES, found["squared"])
@@ -79,6 +82,56 @@ def test_of_kernels_that_do_about_as_well_the_widest_is_taken() -> None:
     assert 1 < len(allowed) < len(judged)
     chosen, _ = select(found, AnomalyMap(difference="squared"))
     assert chosen.kernel == max(allowed)
+
+
+def test_the_plain_map_stays_unless_another_is_clearly_better() -> None:
+    """By more than the standard error of its own error's logarithm."""
+    wanted = AnomalyMap(difference="both")
+    for strength, stays in ((0.03, True), (0.2, False)):
+        found: dict[Difference, Evidence] = {"both": evidence(images=40, strength=strength)}
+        judged = judge(found, NARROW.candidates(found, wanted))
+        plain, others = judged[0], judged[1:]
+        assert plain.settings == plain_settings(found, wanted)
+        least = min(each.error for each in others)
+        assert least < plain.error
+        assert (least > plain.error * math.exp(-plain.uncertainty(40, 40))) == stays
+        chosen, selection = choose(judged, found, wanted)
+        assert (chosen == plain.settings) == stays
+        assert (selection.error == plain.error) == stays
+
+
+def test_of_settings_that_are_about_equal_those_nearest_to_the_recipe_are_taken() -> None:
+    found: dict[Difference, Evidence] = {"both": evidence(images=40)}
+    wanted = AnomalyMap(difference="both")
+    plain = plain_settings(found, wanted)
+    near, far = (
+        plain.model_copy(update={"kernel": 9, **changes})
+        for changes in ({"repeats": 2}, {"repeats": 2, "image_score": "sum"})
+    )
+    judged = [
+        Candidate(plain, 0.6, 0.7),
+        Candidate(far, 0.95, 0.95),
+        Candidate(near, 0.948, 0.95),
+        Candidate(plain.model_copy(update={"kernel": 13}), 0.9, 0.95),
+    ]
+    chosen, selection = choose(judged, found, wanted)
+    assert chosen == near
+    assert selection.error == pytest.approx(0.052 * 0.05)
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.25])
+def test_what_lies_outside_of_the_frame_counts_as_pixels_of_level_0(hidden: float) -> None:
+    """Against scikit-learn on whole photographs, of which the frame shows a quarter."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(4000, generator=generator) < 0.03
+    levels = 0.1 + torch.rand(4000, generator=generator) + 0.5 * truth
+    shown = roc_auc_score(truth, levels)
+    missed = round(hidden / (1 - hidden) * int(truth.sum()))
+    outside = torch.zeros(12_000, dtype=torch.bool)
+    outside[:missed] = True
+    expected = roc_auc_score(torch.cat([truth, outside]), torch.cat([levels, torch.zeros(12_000)]))
+    seen = dataclasses.replace(evidence(), covered=0.25, hidden=hidden)
+    assert seen.over_photographs(shown) == pytest.approx(expected, abs=3e-3)
 
 
 def test_what_is_set_is_kept() -> None:
@@ -94,6 +147,20 @@ def test_without_a_perceptible_defect_there_is_a_fallback() -> None:
     chosen, selection = select(dict.fromkeys(KINDS, blank), AnomalyMap(repeats=1))
     assert (chosen.difference, chosen.kernel, chosen.repeats) == ("both", 3, 1)
     assert (selection.basis, selection.image_auroc) == ("recipe", None)
+
+
+def as_new(settings: MapSettings, clean: Tensor) -> Tensor:
+    """Each image's map, dimmed by the average map of the others on the scale of all."""
+    maker = MapMaker.fitted(settings, clean)
+    if maker.average is None:
+        return maker(clean)
+    maps = []
+    for number in range(len(clean)):
+        others = torch.cat([clean[:number], clean[number + 1 :]])
+        smoothed = smooth(others, settings.kernel, settings.repeats)
+        average = scaled(smoothed, maker.scale).mean(dim=0)
+        maps.append(dataclasses.replace(maker, average=average)(clean[number][None]))
+    return torch.cat(maps)
 
 
 @pytest.mark.parametrize("side", [64, 256])
@@ -122,7 +189,8 @@ def test_each_is_judged_as_if_it_were_alone(side: int) -> None:
     for group in groups[:: 1 if side == 64 else 7]:
         seen = found[group[0].settings.difference]
         maker = MapMaker.fitted(group[0].settings, seen.clean)
-        maps = maker(torch.cat([seen.clean, seen.defects]))[..., ::stride, ::stride]
+        maps = torch.cat([as_new(group[0].settings, seen.clean), maker(seen.defects)])
+        maps = maps[..., ::stride, ::stride]
         truth = torch.cat([torch.zeros_like(seen.truth), seen.truth])[..., ::stride, ::stride]
         pixel = roc_auc_score(truth.flatten(), maps.flatten())
         for each in group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -84,6 +85,29 @@ def test_the_least_error_of_the_finished_ones_is_best(trials: list[TrialResult])
     assert best([t for t in trials if t.state != "finished"]) is None
     same = [trial(1, 0.1), trial(0, 0.1)]
     assert best(same) is same[1], "the recipe as it is, where others are no better"
+
+
+def test_the_recipe_as_it_is_stays_unless_another_is_clearly_better() -> None:
+    """By more than the standard error of its own error's logarithm."""
+    default = trial(0, 0.1).model_copy(update={"uncertainty": 0.5})
+    lucky, better = trial(1, 0.07), trial(2, 0.05)
+    assert best([lucky, default]) is default
+    assert best([lucky, better, default]) is better
+    assert best([lucky, better]) is better, "without a default there is nothing to compare with"
+    failed = default.model_copy(update={"state": "failed", "error": None})
+    assert best([lucky, failed]) is lucky
+    [first, second] = leaderboard({"weave": [lucky, default]}).to_pylist()
+    assert (first["trial"], first["chosen"]) == ("t1", False)
+    assert (second["trial"], second["chosen"]) == ("t0", True)
+    assert "standard error of its selection score" in page([lucky, default])
+
+
+def test_parts_may_be_aligned_or_not() -> None:
+    frame = {"frame": [-0.5, -0.2, 0.5, 0.2], "turned": True}
+    found = [trial(0, 0.1, alignment=frame), trial(1, 0.2, alignment=None)]
+    assert "<td>none" in page(found)
+    [one, other] = leaderboard({"screw": found}).to_pylist()
+    assert (json.loads(one["alignment"]), other["alignment"]) == (frame, None)
 
 
 def test_the_leaderboard_has_a_column_a_setting(trials: list[TrialResult]) -> None:

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from ssray.config import Alignment
 from ssray.errors import ConfigError
-from ssray.recipes.compact import object_, texture
+from ssray.recipes.compact import aligned, object_, texture
 from ssray.search.space import (
     SPACES,
     FloatRange,
+    default,
     fitted_to,
+    largest_size,
     own_values,
     read_space,
     size_of,
@@ -28,11 +31,15 @@ def written(folder: Path, content: Any) -> str:
     return str(file)
 
 
+ALIGNED = aligned(Alignment(frame=(-0.6, -0.2, 0.5, 0.2)))
+
+
 @pytest.mark.parametrize("name", list(SPACES))
-@pytest.mark.parametrize("recipe", [texture(), object_()], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("recipe", [texture(), object_(), ALIGNED], ids=lambda recipe: recipe.name)
 def test_each_named_space_fits_the_default_recipes(name: str, recipe: Any) -> None:
-    fitted = fitted_to(read_space(name), recipe)
-    assert list(fitted) == list(SPACES[name])
+    space = read_space(name)(recipe)
+    fitted = fitted_to(space, recipe)
+    assert list(fitted) == list(space)
     for key, own in own_values(fitted, recipe).items():
         values = fitted[key]
         if isinstance(values, FloatRange):
@@ -43,13 +50,33 @@ def test_each_named_space_fits_the_default_recipes(name: str, recipe: Any) -> No
             assert len(set(stated)) == len(stated)
 
 
+def test_the_default_space_suits_what_the_recipe_sees() -> None:
+    surface, part, turned = (
+        fitted_to(default(each), each) for each in (texture(), object_(), ALIGNED)
+    )
+    assert [space["image_size"] for space in (surface, part, turned)] == [
+        (256, 192, 384),
+        (128, 96, 192),
+        (180, 136, 272),
+    ]
+    assert largest_size(turned, ALIGNED) == 272
+    assert largest_size({}, ALIGNED) == 180
+    assert surface["schedule.crops"] == ([0.5, 1.0], [1.0], [0.25, 0.5, 1.0])
+    assert part["schedule.crops"] == ([1.0], [0.5, 1.0])
+    assert "dihedral" in surface["schedule.augmentation"]
+    assert "dihedral" not in part["schedule.augmentation"]
+    assert "alignment" not in part
+    assert turned["alignment"] == (ALIGNED.model_dump(mode="json")["alignment"], None)
+    assert with_settings(ALIGNED, {"alignment": None}).alignment is None
+
+
 def test_a_file_names_lists_and_ranges(tmp_path: Path) -> None:
     space = read_space(
         written(
             tmp_path,
             {"network.kernel": [3, 5], "objective.corrupted_weight": {"low": 0.2, "high": 0.8}},
         )
-    )
+    )(texture())
     assert space == {
         "network.kernel": (3, 5),
         "objective.corrupted_weight": FloatRange(low=0.2, high=0.8),
@@ -95,6 +122,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         ),
         ({"image_size": FloatRange(low=128, high=256)}, ["image_size", "integer"]),
         ({"schedule.images": (10, 20)}, ["schedule.images", "--set"]),
+        ({"alignment": (None,)}, ["alignment", "not aligned by this recipe"]),
         ({"anomaly_map.kernel": (3, 5)}, ["anomaly_map.kernel", "not a setting of the training"]),
     ],
 )
@@ -118,9 +146,9 @@ def test_settings_change_the_recipe_and_nothing_else() -> None:
     changed = with_settings(texture(), {"corruption.mix": mix, "schedule.learning_rate": 2e-3})
     assert (changed.corruption.mix.elastic, changed.corruption.mix.cut_out) == (0, 2)
     assert changed.schedule.learning_rate == 2e-3
-    assert with_settings(changed, own_values(SPACES["default"], texture())) == texture()
+    assert with_settings(changed, own_values(default(texture()), texture())) == texture()
 
 
 def test_a_space_may_name_lambda_as_it_was(tmp_path: Path) -> None:
-    space = read_space(written(tmp_path, {"objective.lam": [0.3, 0.5]}))
+    space = read_space(written(tmp_path, {"objective.lam": [0.3, 0.5]}))(texture())
     assert space == {"objective.corrupted_weight": (0.3, 0.5)}

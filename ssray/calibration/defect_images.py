@@ -1,0 +1,249 @@
+"""Photographs with a defect as a network sees them: a user's labelled ones, or synthetic ones.
+
+Models of a search may see images of different sizes, or parts with and without their being aligned.
+So that all are judged on the same defects, these are laid into the photographs, and each model
+frames the photographs as it would any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from ssray.calibration.evidence import SYNTHETIC_DEFECTS, JudgedOn
+from ssray.config import Alignment
+from ssray.data.decode import UInt8Image, read_image, read_mask
+from ssray.data.loading import common_framing
+from ssray.data.pose import Framing, Placement, locate
+from ssray.errors import DataError, ImageError
+from ssray.method.inference import BATCH, image_batches
+from ssray.method.synthetic_defects import draw_defects
+
+Mask = npt.NDArray[np.bool_]
+
+
+class LabelledImage(BaseModel):
+    """An image of the user's validation set.
+
+    Attributes:
+        uri: the image.
+        defective: whether it has a defect.
+        mask_uri: the mask that shows where the defect is; None if there is none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uri: str
+    defective: bool
+    mask_uri: str | None = None
+
+
+@dataclass(frozen=True)
+class FramedDefect:
+    """A photograph with a defect as a network sees it.
+
+    Attributes:
+        image: (H, W, 3) uint8.
+        mask: (H, W) bool, where the defect is; None if that is not known.
+        covered: the share of the photograph that the image shows.
+        area: the share of the photograph that the defect covers.
+    """
+
+    image: UInt8Image
+    mask: Mask | None
+    covered: float
+    area: float
+
+    @classmethod
+    def of(cls, photograph: UInt8Image, truth: Mask | None, framing: Framing) -> Self:
+        """Frames a photograph, (h, w, 3) uint8, and the mask of its defect, (h, w) bool.
+
+        Raises:
+            ImageError: as ``framing`` does.
+        """
+        image, placement = framing(photograph)
+        covered = framing.covered(photograph.shape[:2])
+        if truth is None:
+            return cls(image, None, covered, 0.0)
+        return cls(image, framing.mask(truth, placement), covered, float(truth.mean()))
+
+
+@dataclass(frozen=True)
+class DefectImages:
+    """A ``DefectSource`` of given images.
+
+    Attributes:
+        images: (D, H, W, 3) uint8.
+        truth: (D, 1, H, W) bool, True where the defect is; all False if that is not known.
+        basis: where the defects come from.
+        covered: the share of their photographs that the images show.
+        hidden: the share of the defects' area that they do not show.
+    """
+
+    images: Tensor
+    truth: Tensor
+    basis: JudgedOn = "labelled images"
+    covered: float = 1.0
+    hidden: float = 0.0
+
+    @classmethod
+    def framed(cls, shown: Sequence[FramedDefect], basis: JudgedOn) -> Self:
+        """The images of photographs that were framed; no masks where one of them is missing."""
+        images = torch.from_numpy(np.stack([each.image for each in shown]))
+        truth = torch.zeros(len(shown), 1, *images.shape[1:3], dtype=torch.bool)
+        covered = float(np.mean([each.covered for each in shown]))
+        masks = [each.mask for each in shown if each.mask is not None]
+        if len(masks) < len(shown):
+            return cls(images, truth, basis, covered)
+        truth[:, 0] = torch.from_numpy(np.stack(masks))
+        of_all = sum(each.area for each in shown)
+        found = sum(
+            float(each.mask.mean()) * each.covered for each in shown if each.mask is not None
+        )
+        hidden = max(0.0, 1 - found / of_all) if of_all and covered < 1 else 0.0
+        return cls(images, truth, basis, covered, hidden)
+
+    def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the images and masks as ``DefectSource`` says."""
+        images = image_batches(self.images, BATCH, device)
+        yield from zip(images, self.truth.to(device).split(BATCH), strict=True)
+
+
+def read_labelled(
+    labelled: Sequence[LabelledImage], references: Tensor, alignment: Alignment | None
+) -> tuple[Tensor, DefectImages]:
+    """Reads the user's validation set, and makes images of the references' shape of it.
+
+    Images that can't be used are left out. Masks are used only if every defective image has one.
+
+    Args:
+        labelled: the images of the set.
+        references: (M, H, W, 3) uint8 images.
+        alignment: the recipe's.
+
+    Returns:
+        The good images, (N, H, W, 3) uint8, and the defective ones.
+
+    Raises:
+        DataError: if no defective image can be used.
+    """
+    framing = Framing((references.shape[1], references.shape[2]), alignment)
+    groups: dict[bool, list[FramedDefect]] = {False: [], True: []}
+    reasons = []
+    for row in labelled:
+        try:
+            truth = read_mask(row.mask_uri) if row.mask_uri else None
+            groups[row.defective].append(FramedDefect.of(read_image(row.uri), truth, framing))
+        except ImageError as error:
+            reasons.append(f"{row.uri}: {error}")
+    if not groups[True]:
+        reason = f" The first of {len(reasons)} that can't be read: {reasons[0]}" if reasons else ""
+        raise DataError(
+            f"no defective image of the validation set can be used; at least one is needed.{reason}"
+        )
+    good = [torch.from_numpy(each.image.copy()) for each in groups[False]]
+    return (
+        torch.stack(good) if good else references[:0],
+        DefectImages.framed(groups[True], "labelled images"),
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def with_synthetic_defects(
+    uris: tuple[str, ...],
+    size: int,
+    alignment: Alignment | None,
+    seen_in: Framing,
+    radius: tuple[float, float],
+    seed: int,
+) -> DefectImages:
+    """Lays synthetic defects into photographs: whatever sees them, they are the same.
+
+    A defect is made as ``SyntheticDefects`` makes it, in the frame of ``alignment`` at the largest
+    size of any model, and what it changes is added to the photograph. Defects that are not
+    perceptible there, or that hide where the part lies, are left out for all models. A process that
+    judges a model several times does this once.
+
+    Args:
+        uris: defect-free photographs.
+        size: the largest ``image_size`` of the models.
+        alignment: the frame around the part, if the recipe has one.
+        seen_in: the framing of the model that is judged.
+        radius: the range of the defects' radius, as shares of the frame's shorter side.
+        seed: the seed of all random choices.
+
+    Raises:
+        DataError: if no photograph can be used.
+    """
+    made_in = common_framing(uris, size, alignment, threads=1)
+    found: list[tuple[UInt8Image, UInt8Image, Placement | None]] = []
+    for uri in uris:
+        with contextlib.suppress(ImageError):
+            photograph = _reduced(read_image(uri), made_in)
+            found.append((photograph, *made_in(photograph)))
+    if not found:
+        raise DataError(f"none of {len(uris)} held-out photographs can be used to judge models on.")
+    images = torch.from_numpy(np.stack([image for _, image, _ in found]))
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.arange(SYNTHETIC_DEFECTS) % len(found)
+    source = source[torch.randperm(SYNTHETIC_DEFECTS, generator=generator)]
+    shown = []
+    batches = image_batches(images[source], BATCH, torch.device("cpu"))
+    for numbers, clean in zip(source.split(BATCH), batches, strict=True):
+        defective, truth, perceptible = draw_defects(clean, generator, radius)
+        changes = torch.cat([defective - clean, truth.float()], dim=1)
+        for number, change in zip(numbers[perceptible], changes[perceptible], strict=True):
+            photograph, _, placement = found[int(number)]
+            laid, mask = _laid(change, photograph, made_in, placement)
+            with contextlib.suppress(ImageError):
+                if alignment and not seen_in.alignment:
+                    locate(laid)
+                shown.append(FramedDefect.of(laid, mask, seen_in))
+    return DefectImages.framed(shown, "synthetic defects")
+
+
+def _reduced(photograph: UInt8Image, framing: Framing) -> UInt8Image:
+    """A photograph shrunk by a whole number, if it keeps twice the frame's resolution.
+
+    A photograph of many megapixels would take long to lay defects into.
+    """
+    rows, columns = photograph.shape[:2]
+    shown = framing.covered((rows, columns)) * rows * columns
+    factor = int((shown / (4 * framing.shape[0] * framing.shape[1])) ** 0.5)
+    return photograph if factor < 2 else np.asarray(Image.fromarray(photograph).reduce(factor))
+
+
+def _laid(
+    change: Tensor, photograph: UInt8Image, made_in: Framing, placement: Placement | None
+) -> tuple[UInt8Image, Mask]:
+    """Adds what a defect changes to a photograph.
+
+    Args:
+        change: (4, h, w) float32, the change of each colour and the defect's mask, in the frame.
+        photograph: (H, W, 3) uint8.
+        made_in: the frame.
+        placement: where the part lies.
+
+    Returns:
+        (H, W, 3) uint8, and where the defect is, (H, W) bool.
+    """
+    rows, columns = photograph.shape[:2]
+    back = np.stack(
+        [made_in.laid_back(plane, placement, (rows, columns)) for plane in change.numpy()]
+    )
+    over = F.interpolate(
+        torch.from_numpy(back)[None], (rows, columns), mode="bilinear", antialias=True
+    )[0].numpy()
+    laid = photograph + 255 * over[:3].transpose(1, 2, 0)
+    return laid.round().clip(0, 255).astype(np.uint8), over[3] > 0.5
