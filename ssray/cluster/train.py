@@ -16,15 +16,14 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
 
-from ssray.calibration.calibrate import MAX_REFERENCES
+from ssray.calibration.calibrate import MAX_REFERENCES, MAX_TRAINING
 from ssray.calibration.criterion import Criterion
 from ssray.cluster.decode import RESERVED_CPUS, decode_on_cluster
 from ssray.cluster.progress import forwarded
 from ssray.cluster.resources import WorkerResources, check_capacity, training_workers
 from ssray.cluster.session import one_line
-from ssray.config import AnomalyMap, Compute, Recipe
+from ssray.config import Compute, Recipe
 from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
-from ssray.method.inference import Reconstructor
 from ssray.models.artifact import (
     ModelArtifact,
     is_complete,
@@ -86,7 +85,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Rung:
-    """How good the network of a trial was on the way.
+    """How good the model of a trial would have been on the way.
 
     Attributes:
         share: of the budget that was spent at least.
@@ -352,14 +351,14 @@ class _Worker:
         job.reports.put(("row", snapshot.history[-1]))
 
     def _judge(self, trial: Trial, snapshot: Snapshot) -> None:
-        """Reports how good the network of a trial is, where the last row reached a rung.
+        """Reports how good the model of a trial would be, where the last row reached a rung.
 
         Raises:
             TrainingError: if whoever began the trial wants it to end.
         """
         if trial.stop.exists():
             raise TrainingError("told to stop")
-        for rung in _rungs_reached(trial, snapshot, self._job.request.recipe.anomaly_map):
+        for rung in _rungs_reached(trial, snapshot, self._job.request.recipe):
             self._job.reports.put(("rung", rung))
 
     def _write_sheet(self, snapshot: Snapshot) -> None:
@@ -375,14 +374,19 @@ class _Worker:
             (self._model_folder / "aligned.png").write(alignment_sheet(snapshot.held_out))
 
 
-def _rungs_reached(trial: Trial, progress: Snapshot, wanted: AnomalyMap) -> Iterator[Rung]:
-    """Judges the network if the last row is the first beyond a rung, and not the end."""
+def _rungs_reached(trial: Trial, progress: Snapshot, recipe: Recipe) -> Iterator[Rung]:
+    """Judges the model as it would be if the last row, the first beyond a rung, were the end."""
     before, now = [0.0, *(row.budget_spent for row in progress.history)][-2:]
     reached = [share for share in trial.rungs if before < share <= now < 1]
     if reached:
-        references = progress.held_out[:MAX_REFERENCES]
-        reconstructor = Reconstructor([progress.network], progress.precision)
-        found = trial.criterion.examine(reconstructor, references, wanted)
+        feed, wanted = progress.plan.fits[0].feed(), recipe.anomaly_map
+        found = trial.criterion.examine(
+            progress.model(),
+            feed.held_out[:MAX_REFERENCES],
+            wanted,
+            training=feed.sample(MAX_TRAINING) if wanted.relative else None,
+            alignment=recipe.alignment,
+        )
         yield Rung(reached[-1], found.selection.error)
 
 

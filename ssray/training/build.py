@@ -32,7 +32,6 @@ from ssray.calibration.criterion import Criterion
 from ssray.config import Compute, Recipe
 from ssray.data.window import Decode
 from ssray.method.inference import Reconstructor
-from ssray.method.linear import MOST_IMAGES, LinearAutoencoder
 from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.models.device import PRECISION_NAMES, describe_hardware, peak_memory_gib, use_cores
 from ssray.training.checkpoint import CheckpointFile
@@ -127,8 +126,7 @@ def build_model(
     counted = feed.counted()
     if ProcessGroup.current().rank:
         return None
-    linears = _linear_autoencoders(plan, recipe)
-    calibration, places = _calibrated(request, plan, finished, feed, linears)
+    calibration, places = _calibrated(request, plan, finished, feed)
     return ModelArtifact(
         category=request.category,
         version=request.version,
@@ -136,7 +134,7 @@ def build_model(
         calibration=calibration,
         facts=_facts(request, plan, finished, feed, counted, threads),
         weights=tuple(_on_cpu(network) for network in finished.networks[: plan.networks]),
-        linear=_on_cpu(linears[0]) if linears else None,
+        linear=_on_cpu(plan.linear) if plan.linear else None,
         places=places,
         history=[dataclasses.asdict(row) for row in finished.history],
     )
@@ -180,37 +178,19 @@ def _feed(request: BuildRequest, threads: int, decode: Decode | None, callbacks:
     return dataclasses.replace(feed, textures=load_textures(recipe, threads))
 
 
-def _linear_autoencoders(plan: Plan, recipe: Recipe) -> list[LinearAutoencoder]:
-    """Fits that of the model, and one for each fold to the images without it; none if not wanted.
-
-    They take seconds, so the processes other than rank 0's do not share the work.
-    """
-    if recipe.linear is None:
-        return []
-    feeds = (fit.feed() for fit in plan.fits[:: plan.networks])
-    return [
-        LinearAutoencoder.fitted(feed.sample(MOST_IMAGES), recipe.linear)
-        .eval()
-        .to(plan.numerics.device)
-        for feed in feeds
-    ]
-
-
 def _calibrated(
-    request: BuildRequest,
-    plan: Plan,
-    finished: Finished,
-    feed: Feed,
-    linears: Sequence[LinearAutoencoder],
+    request: BuildRequest, plan: Plan, finished: Finished, feed: Feed
 ) -> tuple[Calibration, PlaceMaps]:
     """The calibration of the model's networks, and what belongs to it at every place.
 
     Where there are folds, image scores come from the networks that were trained without them.
     """
     size = plan.networks
-    networks = [finished.networks[start : start + size] for start in range(0, len(plan.fits), size)]
-    if linears:
-        networks = [[*trained, linear] for trained, linear in zip(networks, linears, strict=True)]
+    linears = [plan.linear, *map(plan.linear_of, plan.fits[size::size])]
+    networks = [
+        [*finished.networks[number * size :][:size], *([linear] if linear else [])]
+        for number, linear in enumerate(linears)
+    ]
     model, *folds = (Reconstructor(each, plan.numerics.precision) for each in networks)
     calibration, places = calibrate(
         model,

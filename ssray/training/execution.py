@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ssray.config import Compute, Recipe
 from ssray.errors import TrainingError
 from ssray.method.autoencoder import Autoencoder
+from ssray.method.inference import Reconstructor
 from ssray.training.checkpoint import Checkpoint, CheckpointFile, prefixed
 from ssray.training.distributed import ProcessGroup
 from ssray.training.fit import Checkpointing, fit
@@ -31,12 +32,24 @@ class Snapshot:
         network: the averaged network as it is now.
         held_out: (M, H, W, 3) uint8 images that the network is not trained on.
         precision: the data type of the network's inner layers in a forward pass.
+        plan: what the training carries out.
+        finished: the networks that it has trained to their end.
     """
 
     history: Sequence[ProgressRow]
     network: nn.Module
     held_out: Tensor
     precision: torch.dtype
+    plan: Plan
+    finished: Sequence[nn.Module]
+
+    def model(self) -> Reconstructor:
+        """What would be published now: the model's networks as far as there are any, and its linear
+        autoencoder.
+        """
+        networks = [*self.finished, self.network][: self.plan.networks]
+        linear = self.plan.linear
+        return Reconstructor([*networks, linear] if linear else networks, self.precision)
 
 
 @dataclass(frozen=True)
@@ -153,7 +166,8 @@ def fit_next(
 
     def add_row(row: ProgressRow, network: nn.Module) -> None:
         history.append(finished.in_whole(row, fits))
-        on_row(Snapshot(history, network, feed.held_out, plan.numerics.precision))
+        precision = plan.numerics.precision
+        on_row(Snapshot(history, network, feed.held_out, precision, plan, finished.networks))
 
     def keep(checkpoint: Checkpoint) -> None:
         if checkpoints and ProcessGroup.current().rank == 0:

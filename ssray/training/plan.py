@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ssray.config import Compute, Recipe
+from ssray.method.linear import MOST_IMAGES, LinearAutoencoder
 from ssray.models.device import PRECISION_NAMES, kept_precision, resolve_precision
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.distributed import ProcessGroup
@@ -56,6 +58,22 @@ class Plan:
     def images_per_step(self) -> int:
         """How many images a step takes over all processes."""
         return self.fits[0].recipe.schedule.batch
+
+    @functools.cached_property
+    def linear(self) -> LinearAutoencoder | None:
+        """The model's linear autoencoder, in eval mode on the device; None if none is wanted.
+
+        It is fitted when it is first asked for, in seconds.
+        """
+        return self.linear_of(self.fits[0])
+
+    def linear_of(self, fit: PlannedFit) -> LinearAutoencoder | None:
+        """Fits the linear autoencoder that goes with a network to the same images."""
+        if fit.recipe.linear is None:
+            return None
+        images = fit.feed().sample(MOST_IMAGES)
+        fitted = LinearAutoencoder.fitted(images, fit.recipe.linear)
+        return fitted.eval().to(self.numerics.device)
 
     def left_out(self) -> list[Tensor]:
         """Each fold's images, (M, H, W, 3) uint8."""

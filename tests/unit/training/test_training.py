@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from ssray.calibration.calibrate import calibrate
 from ssray.config import Augmentation, Compute, Objective, Recipe, Schedule, override
@@ -31,6 +32,7 @@ from ssray.storage.location import Location
 from ssray.training.build import BuildRequest, Callbacks, build_model
 from ssray.training.checkpoint import Checkpoint
 from ssray.training.early_stopping import separation
+from ssray.training.execution import Snapshot
 from ssray.training.fit import Checkpointing, Fitted, fit
 from ssray.training.images import Feed, load_feed, split_uris
 from ssray.training.plan import ensemble_parts
@@ -318,6 +320,34 @@ def test_the_linear_autoencoder_is_part_of_the_model(
         each = smooth(both, settings.kernel, settings.repeats)
         scale = torch.tensor(built.calibration.scale).view(1, 2, 1, 1)
         np.testing.assert_allclose(scored.maps, (each / scale).mean(dim=1), rtol=1e-3)
+
+
+def test_on_the_way_a_model_is_what_would_be_published_now(
+    stripes: torch.Tensor, small: Recipe, tmp_path: Path
+) -> None:
+    """So that a trial of a search is judged by that: with its linear autoencoder, fitted once."""
+    uris = write_images(stripes, tmp_path)
+    settings = ["image_size=32", "objective.kind=ensemble", 'linear={"image_size": 16}']
+    recipe = override(small, settings)
+    seen: list[tuple[float, list[nn.Module]]] = []
+
+    def on_row(snapshot: Snapshot) -> None:
+        seen.append((snapshot.history[-1].budget_spent, [*snapshot.model().networks]))
+
+    built = build_model(
+        BuildRequest(uris, "s", "v1", recipe, Compute()),
+        CPU,
+        threads=1,
+        callbacks=Callbacks(on_row=on_row),
+    )
+    assert built is not None and built.linear is not None
+    for spent, networks in seen:
+        assert len(networks) == (2 if spent <= 0.5 else 3), "a second network from half on"
+        assert networks[-1] is seen[0][1][-1]
+    last = seen[-1][1]
+    for network, weights in zip(last, [*built.weights, built.linear], strict=True):
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, weights[name])
 
 
 def test_images_of_any_shape_train_and_score_at_it(small: Recipe, tmp_path: Path) -> None:
