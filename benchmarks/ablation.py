@@ -234,7 +234,7 @@ def perform(run: Run) -> dict[str, Any]:
     calibration, places = calibrate(
         reconstructor, held_out, training, run.recipe, run.seed, criterion
     )
-    test_set = TestSet.read(manifest, Framing(feed.shape, run.recipe.alignment))
+    test_set = TestSet.read(manifest, Framing.of(run.recipe, feed.shape))
     references = torch.cat([held_out, training])[:REFERENCES]
     image, pixel = judge(networks, calibration, places, test_set, PRECISION)
     maker = calibration.map_maker(places, CPU)

@@ -154,7 +154,7 @@ def perform(run: Run) -> Row:
     fitted = fit(feed, run.recipe, Numerics(CPU, PRECISION), seed=run.seed)
     seen = feed.sample(MOST_IMAGES)
     linear = LinearAutoencoder.fitted(seen, run.recipe.linear or Linear()).eval()
-    test_set = TestSet.read(manifest, Framing(feed.shape, run.recipe.alignment))
+    test_set = TestSet.read(manifest, Framing.of(run.recipe, feed.shape))
     ways = WAYS if run.variant == UNCHANGED else WAYS[:1]
     found = {
         way.name: judged(
@@ -241,8 +241,8 @@ runs are kept in `benchmarks/ablation_defaults.jsonl`.
   image AUROC when only the good test images are lit otherwise, by 20 %
   (`benchmarks/lighting.py`). *False alarms*: at 5 % asked for.
 - All runs of a category see equally many images, at another size as many pixels: a few minutes'
-  worth of one core, far fewer than the 15 minutes of [Measured](measured.md). The three are development categories: the defaults were
-  set with such figures in view.
+  worth of one core, far fewer than the 15 minutes of [Measured](measured.md). The three are
+  development categories: the defaults were set with such figures in view.
 """
 
 

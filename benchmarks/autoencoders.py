@@ -82,7 +82,7 @@ def main() -> None:
         ["linear=null", f"schedule.images={options.images}"],
     )
     feed = load_feed(uris, recipe, os.cpu_count() or 1, options.seed)
-    test_set = TestSet.read(manifest, Framing(feed.shape, recipe.alignment))
+    test_set = TestSet.read(manifest, Framing.of(recipe, feed.shape))
     ways = losses(recipe, min(feed.shape))
     without = override(recipe, ["network.blend=none"])
     runs = [("Model I", without, way) for way in ways]

@@ -185,7 +185,8 @@ def under_light(
         scores: Scores = maker.scores(maps).numpy()
         return scores
 
-    found = in_each_light(good, defective, lights, Framing(test_set.framing.shape), score)
+    again = Framing(test_set.framing.shape, light=test_set.framing.light)
+    found = in_each_light(good, defective, lights, again, score)
     return {name: row.image_auroc for name, row in found.items()}
 
 

@@ -422,6 +422,16 @@ class Alignment(_Frozen):
         return self
 
 
+class Light(_Frozen):
+    """The light that every image is brought to before a network sees it."""
+
+    mean: float = Field(ge=0, le=1, description="mean of an image's values; the full scale is 1")
+    deviation: float = Field(gt=0, le=1, description="standard deviation of an image's values")
+    slope: tuple[float, float] = Field(
+        (0.0, 0.0), description="by how much grey rises from the middle to the lower and right edge"
+    )
+
+
 class Recipe(_Frozen):
     """Every setting that changes the model; stored inside the model's artifact."""
 
@@ -436,6 +446,11 @@ class Recipe(_Frozen):
         None,
         description="the frame around a part that is located in each photograph and turned "
         "upright; null takes whole photographs",
+    )
+    light: Light | None = Field(
+        None,
+        description="the light that every image is brought to by a gain, an offset and a slope, "
+        "which the families take from the training images; null leaves images as they are",
     )
     network: Network = Network()
     linear: Linear | None = Field(

@@ -27,6 +27,7 @@ from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import mean_differences
 from ssray.calibration.map_settings import Choice
 from ssray.config import MapSettings, Recipe
+from ssray.data.pose import Framing
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import Reconstructor
 
@@ -156,9 +157,8 @@ def calibrate(
     wanted = recipe.anomaly_map
     seen = training[:MAX_TRAINING] if wanted.relative else None
     criterion = criterion or Criterion.of(recipe, seed)
-    found = criterion.examine(
-        reconstructor, references, wanted, training=seen, alignment=recipe.alignment
-    )
+    framing = Framing.of(recipe, (references.shape[1], references.shape[2]))
+    found = criterion.examine(reconstructor, references, wanted, training=seen, framing=framing)
     settings, selection = found.settings, found.selection
     chosen = found.evidence[settings.difference]
     unseen = chosen.clean[: min(len(held_out), MAX_REFERENCES)]

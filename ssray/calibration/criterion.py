@@ -95,7 +95,7 @@ class Criterion(BaseModel):
         wanted: AnomalyMap,
         threads: int = 1,
         training: Tensor | None = None,
-        alignment: Alignment | None = None,
+        framing: Framing | None = None,
     ) -> Result:
         """Judges trained networks, and chooses the map settings that are left open.
 
@@ -106,12 +106,12 @@ class Criterion(BaseModel):
             threads: how many settings to judge at once.
             training: (N, H, W, 3) uint8 images that the networks were trained on, for what
                 difference is usual; without any that is taken from the references.
-            alignment: the frame that the networks see, if their recipe has one.
+            framing: how photographs become images like the references; default: whole ones.
 
         Raises:
             DataError: if no defective image of the validation set can be used.
         """
-        evidence = self.gather(reconstructor, references, wanted, training, alignment)
+        evidence = self.gather(reconstructor, references, wanted, training, framing)
         examined = self.judge(evidence, wanted, threads)
         if self.by != "reconstruction":
             return examined
@@ -128,7 +128,7 @@ class Criterion(BaseModel):
         references: Tensor,
         wanted: AnomalyMap,
         training: Tensor | None = None,
-        alignment: Alignment | None = None,
+        framing: Framing | None = None,
     ) -> dict[Difference, Evidence]:
         """Computes the difference maps that settings are judged on, for each open difference.
 
@@ -137,18 +137,18 @@ class Criterion(BaseModel):
             references: (M, H, W, 3) uint8 defect-free images.
             wanted: the settings of the anomaly map; those that are None are open.
             training: as for ``examine``.
-            alignment: as for ``examine``.
+            framing: as for ``examine``.
 
         Raises:
             DataError: if no defective image of the validation set can be used.
         """
         source: DefectSource = SyntheticDefects(self.radius, self.seed)
         clean = references
+        framing = framing or Framing((references.shape[1], references.shape[2]))
         if self.by == "labelled":
-            good, source = read_labelled(self.labelled, references, alignment)
+            good, source = read_labelled(self.labelled, framing)
             clean = torch.cat([references, good])
         elif self.photographs:
-            framing = Framing((references.shape[1], references.shape[2]), alignment)
             source = with_synthetic_defects(
                 self.photographs, self.image_size, self.alignment, framing, self.radius, self.seed
             )

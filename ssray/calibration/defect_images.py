@@ -121,16 +121,15 @@ class DefectImages:
 
 
 def read_labelled(
-    labelled: Sequence[LabelledImage], references: Tensor, alignment: Alignment | None
+    labelled: Sequence[LabelledImage], framing: Framing
 ) -> tuple[Tensor, DefectImages]:
-    """Reads the user's validation set, and makes images of the references' shape of it.
+    """Reads the user's validation set, as a network sees it.
 
     Images that can't be used are left out. Masks are used only if every defective image has one.
 
     Args:
         labelled: the images of the set.
-        references: (M, H, W, 3) uint8 images.
-        alignment: the recipe's.
+        framing: makes the network's input of each.
 
     Returns:
         The good images, (N, H, W, 3) uint8, and the defective ones.
@@ -138,7 +137,6 @@ def read_labelled(
     Raises:
         DataError: if no defective image can be used.
     """
-    framing = Framing((references.shape[1], references.shape[2]), alignment)
     groups: dict[bool, list[FramedDefect]] = {False: [], True: []}
     reasons = []
     for row in labelled:
@@ -154,7 +152,7 @@ def read_labelled(
         )
     good = [torch.from_numpy(each.image.copy()) for each in groups[False]]
     return (
-        torch.stack(good) if good else references[:0],
+        torch.stack(good) if good else torch.empty(0, *framing.shape, 3, dtype=torch.uint8),
         DefectImages.framed(groups[True], "labelled images"),
     )
 

@@ -23,6 +23,7 @@ from ssray.cluster.progress import forwarded
 from ssray.cluster.resources import WorkerResources, check_capacity, training_workers
 from ssray.cluster.session import one_line
 from ssray.config import Compute, Recipe
+from ssray.data.pose import Framing
 from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
 from ssray.models.artifact import (
     ModelArtifact,
@@ -385,7 +386,7 @@ def _rungs_reached(trial: Trial, progress: Snapshot, recipe: Recipe) -> Iterator
             feed.held_out[:MAX_REFERENCES],
             wanted,
             training=feed.sample(MAX_TRAINING) if wanted.relative else None,
-            alignment=recipe.alignment,
+            framing=Framing.of(recipe, feed.shape),
         )
         yield Rung(reached[-1], found.selection.error)
 

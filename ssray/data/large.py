@@ -77,7 +77,7 @@ def decode_framed(content: bytes, framing: Framing) -> Decoded:
     """
     if framing.alignment is None:
         image, shape, note = decode_resized(content, framing.shape)
-        return Decoded(image, shape, note=note)
+        return Decoded(framing.lit(image), shape, note=note)
     try:
         photograph, note = decode_noted(content)
         shape = photograph.shape[0], photograph.shape[1]

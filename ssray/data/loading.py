@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ssray.config import Alignment
+from ssray.config import Alignment, Light
 from ssray.data.decode import UInt8Image, network_shape, read_image, read_image_shape
 from ssray.data.pose import Framing
 from ssray.errors import DataError, ImageError
@@ -77,7 +77,11 @@ def load_images(
 
 
 def common_framing(
-    uris: Sequence[str], side: int, alignment: Alignment | None, threads: int
+    uris: Sequence[str],
+    side: int,
+    alignment: Alignment | None,
+    threads: int,
+    light: Light | None = None,
 ) -> Framing:
     """The framing that brings images to one shape.
 
@@ -87,13 +91,14 @@ def common_framing(
         alignment: the frame around a part that is located first; without one the shape is that
             which most images would get by ``network_shape``.
         threads: how many images to look at at once.
+        light: what images are brought to.
 
     Raises:
         DataError: as ``common_shape``.
     """
     if alignment:
-        return Framing.around(alignment, side)
-    return Framing(common_shape(uris, side, threads))
+        return Framing.around(alignment, side, light)
+    return Framing(common_shape(uris, side, threads), light=light)
 
 
 def common_shape(uris: Sequence[str], side: int, threads: int) -> tuple[int, int]:

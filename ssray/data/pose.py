@@ -17,8 +17,9 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from ssray.config import STRIDE, Alignment
+from ssray.config import STRIDE, Alignment, Light, Recipe
 from ssray.data.decode import UInt8Image, resize
+from ssray.data.light import levelled_photograph
 from ssray.errors import ImageError
 
 SIDE = 256
@@ -205,19 +206,26 @@ class Framing:
     Attributes:
         shape: rows and columns of the network's input.
         alignment: the frame around a part that is located first; None takes whole photographs.
+        light: what every image is brought to; None leaves it as it is.
     """
 
     shape: tuple[int, int]
     alignment: Alignment | None = None
+    light: Light | None = None
 
     @classmethod
-    def around(cls, alignment: Alignment, side: int) -> Framing:
+    def of(cls, recipe: Recipe, shape: tuple[int, int]) -> Framing:
+        """The framing of a recipe whose network sees images of ``shape``."""
+        return cls(shape, recipe.alignment, recipe.light)
+
+    @classmethod
+    def around(cls, alignment: Alignment, side: int, light: Light | None = None) -> Framing:
         """The framing with about ``side`` squared pixels in the frame."""
         left, top, right, bottom = alignment.frame
         scale = side / math.sqrt((right - left) * (bottom - top))
         sides = (bottom - top, right - left)
         rows, columns = (max(STRIDE, round(scale * each)) for each in sides)
-        return cls((rows, columns), alignment)
+        return cls((rows, columns), alignment, light)
 
     def covered(self, photograph: tuple[int, ...]) -> float:
         """The share of a photograph of some rows and columns that the network sees.
@@ -243,10 +251,16 @@ class Framing:
         Raises:
             ImageError: with code ``part_not_found``.
         """
-        if self.alignment is None:
-            return resize(photograph, self.shape), None
-        placement = locate(photograph).placement
-        return self.cut(photograph, placement), placement
+        placement = None if self.alignment is None else locate(photograph).placement
+        if placement is None:
+            image = resize(photograph, self.shape)
+        else:
+            image = self.cut(photograph, placement)
+        return self.lit(image), placement
+
+    def lit(self, image: UInt8Image) -> UInt8Image:
+        """An image of the network's size, (*shape, 3) uint8, brought to ``light``."""
+        return levelled_photograph(image, self.light) if self.light else image
 
     def cut(self, photograph: UInt8Image, placement: Placement) -> UInt8Image:
         """The frame around a part that lies where ``placement`` says, (*shape, 3) uint8."""

@@ -47,9 +47,9 @@ from ssray.method.linear import LinearAutoencoder
 from ssray.models.device import kept_precision, resolve_precision
 from ssray.storage.location import Location
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 """The version of the file format that is written."""
-READABLE = (2, 3, 4, 5, 6, 7, FORMAT_VERSION)
+READABLE = (2, 3, 4, 5, 6, 7, 8, FORMAT_VERSION)
 """The versions of the file format that can be read."""
 MANIFEST = "manifest.json"
 EPOCH_LOG = "epochs.parquet"
@@ -199,7 +199,7 @@ class ModelArtifact:
     @property
     def framing(self) -> Framing:
         """How photographs become the network's input, and its maps go back."""
-        return Framing(self.facts.input_shape, self.recipe.alignment)
+        return Framing.of(self.recipe, self.facts.input_shape)
 
     def build(self, device: torch.device) -> nn.Module:
         """Builds the first network; it turns (B, 3, H, W) float32 images into their reconstruction.
@@ -373,7 +373,7 @@ def load_framing(store: Location, category: str, version: str) -> Framing:
         recipe = Recipe.model_validate_json(_verified(place, "recipe.json", _manifest(place)))
     except ValidationError as error:
         raise _unreadable(place, error) from None
-    return Framing(load_facts(store, category, version).input_shape, recipe.alignment)
+    return Framing.of(recipe, load_facts(store, category, version).input_shape)
 
 
 def write_epoch_log(

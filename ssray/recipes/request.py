@@ -31,12 +31,14 @@ class Family:
         aligned: for parts that are located first and turned upright; None if the family takes
             photographs as they are.
         by_category: for categories known by name, unless their parts are aligned.
+        levelled: whether images are brought to the light that training images have on average.
     """
 
     texture: Callable[[], Recipe]
     object_: Callable[[], Recipe]
     aligned: Callable[[Alignment], Recipe] | None
     by_category: Mapping[str, Callable[[], Recipe]]
+    levelled: bool = True
 
     def by_name(self) -> dict[str, Callable[[], Recipe]]:
         """The recipes that need no look at images, by their name within the family."""
@@ -54,7 +56,11 @@ FAMILIES = {
     "compact": Family(compact.texture, compact.object_, compact.aligned, {}),
     "paper": Family(paper.texture, paper.object_, paper.aligned, paper.MVTEC_AD),
     "paper-as-published": Family(
-        paper_as_published.texture, paper_as_published.object_, None, paper_as_published.MVTEC_AD
+        paper_as_published.texture,
+        paper_as_published.object_,
+        None,
+        paper_as_published.MVTEC_AD,
+        levelled=False,
     ),
     "demo": Family(compact.demo, compact.demo_object, compact.demo_aligned, {}),
 }
@@ -113,6 +119,9 @@ class RecipeRequest:
             recipe = known()
         else:
             recipe = family.texture() if seen.texture else family.object_()
+        if family.levelled:
+            light = seen.aligned_light if recipe.alignment else seen.light
+            recipe = recipe.model_copy(update={"light": light})
         return self._changed(recipe)
 
     def _changed(self, recipe: Recipe) -> Recipe:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from ssray.config import Alignment
+from ssray.config import Alignment, Light
+from ssray.data.light import usual_light
 from ssray.data.pose import Framing, Part, locate
 from ssray.errors import ImageError
 from ssray.method.projection import TEXTURE_SHARE, PositionMoments
@@ -52,6 +54,8 @@ class Survey:
         aligned: the same once parts are aligned; None where too few parts are found.
         covered: the share of an image that a part covers; 0 where too few are found.
         spread: the angle in degrees, either way, within which most parts' axes lie; 90 is any.
+        light: what photographs have on average; None where that was not looked at.
+        aligned_light: what aligned parts have on average; None where none are aligned.
     """
 
     texture: bool
@@ -61,6 +65,8 @@ class Survey:
     aligned: float | None = None
     covered: float = 0.0
     spread: float = 0.0
+    light: Light | None = None
+    aligned_light: Light | None = None
 
     @classmethod
     def of(cls, photographs: Images) -> Survey:
@@ -68,30 +74,36 @@ class Survey:
 
         One alone counts as an object in its place.
         """
+        light = usual_light(_stacked(list(photographs)))
         if len(photographs) < 2:
-            return cls(False, None, len(photographs), 1.0)
+            return cls(False, None, len(photographs), 1.0, light=light)
         whole = Framing((COMPARED_SIDE, COMPARED_SIDE))
         alike = _alike([whole(each)[0] for each in photographs])
         found = list(_found(photographs))
         parts = [part for _, part in found]
         if len(parts) < LEAST_FOUND * len(photographs):
-            return cls(alike < TEXTURE_SHARE, None, len(photographs), alike)
+            return cls(alike < TEXTURE_SHARE, None, len(photographs), alike, light=light)
         moved, upright = (_frame(parts, turned) for turned in (False, True))
-        aligned, turned = (
-            _alike([framing.cut(photograph, part.placement) for photograph, part in found])
-            for framing in (Framing.around(each, COMPARED_SIDE) for each in (moved, upright))
-        )
-        best = moved
+        framings = [Framing.around(each, COMPARED_SIDE) for each in (moved, upright)]
+        framed = [
+            [framing.cut(photograph, part.placement) for photograph, part in found]
+            for framing in framings
+        ]
+        aligned, turned = map(_alike, framed)
+        best, shown = moved, framed[0]
         if turned > aligned + TURNING_GAIN:
-            aligned, best = turned, upright
+            aligned, best, shown = turned, upright, framed[1]
+        worth_it = aligned > alike + LEAST_GAIN
         return cls(
             texture=max(alike, aligned) < TEXTURE_SHARE,
-            alignment=best if aligned > alike + LEAST_GAIN else None,
+            alignment=best if worth_it else None,
             images=len(photographs),
             alike=alike,
             aligned=aligned,
             covered=float(np.mean([part.share for part in parts])),
             spread=_spread(parts),
+            light=light,
+            aligned_light=usual_light(_stacked(shown)) if worth_it else None,
         )
 
     def in_words(self) -> str:
@@ -131,8 +143,13 @@ def _frame(parts: Sequence[Part], turned: bool) -> Alignment:
 
 def _alike(framed: Sequence[Images]) -> float:
     """The share of the variance of images' pixels that their place explains, from 0 to 1."""
-    pixels = torch.from_numpy(np.stack(framed)).permute(0, 3, 1, 2).float() / 255
+    pixels = _stacked(framed)
     return PositionMoments.of(pixels, (pixels.shape[2], pixels.shape[3])).position_share()
+
+
+def _stacked(images: Sequence[Images]) -> Tensor:
+    """(H, W, 3) uint8 images as (N, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
 def _spread(parts: Sequence[Part]) -> float:

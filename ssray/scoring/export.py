@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 import ssray
-from ssray.config import ExportFormat
+from ssray.config import ExportFormat, Light
 from ssray.data.decode import UInt8Image
+from ssray.data.light import levelled
 from ssray.errors import ArtifactError, ConfigError
 from ssray.method.anomaly_map import MapMaker, difference_maps
 from ssray.method.inference import TILING, to_network
@@ -39,13 +40,18 @@ _Run = Callable[[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float32]]]
 class AnomalyModel(nn.Module):
     """From an image to its map and score, as one module without any choice left."""
 
-    def __init__(self, networks: Sequence[nn.Module], maker: MapMaker) -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], maker: MapMaker, light: Light | None = None
+    ) -> None:
         super().__init__()
+        self.light = light
         self.networks = nn.ModuleList(networks)
         self.maker = maker
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(1, 3, H, W) float32 in [0, 1] to the map, (1, 1, H, W), and the score, (1,)."""
+        if self.light:
+            images = (255 * levelled(images, self.light)).round() / 255
         reconstructions = [network(images) for network in self.networks]
         differences = difference_maps(images, reconstructions, self.maker.settings.difference)
         maps = self.maker(differences)
@@ -82,7 +88,7 @@ def export(model: ModelArtifact, kind: ExportFormat, out: Location) -> float:
             f"--set image_size={TILING.side} or less."
         )
     height, width = model.input_shape
-    module = AnomalyModel(model.build_all(_CPU), model.map_maker(_CPU)).eval()
+    module = AnomalyModel(model.build_all(_CPU), model.map_maker(_CPU), model.recipe.light).eval()
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(0)
     pattern = torch.randint(256, (1, height, width, 3), dtype=torch.uint8, generator=generator)
@@ -115,7 +121,7 @@ def _difference(model: ModelArtifact, run: _Run, pattern: UInt8Image) -> float:
         infinity where ssray's own are no numbers.
     """
     judge = Judge(model, _CPU, "float32", "torch")
-    [judged] = judge([Prepared(pattern, model.input_shape)])
+    [judged] = judge([Prepared(model.framing.lit(pattern), model.input_shape)])
     if judged.verdict is None:
         return math.inf
     image = to_network(torch.from_numpy(pattern)[None], _CPU)

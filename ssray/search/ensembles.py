@@ -74,8 +74,7 @@ def best_ensemble(
 
     def seen_by(network: nn.Module) -> dict[Difference, Evidence]:
         alone = Reconstructor([network], precision)
-        alignment = first.recipe.alignment
-        return criterion.gather(alone, references, wanted, seen_before, alignment)
+        return criterion.gather(alone, references, wanted, seen_before, first.framing)
 
     seen = [seen_by(model.build(device)) for model in models]
     linear = first.build_linear(device)

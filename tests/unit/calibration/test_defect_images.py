@@ -110,7 +110,7 @@ def test_the_criterion_judges_each_model_in_its_own_frame(photographs: tuple[str
     references = torch.from_numpy(
         np.stack([framing(np.asarray(Image.open(uri)))[0] for uri in photographs])
     )
-    found = criterion.gather(reconstructor, references, AnomalyMap(), alignment=FRAME)["both"]
+    found = criterion.gather(reconstructor, references, AnomalyMap(), framing=framing)["both"]
     assert found.covered == pytest.approx(0.32)
     assert found.basis == "synthetic defects"
     assert len(found.clean) == len(photographs)
