@@ -555,9 +555,9 @@ def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path
         artifact.load(store, "stripes", "v1")
     manifest = (place / "manifest.json").read_text()
     (place / "manifest.json").write_text(
-        manifest.replace('"format_version": 8', '"format_version": 9')
+        manifest.replace('"format_version": 9', '"format_version": 10')
     )
-    with pytest.raises(ArtifactError, match="format version 9"):
+    with pytest.raises(ArtifactError, match="format version 10"):
         artifact.load(store, "stripes", "v1")
     (place / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no complete model"):
