@@ -426,7 +426,9 @@ class Light(_Frozen):
     """The light that every image is brought to before a network sees it."""
 
     mean: float = Field(ge=0, le=1, description="mean of an image's values; the full scale is 1")
-    deviation: float = Field(gt=0, le=1, description="standard deviation of an image's values")
+    deviation: float = Field(
+        gt=0, le=1, description="standard deviation of an image's values without the slope"
+    )
     slope: tuple[float, float] = Field(
         (0.0, 0.0), description="by how much grey rises from the middle to the lower and right edge"
     )

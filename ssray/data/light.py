@@ -31,12 +31,12 @@ def usual_light(images: Tensor) -> Light:
     Args:
         images: (N, 3, H, W) float32 in [0, 1], N at least 1.
     """
-    slopes = [float(_slope(images, ramp).mean()) for ramp in _ramps(images)]
-    deviation = _sloped(images, slopes).std(dim=(1, 2, 3), correction=0).mean()
+    down, across = (float(_slope(images, ramp).mean()) for ramp in _ramps(images))
+    deviation = _without_slope(images, (down, across)).std(dim=(1, 2, 3), correction=0).mean()
     return Light(
         mean=round(float(images.mean()), 4),
         deviation=max(1e-3, round(float(deviation), 4)),
-        slope=(round(slopes[0], 4), round(slopes[1], 4)),
+        slope=(round(down, 4), round(across, 4)),
     )
 
 
@@ -55,17 +55,19 @@ def levelled(images: Tensor, light: Light) -> Tensor:
     tensor([[0.2000, 0.2000],
             [0.4000, 0.4000]])
     """
-    images = _sloped(images, light.slope)
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    deviation = images.std(dim=(1, 2, 3), correction=0, keepdim=True)
+    flat = _without_slope(images, light.slope)
+    mean = flat.mean(dim=(1, 2, 3), keepdim=True)
+    deviation = flat.std(dim=(1, 2, 3), correction=0, keepdim=True)
     gain = (light.deviation / deviation.clamp_min(_TINY)).clamp(1 / MOST_GAIN, MOST_GAIN)
-    shift = (light.mean - mean).clamp(-MOST_SHIFT, MOST_SHIFT)
-    return (gain * (images - mean) + mean + shift).clamp(0, 1)
+    level = mean + (light.mean - mean).clamp(-MOST_SHIFT, MOST_SHIFT)
+    for ramp, usual in zip(_ramps(images), light.slope, strict=True):
+        level = level + usual * ramp
+    return (gain * (flat - mean) + level).clamp(0, 1)
 
 
 def levelled_photograph(image: UInt8Image, light: Light) -> UInt8Image:
     """Brings one image, (H, W, 3) uint8, to a light, rounded to the nearest value."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 255
     lit: UInt8Image = (levelled(pixels, light) * 255).round().byte()[0].permute(1, 2, 0).numpy()
     return np.ascontiguousarray(lit)
 
@@ -73,10 +75,13 @@ def levelled_photograph(image: UInt8Image, light: Light) -> UInt8Image:
 _TINY = 1e-6
 
 
-def _sloped(images: Tensor, slope: Sequence[float]) -> Tensor:
-    """The images with this slope of grey, down and across, as far as ``MOST_SHIFT`` lets them."""
-    for ramp, wanted in zip(_ramps(images), slope, strict=True):
-        images = images + (wanted - _slope(images, ramp)).clamp(-MOST_SHIFT, MOST_SHIFT) * ramp
+def _without_slope(images: Tensor, usual: Sequence[float]) -> Tensor:
+    """The images without their slope of grey, as far as it is within ``MOST_SHIFT`` of the usual,
+    down and across.
+    """
+    for ramp, middle in zip(_ramps(images), usual, strict=True):
+        slope = _slope(images, ramp)
+        images = images - slope.clamp(middle - MOST_SHIFT, middle + MOST_SHIFT) * ramp
     return images
 
 
