@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssray.cli.options import settings_help
-from ssray.config import Alignment, Compute, Recipe, override, parse
+from ssray.config import Alignment, Compute, Light, Recipe, override, parse
 from ssray.errors import ConfigError
 from ssray.recipes.request import RECIPES, RecipeRequest
 from ssray.recipes.survey import Survey
@@ -51,6 +51,26 @@ def test_parts_at_any_angle_get_a_recipe_that_aligns_them() -> None:
     ):
         recipe = RecipeRequest("paper-as-published").resolve(category, lambda: seen)
         assert (recipe.name, recipe.alignment) == (name, None)
+
+
+def test_families_take_the_light_of_what_their_network_sees() -> None:
+    seen = Survey(
+        texture=False,
+        alignment=Alignment(frame=(-0.4, -0.2, 0.4, 0.2)),
+        images=64,
+        alike=0.1,
+        aligned=0.7,
+        light=Light(mean=0.7, deviation=0.1),
+        aligned_light=Light(mean=0.4, deviation=0.2),
+    )
+
+    def light(name: str, *settings: str) -> Light | None:
+        return RecipeRequest(name, settings).resolve("screw", lambda: seen).light
+
+    assert light("compact") == light("paper") == light("demo") == seen.aligned_light
+    assert light("compact", "alignment=null") == seen.light
+    assert light("compact", "light=null") is None
+    assert light("paper-as-published") is light("compact-object") is None
 
 
 def test_override_reaches_nested_settings() -> None:

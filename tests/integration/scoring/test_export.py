@@ -20,6 +20,7 @@ from ssray.config import (
     Difference,
     ExportFormat,
     ImageScore,
+    Light,
     Linear,
     MapSettings,
     Recipe,
@@ -45,6 +46,7 @@ def model(demo_root: Path, tiny: Recipe) -> ModelArtifact:
                 update={"average_power": 1.0, "difference": "squared", "join": "mean"}
             ),
             "linear": Linear(image_size=24),
+            "light": Light(mean=0.5, deviation=0.2, slope=(0.05, 0.0)),
         }
     )
     model = build_model(
@@ -61,10 +63,10 @@ def image() -> np.ndarray:
 
 
 def test_the_module_is_the_scorer(model: ModelArtifact, image: np.ndarray) -> None:
-    module = AnomalyModel(model.build_all(CPU), model.map_maker(CPU)).eval()
+    module = AnomalyModel(model.build_all(CPU), model.map_maker(CPU), model.recipe.light).eval()
     with torch.no_grad():
         anomaly_map, score = module(torch.from_numpy(image).permute(0, 3, 1, 2) / 255)
-    own = Scorer(model, CPU, torch.float32)(image)
+    own = Scorer(model, CPU, torch.float32)(model.framing.lit(image[0])[None])
     assert np.allclose(anomaly_map[:, 0].numpy(), own.maps, atol=1e-6)
     assert np.allclose(score.numpy(), own.scores, atol=1e-6)
 
@@ -80,7 +82,7 @@ def test_each_runtime_gives_the_same_map_and_score(
     assert facts["pixel_threshold"] == model.calibration.pixel_threshold
     given = np.ascontiguousarray(image.transpose(0, 3, 1, 2), np.float32) / 255
     anomaly_map, score = run(kind, tmp_path, given)
-    own = Scorer(model, CPU, torch.float32)(image)
+    own = Scorer(model, CPU, torch.float32)(model.framing.lit(image[0])[None])
     limit = 1e-3 * model.calibration.pixel_threshold
     assert np.abs(np.asarray(anomaly_map)[:, 0] - own.maps).max() < limit
     assert np.abs(np.asarray(score) - own.scores).max() < limit

@@ -56,7 +56,7 @@ def test_what_no_lamp_does_stays_conspicuous(images: Tensor) -> None:
     black = levelled(torch.zeros(1, 3, 24, 40), light)
     assert float(black.max()) < MOST_SHIFT + 0.01 < light.mean
     flat = levelled(torch.full((1, 3, 24, 40), light.mean), light)
-    assert float(flat.std()) < 1e-3 < light.deviation
+    assert float(flat.std()) < 0.1 * light.deviation
 
 
 def test_a_single_row_has_no_slope_down() -> None:
