@@ -9,16 +9,21 @@ the defaults.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ssray.config import Alignment, Recipe, in_a_group_that_is_null, override, parse
+from ssray.config import STRIDE, Alignment, Recipe, in_a_group_that_is_null, override, parse
 from ssray.errors import ConfigError
 from ssray.recipes import compact, paper, paper_as_published
 
 if TYPE_CHECKING:
     from ssray.recipes.survey import Survey
+
+
+MOST_ASPECT = 4.0
+"""The aspect ratio up to which a long texture costs as much more as it is longer."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,10 @@ class RecipeRequest:
             recipe = family.aligned(seen.alignment)
         elif known:
             recipe = known()
+        elif seen.texture:
+            recipe = as_sharp_as_a_square(family.texture(), seen.aspect)
         else:
-            recipe = family.texture() if seen.texture else family.object_()
+            recipe = family.object_()
         if family.levelled:
             light = seen.aligned_light if recipe.alignment else seen.light
             recipe = recipe.model_copy(update={"light": light})
@@ -137,6 +144,21 @@ class RecipeRequest:
         else:
             recipe = RECIPES[self.name]() if self.name in RECIPES else read_recipe(self.name)
         return override(recipe, self.settings)
+
+
+def as_sharp_as_a_square(recipe: Recipe, aspect: float) -> Recipe:
+    """The recipe for a texture whose photographs are long: their shorter side gets as many pixels
+    as a square's, so that a strip shows the details that its breadth would show alone.
+
+    Args:
+        recipe: for square photographs.
+        aspect: the longer side over the shorter one; beyond ``MOST_ASPECT`` strips get coarser.
+
+    >>> as_sharp_as_a_square(Recipe(image_size=256), aspect=2.25).image_size
+    384
+    """
+    stretched = recipe.image_size * math.sqrt(min(aspect, MOST_ASPECT))
+    return recipe.model_copy(update={"image_size": round(stretched / STRIDE) * STRIDE})
 
 
 def read_recipe(place: str) -> Recipe:

@@ -56,6 +56,7 @@ class Survey:
         spread: the angle in degrees, either way, within which most parts' axes lie; 90 is any.
         light: what photographs have on average; None where that was not looked at.
         aligned_light: what aligned parts have on average; None where none are aligned.
+        aspect: the longer side of a photograph over the shorter one.
     """
 
     texture: bool
@@ -67,6 +68,7 @@ class Survey:
     spread: float = 0.0
     light: Light | None = None
     aligned_light: Light | None = None
+    aspect: float = 1.0
 
     @classmethod
     def of(cls, photographs: Images) -> Survey:
@@ -75,14 +77,17 @@ class Survey:
         One alone counts as an object in its place.
         """
         light = usual_light(_stacked(list(photographs)))
+        aspect = max(photographs.shape[1:3]) / min(photographs.shape[1:3])
         if len(photographs) < 2:
-            return cls(False, None, len(photographs), 1.0, light=light)
+            return cls(False, None, len(photographs), 1.0, light=light, aspect=aspect)
         whole = Framing((COMPARED_SIDE, COMPARED_SIDE))
         alike = _alike([whole(each)[0] for each in photographs])
         found = list(_found(photographs))
         parts = [part for _, part in found]
         if len(parts) < LEAST_FOUND * len(photographs):
-            return cls(alike < TEXTURE_SHARE, None, len(photographs), alike, light=light)
+            return cls(
+                alike < TEXTURE_SHARE, None, len(photographs), alike, light=light, aspect=aspect
+            )
         moved, upright = (_frame(parts, turned) for turned in (False, True))
         framings = [Framing.around(each, COMPARED_SIDE) for each in (moved, upright)]
         framed = [
@@ -104,6 +109,7 @@ class Survey:
             spread=_spread(parts),
             light=light,
             aligned_light=usual_light(_stacked(shown)) if worth_it else None,
+            aspect=aspect,
         )
 
     def in_words(self) -> str:

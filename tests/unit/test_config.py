@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -183,3 +184,15 @@ def test_lambda_is_known_by_its_former_name() -> None:
     assert override(Recipe(), ["objective.lam=0.7"]).objective.corrupted_weight == 0.7
     stored = Recipe().model_dump_json().replace('"corrupted_weight":0.5', '"lam":0.25')
     assert Recipe.model_validate_json(stored).objective.corrupted_weight == 0.25
+
+
+def test_a_long_texture_keeps_its_pixels_across() -> None:
+    from ssray.data.decode import network_shape
+
+    strip = Survey(texture=True, alignment=None, images=9, alike=0.0, aspect=2.52)
+    recipe = RecipeRequest("compact").resolve("thing", lambda: strip)
+    assert network_shape(500, 1260, recipe.image_size) == (257, 648)
+    stated = RecipeRequest("compact", ("image_size=128",)).resolve("thing", lambda: strip)
+    assert stated.image_size == 128
+    part = dataclasses.replace(strip, texture=False)
+    assert RecipeRequest("compact").resolve("thing", lambda: part).image_size == 128
