@@ -364,19 +364,21 @@ def quick_model(setup: Setup, recipe: Recipe) -> ModelArtifact:
 
 
 def maps_equal_the_cpus(setup: Setup) -> None:
-    """Anomaly maps of one network on both devices."""
-    model = quick_model(setup, setup.recipe(compact.texture()))
-    images = np.random.default_rng(0).integers(0, 256, (4, *model.input_shape, 3), dtype=np.uint8)
-    expected = Scorer(model, CPU, torch.float32)(images).maps
-    for precision, most in MAP_TOLERANCE.items():
-        for name, allowed in (("", True), (" without TF32", False)):
-            if precision == "bfloat16" and name:
-                continue
-            torch.backends.cudnn.allow_tf32 = allowed
-            found = Scorer(model, setup.device, PRECISIONS[precision])(images).maps
-            off = float(np.abs(found - expected).max() / expected.max())
-            bound = 10 * most if precision == "float32" and allowed else most
-            row(f"maps in {precision}{name}, largest difference", off, most=bound)
+    """Anomaly maps of a texture's and an object's autoencoders on both devices."""
+    for kind, recipe in (("texture", compact.texture()), ("object", compact.object_())):
+        model = quick_model(setup, setup.recipe(recipe))
+        shape = (4, *model.input_shape, 3)
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        expected = Scorer(model, CPU, torch.float32)(images).maps
+        for precision, most in MAP_TOLERANCE.items():
+            for name, allowed in (("", True), (" without TF32", False)):
+                if precision == "bfloat16" and name:
+                    continue
+                torch.backends.cudnn.allow_tf32 = allowed
+                found = Scorer(model, setup.device, PRECISIONS[precision])(images).maps
+                off = float(np.abs(found - expected).max() / expected.max())
+                bound = 10 * most if precision == "float32" and allowed else most
+                row(f"{kind}: maps in {precision}{name}, largest difference", off, most=bound)
 
 
 METRICS = ("image AUROC", "pixel AUROC")
