@@ -224,10 +224,10 @@ def all_runs(root: str, seed: int) -> list[Run]:
     at, place, runs = commit(), Location.parse(root), []
     for category, changes in TRAINED.items():
         uris = training_uris(place, category)
-        default = RecipeRequest().resolve(category, functools.partial(survey_of, uris))
+        surveyed = functools.cache(functools.partial(survey_of, uris))
         budget = f"schedule.images={IMAGES[category]}"
         for name, settings in changes.items():
-            recipe = override(default, [budget, *settings])
+            recipe = RecipeRequest("compact", (budget, *settings)).resolve(category, surveyed)
             runs.append(Run(root, category, name, recipe, seed, at))
     return runs
 

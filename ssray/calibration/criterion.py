@@ -142,9 +142,9 @@ class Criterion(BaseModel):
         Raises:
             DataError: if no defective image of the validation set can be used.
         """
-        source: DefectSource = SyntheticDefects(self.radius, self.seed)
-        clean = references
         framing = framing or Framing((references.shape[1], references.shape[2]))
+        source: DefectSource = SyntheticDefects(self.radius, self.seed, framing.light)
+        clean = references
         if self.by == "labelled":
             good, source = read_labelled(self.labelled, framing)
             clean = torch.cat([references, good])

@@ -208,6 +208,12 @@ def with_synthetic_defects(
                 if alignment and not seen_in.alignment:
                     locate(laid)
                 shown.append(FramedDefect.of(laid, mask, seen_in))
+    if not shown:
+        raise DataError(
+            f"no synthetic defect is perceptible in {len(found)} held-out photographs, so models "
+            "can't be compared by them. Use --select-by labelled with labelled images, or "
+            "--select-by reconstruction."
+        )
     return DefectImages.framed(shown, "synthetic defects")
 
 

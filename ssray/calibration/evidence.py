@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ssray.config import Difference
+from ssray.config import Difference, Light
+from ssray.data.light import levelled
 from ssray.method.anomaly_map import difference_maps
 from ssray.method.inference import BATCH, Reconstructor, image_batches
 from ssray.method.synthetic_defects import add_defects
@@ -118,10 +119,12 @@ class SyntheticDefects:
         radius: the range of their radius, as shares of the image's shorter side; best the range
             that the networks were taught to repair.
         seed: the seed of all random choices.
+        light: what the network's images are brought to; an image with a defect is, too.
     """
 
     radius: tuple[float, float]
     seed: int
+    light: Light | None = None
     basis: JudgedOn = "synthetic defects"
 
     def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -132,6 +135,8 @@ class SyntheticDefects:
         source = source[torch.randperm(SYNTHETIC_DEFECTS, generator=generator)]
         for batch in image_batches(references[source], BATCH, device):
             defective, truth = add_defects(batch, generator, self.radius)
+            if self.light and len(defective):
+                defective = (255 * levelled(defective, self.light)).round() / 255
             if len(defective):
                 yield defective, truth
 

@@ -76,8 +76,9 @@ def _candidates(search: Search, trials: Sequence[TrialResult]) -> list[TrialResu
         recipe = search.recipe_of(trial.settings)
         if trial.state != "finished" or recipe.objective.kind == "ensemble":
             continue
-        framing = framing or (recipe.image_size, recipe.alignment)
-        if framing == (recipe.image_size, recipe.alignment) and len(found) < MOST:
+        seen = (recipe.image_size, recipe.alignment, recipe.light)
+        framing = framing or seen
+        if framing == seen and len(found) < MOST:
             found.append(trial)
     return found
 

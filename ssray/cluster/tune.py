@@ -105,8 +105,15 @@ class Search:
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
     def recipe_of(self, settings: Mapping[str, Any]) -> Recipe:
-        """The recipe of the trial with some settings."""
-        return with_settings(self.recipe, settings)
+        """The recipe of the trial with some settings.
+
+        The light is that of aligned parts where the search's own recipe aligns them, so a trial
+        that does not takes images in the light they have.
+        """
+        recipe = with_settings(self.recipe, settings)
+        if recipe.alignment == self.recipe.alignment or "light" in settings:
+            return recipe
+        return recipe.model_copy(update={"light": None})
 
     def training_key(self, settings: Mapping[str, Any]) -> str:
         """The key of the training with some settings (``ssray.training.build.training_key``)."""

@@ -2,14 +2,14 @@
 
 A lamp that ages, a hood that is moved or another exposure changes all of an image; what differs
 from its reconstruction then grows or shrinks with it, and good parts are flagged. Gain, offset and
-a slope of grey across the image are few numbers that a defect hardly moves, so they are taken out
-before anything else looks at the image. Colours keep their relations. This is ours, not the
-paper's.
+a slope of grey across the image are few numbers, measured so that a defect hardly moves them, and
+are taken out before anything else looks at the image. Colours keep their relations. This is ours,
+not the paper's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,6 +23,40 @@ MOST_GAIN = 2.0
 MOST_SHIFT = 0.25
 """The largest change of level, and of slope, on the [0, 1] scale: an image that is black or white
 stays conspicuous."""
+OUTLIERS, ROUNDS = 2.0, 3
+"""How many deviations off a pixel may be, and how often the light is measured."""
+SIDE = 128
+"""About how many pixels of the shorter side it is measured on."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The light of B images: mean, deviation, slope down and across, each (B, 1, 1, 1) float64."""
+
+    mean: Tensor
+    deviation: Tensor
+    down: Tensor
+    across: Tensor
+
+    @classmethod
+    def of(cls, images: Tensor) -> _Seen:
+        """Measures it on some of the pixels of (B, 3, H, W) images.
+
+        What is off by more than ``OUTLIERS`` deviations is drawn in and all measured again, so that
+        a defect has no say in it: a speck on a plain surface would else double the deviation.
+        """
+        stride = max(1, min(images.shape[2:]) // SIDE)
+        pixels = images[..., ::stride, ::stride].double()
+        down, across = _ramps(pixels)
+        for _ in range(ROUNDS):
+            mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
+            rising = _slope(pixels, down), _slope(pixels, across)
+            plane = mean + rising[0] * down + rising[1] * across
+            deviation = (pixels - plane).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+            seen = cls(mean, deviation, *rising)
+            reach = OUTLIERS * deviation
+            pixels = torch.minimum(torch.maximum(pixels, plane - reach), plane + reach)
+        return seen
 
 
 def usual_light(images: Tensor) -> Light:
@@ -31,13 +65,11 @@ def usual_light(images: Tensor) -> Light:
     Args:
         images: (N, 3, H, W) float32 in [0, 1], N at least 1.
     """
-    down, across = (float(_slope(images, ramp).mean()) for ramp in _ramps(images))
-    deviation = _without_slope(images, (down, across)).std(dim=(1, 2, 3), correction=0).mean()
-    return Light(
-        mean=round(float(images.mean()), 4),
-        deviation=max(1e-3, round(float(deviation), 4)),
-        slope=(round(down, 4), round(across, 4)),
+    seen = _Seen.of(images)
+    mean, deviation, down, across = (
+        round(float(each.mean()), 4) for each in (seen.mean, seen.deviation, seen.down, seen.across)
     )
+    return Light(mean=mean, deviation=max(1e-3, deviation), slope=(down, across))
 
 
 def levelled(images: Tensor, light: Light) -> Tensor:
@@ -55,14 +87,16 @@ def levelled(images: Tensor, light: Light) -> Tensor:
     tensor([[0.2000, 0.2000],
             [0.4000, 0.4000]])
     """
-    flat = _without_slope(images, light.slope)
-    mean = flat.mean(dim=(1, 2, 3), keepdim=True)
-    deviation = flat.std(dim=(1, 2, 3), correction=0, keepdim=True)
-    gain = (light.deviation / deviation.clamp_min(_TINY)).clamp(1 / MOST_GAIN, MOST_GAIN)
-    level = mean + (light.mean - mean).clamp(-MOST_SHIFT, MOST_SHIFT)
-    for ramp, usual in zip(_ramps(images), light.slope, strict=True):
-        level = level + usual * ramp
-    return (gain * (flat - mean) + level).clamp(0, 1)
+    seen = _Seen.of(images)
+    gain = (light.deviation / seen.deviation.clamp_min(_TINY)).clamp(1 / MOST_GAIN, MOST_GAIN)
+    level = seen.mean + (light.mean - seen.mean).clamp(-MOST_SHIFT, MOST_SHIFT)
+    change = level - gain * seen.mean
+    for ramp, slope, usual in zip(
+        _ramps(images), (seen.down, seen.across), light.slope, strict=True
+    ):
+        off = slope.clamp(usual - MOST_SHIFT, usual + MOST_SHIFT)
+        change = change + (usual - gain * off) * ramp
+    return (gain.float() * images + change.float()).clamp(0, 1)
 
 
 def levelled_photograph(image: UInt8Image, light: Light) -> UInt8Image:
@@ -73,16 +107,6 @@ def levelled_photograph(image: UInt8Image, light: Light) -> UInt8Image:
 
 
 _TINY = 1e-6
-
-
-def _without_slope(images: Tensor, usual: Sequence[float]) -> Tensor:
-    """The images without their slope of grey, as far as it is within ``MOST_SHIFT`` of the usual,
-    down and across.
-    """
-    for ramp, middle in zip(_ramps(images), usual, strict=True):
-        slope = _slope(images, ramp)
-        images = images - slope.clamp(middle - MOST_SHIFT, middle + MOST_SHIFT) * ramp
-    return images
 
 
 def _slope(images: Tensor, ramp: Tensor) -> Tensor:

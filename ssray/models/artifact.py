@@ -68,7 +68,8 @@ class SweepFacts(BaseModel):
         key: a checksum of what the search tries, the same for searches that try the same.
         trial: the name of the trial in the search.
         criterion: what the trials were compared by.
-        error: the trial's error by that criterion, the lowest of all trials.
+        error: the trial's error by that criterion, the lowest of all trials, or that of the
+            recipe as it was where no other is clearly lower.
         default_error: the error of the unchanged recipe with the same budget; None if that trial
             failed.
         trials: how many trials the search had.

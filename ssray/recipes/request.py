@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ssray.config import STRIDE, Alignment, Recipe, in_a_group_that_is_null, override, parse
+from ssray.config import STRIDE, Alignment, Light, Recipe, in_a_group_that_is_null, override, parse
 from ssray.errors import ConfigError
 from ssray.recipes import compact, paper, paper_as_published
 
@@ -36,14 +36,15 @@ class Family:
         aligned: for parts that are located first and turned upright; None if the family takes
             photographs as they are.
         by_category: for categories known by name, unless their parts are aligned.
-        levelled: whether images are brought to the light that training images have on average.
+        adapts: whether images are brought to the light that training images have on average, and
+            long textures get more pixels.
     """
 
     texture: Callable[[], Recipe]
     object_: Callable[[], Recipe]
     aligned: Callable[[Alignment], Recipe] | None
     by_category: Mapping[str, Callable[[], Recipe]]
-    levelled: bool = True
+    adapts: bool = True
 
     def by_name(self) -> dict[str, Callable[[], Recipe]]:
         """The recipes that need no look at images, by their name within the family."""
@@ -54,6 +55,9 @@ class Family:
         recipes = [self.texture(), self.object_()]
         if self.aligned:
             recipes.append(self.aligned(Alignment(frame=(-0.5, -0.5, 0.5, 0.5))))
+        if self.adapts:
+            light = Light(mean=0.5, deviation=0.1)
+            recipes = [recipe.model_copy(update={"light": light}) for recipe in recipes]
         return recipes
 
 
@@ -65,7 +69,7 @@ FAMILIES = {
         paper_as_published.object_,
         None,
         paper_as_published.MVTEC_AD,
-        levelled=False,
+        adapts=False,
     ),
     "demo": Family(compact.demo, compact.demo_object, compact.demo_aligned, {}),
 }
@@ -118,18 +122,25 @@ class RecipeRequest:
         if known and not family.aligned:
             return self._changed(known())
         seen = survey()
-        if family.aligned and seen.alignment and "alignment=null" not in self.settings:
+        if family.aligned and seen.alignment and not self._unaligned:
             recipe = family.aligned(seen.alignment)
         elif known:
             recipe = known()
         elif seen.texture:
-            recipe = as_sharp_as_a_square(family.texture(), seen.aspect)
+            recipe = family.texture()
+            if family.adapts:
+                recipe = as_sharp_as_a_square(recipe, seen.aspect)
         else:
             recipe = family.object_()
-        if family.levelled:
+        if family.adapts:
             light = seen.aligned_light if recipe.alignment else seen.light
             recipe = recipe.model_copy(update={"light": light})
         return self._changed(recipe)
+
+    @property
+    def _unaligned(self) -> bool:
+        """Whether the settings take photographs as they are."""
+        return any(s.replace(" ", "") == "alignment=null" for s in self.settings)
 
     def _changed(self, recipe: Recipe) -> Recipe:
         """A family's recipe with the settings; those of a group that it does without are for others

@@ -32,6 +32,7 @@ from ssray.calibration.criterion import Criterion
 from ssray.config import Compute, Recipe
 from ssray.data.window import Decode
 from ssray.method.inference import Reconstructor
+from ssray.method.linear import LinearAutoencoder
 from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.models.device import PRECISION_NAMES, describe_hardware, peak_memory_gib, use_cores
 from ssray.training.checkpoint import CheckpointFile
@@ -126,7 +127,8 @@ def build_model(
     counted = feed.counted()
     if ProcessGroup.current().rank:
         return None
-    calibration, places = _calibrated(request, plan, finished, feed)
+    linear = plan.linear
+    calibration, places = _calibrated(request, plan, finished, feed, linear)
     return ModelArtifact(
         category=request.category,
         version=request.version,
@@ -134,7 +136,7 @@ def build_model(
         calibration=calibration,
         facts=_facts(request, plan, finished, feed, counted, threads),
         weights=tuple(_on_cpu(network) for network in finished.networks[: plan.networks]),
-        linear=_on_cpu(plan.linear) if plan.linear else None,
+        linear=_on_cpu(linear) if linear else None,
         places=places,
         history=[dataclasses.asdict(row) for row in finished.history],
     )
@@ -179,17 +181,21 @@ def _feed(request: BuildRequest, threads: int, decode: Decode | None, callbacks:
 
 
 def _calibrated(
-    request: BuildRequest, plan: Plan, finished: Finished, feed: Feed
+    request: BuildRequest,
+    plan: Plan,
+    finished: Finished,
+    feed: Feed,
+    linear: LinearAutoencoder | None,
 ) -> tuple[Calibration, PlaceMaps]:
     """The calibration of the model's networks, and what belongs to it at every place.
 
     Where there are folds, image scores come from the networks that were trained without them.
     """
     size = plan.networks
-    linears = [plan.linear, *map(plan.linear_of, plan.fits[size::size])]
+    linears = [linear, *map(plan.linear_of, plan.fits[size::size])]
     networks = [
-        [*finished.networks[number * size :][:size], *([linear] if linear else [])]
-        for number, linear in enumerate(linears)
+        [*finished.networks[number * size :][:size], *([beside] if beside else [])]
+        for number, beside in enumerate(linears)
     ]
     model, *folds = (Reconstructor(each, plan.numerics.precision) for each in networks)
     calibration, places = calibrate(

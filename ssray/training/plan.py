@@ -59,12 +59,19 @@ class Plan:
         """How many images a step takes over all processes."""
         return self.fits[0].recipe.schedule.batch
 
-    @functools.cached_property
+    @property
     def linear(self) -> LinearAutoencoder | None:
         """The model's linear autoencoder, in eval mode on the device; None if none is wanted.
 
-        It is fitted when it is first asked for, in seconds.
+        It is fitted in seconds: once, unless a window moves over the images.
         """
+        split = self.fits[0].split
+        if isinstance(split, Feed) and split.streamed:
+            return self.linear_of(self.fits[0])
+        return self._fitted_once
+
+    @functools.cached_property
+    def _fitted_once(self) -> LinearAutoencoder | None:
         return self.linear_of(self.fits[0])
 
     def linear_of(self, fit: PlannedFit) -> LinearAutoencoder | None:

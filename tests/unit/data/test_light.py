@@ -59,6 +59,32 @@ def test_what_no_lamp_does_stays_conspicuous(images: Tensor) -> None:
     assert float(flat.std()) < 0.1 * light.deviation
 
 
+def test_a_defect_has_no_say_in_the_light() -> None:
+    """A dark speck of 0.4 % on a plain surface doubles the deviation of all pixels."""
+    surface = 0.6 + 0.01 * torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    light = usual_light(surface)
+    defective = surface.clone()
+    defective[..., 200:216, 100:116] -= 0.3
+    assert float(defective.std()) > 2 * float(surface.std())
+    brought = levelled(defective, light)
+    untouched = torch.ones(256, 256, dtype=torch.bool)
+    untouched[200:216, 100:116] = False
+    assert (brought - surface)[..., untouched].abs().max() < 0.004
+    contrast = (brought - surface)[..., ~untouched].mean()
+    assert float(contrast) == pytest.approx(-0.3, abs=0.01)
+
+
+def test_the_light_does_not_depend_on_the_number_of_threads(images: Tensor) -> None:
+    large = torch.nn.functional.interpolate(images, (256, 384), mode="bicubic")
+    threads = torch.get_num_threads()
+    found = []
+    for number in (1, 2, 4):
+        torch.set_num_threads(number)
+        found.append(levelled(large, usual_light(large[:3])))
+    torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
 def test_a_single_row_has_no_slope_down() -> None:
     line = torch.linspace(0.2, 0.6, 8).view(1, 1, 1, 8).expand(1, 3, 1, 8)
     light = usual_light(line)
