@@ -35,7 +35,14 @@ from ssray.models.quality import refusal
 from ssray.models.store import in_use, publish
 from ssray.recipes.request import RecipeRequest
 from ssray.report.search import render_sweep
-from ssray.search.space import fitted_to, largest_size, read_space, size_of
+from ssray.search.space import (
+    SPACES,
+    fitted_to,
+    largest_size,
+    read_space,
+    seen_alike,
+    size_of,
+)
 from ssray.search.trials import CategorySweep, TrialResult, best, leaderboard
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.json_file import read_json
@@ -198,7 +205,10 @@ class _Sweep:
                 f"{category}: --ensemble and --calibration-folds exclude each other: models of "
                 "different trials have no folds in common."
             )
-        space = fitted_to(read_space(self.request.space)(recipe), recipe)
+        wanted = read_space(self.request.space)(recipe)
+        if self.request.by == "reconstruction":
+            wanted = seen_alike(wanted, stated=self.request.space not in SPACES)
+        space = fitted_to(wanted, recipe)
         held_out, _ = split_uris(uris, recipe.schedule.holdout, self.compute.seed)
         labelled = _labelled(self.request.validation, category)
         files = [uri for row in labelled for uri in (row.uri, row.mask_uri) if uri]

@@ -23,6 +23,8 @@ from ssray.storage.location import Location
 
 _NEEDS_NO_TRAINING = ("anomaly_map", "decision", "linear", "name")
 """Settings, and groups of them, that a search can't vary, as they don't change the training."""
+_SEEN = ("alignment", "image_size", "light")
+"""Settings, and groups of them, that change the images which networks see."""
 _SHARED = ("schedule.images", "schedule.epochs", "schedule.holdout")
 """Settings that a search can't vary, as they must be the same for all trials."""
 
@@ -163,6 +165,27 @@ def read_space(name: str) -> Callable[[Recipe], SearchSpace]:
             '{"network.kernel": [3, 5]}.'
         )
     return lambda recipe: space
+
+
+def seen_alike(space: SearchSpace, *, stated: bool) -> SearchSpace:
+    """A space without what changes the images that networks see, so that their reconstruction
+    errors can be compared.
+
+    Args:
+        space: the space.
+        stated: whether the user wrote it, so that nothing may be left out of it.
+
+    Raises:
+        ConfigError: if it was stated and varies what is seen.
+    """
+    alike = {key: values for key, values in space.items() if key.split(".")[0] not in _SEEN}
+    left_out = [key for key in space if key not in alike]
+    if stated and left_out:
+        raise ConfigError(
+            f"space: {left_out[0]}: changes what the networks see, and then their reconstruction "
+            "errors can't be compared. Use --select-by synthetic or labelled, or --set."
+        )
+    return alike
 
 
 def fitted_to(space: SearchSpace, recipe: Recipe) -> dict[str, FloatRange | Choices]:

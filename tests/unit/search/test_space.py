@@ -20,6 +20,7 @@ from ssray.search.space import (
     largest_size,
     own_values,
     read_space,
+    seen_alike,
     size_of,
     with_settings,
 )
@@ -152,3 +153,12 @@ def test_settings_change_the_recipe_and_nothing_else() -> None:
 def test_a_space_may_name_lambda_as_it_was(tmp_path: Path) -> None:
     space = read_space(written(tmp_path, {"objective.lam": [0.3, 0.5]}))(texture())
     assert space == {"objective.corrupted_weight": (0.3, 0.5)}
+
+
+def test_reconstruction_errors_are_compared_on_the_same_images() -> None:
+    space = default(ALIGNED)
+    alike = seen_alike(space, stated=False)
+    assert set(space) - set(alike) == {"alignment", "image_size"}
+    with pytest.raises(ConfigError, match="light: changes what the networks see"):
+        seen_alike({"light": (None,), "network.kernel": (3, 5)}, stated=True)
+    assert seen_alike({"network.kernel": (3, 5)}, stated=True) == {"network.kernel": (3, 5)}
