@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 import torch
 from labelled import TestSet, difference_stack
 from ledger import Ledger, Row, commit
-from lighting import under_light
+from lighting import CHANGES, under_light
 from torch import Tensor, nn
 
 from ssray.calibration.calibrate import MAX_TRAINING, calibrate
