@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ssray.config import Compute, Recipe, override
 from ssray.data.dataset import index_dataset, index_images
-from ssray.data.decode import read_image, read_mask, resize
+from ssray.data.decode import read_image, read_mask
 from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError, DataError, PoorModelError, ScoringError, TrainingError
 from ssray.metrics.pixels import PixelCounts
@@ -66,10 +66,10 @@ def test_training_publishes_a_model_and_its_log(store: Location) -> None:
 
 
 def test_a_model_that_guesses_is_kept_out_of_use(demo_root: Path, tmp_path: Path) -> None:
-    """It learns nothing at this learning rate. Trained once, forced by the same request."""
+    """Defects of a pixel can't be told from grain. Trained once, forced by the same request."""
     from ssray.cluster.categories import train_categories
 
-    request = RecipeRequest("demo", (*TINY, "schedule.learning_rate=1e-12"))
+    request = RecipeRequest("demo", (*TINY, "corruption.patches.radius=[0.01, 0.011]"))
     root, store = Location.parse(demo_root), Location.parse(tmp_path)
     failed = train_categories(root, ["weave"], request, FLOAT32, store)
     assert isinstance(failed["weave"], PoorModelError), failed
@@ -161,7 +161,7 @@ def test_evaluation_equals_scoring_by_hand(
         if row["split"] == "test":
             image = read_image(row["uri"])
             truth = read_mask(row["mask_uri"]) if row["mask_uri"] else np.zeros(image.shape[:2])
-            result = scorer(resize(image, model.input_shape)[None])
+            result = scorer(model.framing(image)[0][None])
             labels.append(row["label"])
             scores.append(result.scores[0])
             pixels.append(resize_map(result.maps[0], truth.shape).ravel())
