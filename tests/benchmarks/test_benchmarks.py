@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssray.config import MapSettings
+from ssray.config import Light, MapSettings
 from ssray.data.pose import Framing
 from ssray.method.anomaly_map import MapMaker
 
@@ -73,6 +73,42 @@ def test_what_is_stored_is_not_run_again_and_close_ones_get_a_second_seed(
     assert "| width 32 | 90.5 | 90.5 | 88.5 | 1 | squared, k 5, n 2, max |" in page
     assert "width 8" in page
     assert "Commits of the runs: `abc1234`." in page
+
+
+def test_changes_to_the_defaults_are_recipes_of_their_own(ablation: ModuleType) -> None:
+    """And the page has a line for each that was run."""
+    import ablation_defaults
+
+    from ssray.config import Alignment
+    from ssray.recipes.request import RecipeRequest
+    from ssray.recipes.survey import Survey
+
+    seen = Survey(
+        texture=False,
+        alignment=Alignment(frame=(-0.5, -0.2, 0.5, 0.2)),
+        images=64,
+        alike=0.1,
+        light=Light(mean=0.5, deviation=0.1),
+        aligned_light=Light(mean=0.4, deviation=0.2),
+    )
+    runs = [
+        ablation_defaults.Run(
+            "ROOT",
+            "screw",
+            name,
+            RecipeRequest("compact", settings).resolve("screw", lambda: seen),
+            0,
+        )
+        for name, settings in ablation_defaults.TRAINED["screw"].items()
+    ]
+    assert len({run.key for run in runs}) == len(runs)
+    figures = {"image_auroc": 0.9, "pixel_auroc": 0.95, "held_out": 0.8, "false_alarms": 0.05}
+    ways = {way.name: figures for way in ablation_defaults.WAYS}
+    rows = {run.key: {"commit": "abc1234", "ways": ways} for run in runs[:2]}
+    page = ablation_defaults.page(runs, rows)
+    assert f"| {runs[1].variant} | 90.0 | 80.0 | 95.0 |  | 5.0 | 1 |" in page
+    assert runs[2].variant not in page
+    sys.modules.pop("ablation_defaults")
 
 
 def test_maps_are_judged_at_the_size_of_the_masks(ablation: ModuleType) -> None:
