@@ -27,6 +27,7 @@ OUTLIERS, ROUNDS = 2.0, 3
 """How many deviations off a pixel may be, and how often the light is measured."""
 SIDE = 128
 """About how many pixels of the shorter side it is measured on."""
+_TINY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,6 @@ def levelled_photograph(image: UInt8Image, light: Light) -> UInt8Image:
     pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 255
     lit: UInt8Image = (levelled(pixels, light) * 255).round().byte()[0].permute(1, 2, 0).numpy()
     return np.ascontiguousarray(lit)
-
-
-_TINY = 1e-6
 
 
 def _slope(images: Tensor, ramp: Tensor) -> Tensor:
