@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssray.config import Difference, Light
-from ssray.data.light import levelled
+from ssray.data.light import levels
 from ssray.method.anomaly_map import difference_maps
 from ssray.method.inference import BATCH, Reconstructor, image_batches
 from ssray.method.synthetic_defects import add_defects
@@ -136,7 +136,7 @@ class SyntheticDefects:
         for batch in image_batches(references[source], BATCH, device):
             defective, truth = add_defects(batch, generator, self.radius)
             if self.light and len(defective):
-                defective = (255 * levelled(defective, self.light)).round() / 255
+                defective = levels(defective, self.light) / 255
             if len(defective):
                 yield defective, truth
 

@@ -100,10 +100,15 @@ def levelled(images: Tensor, light: Light) -> Tensor:
     return (gain.float() * images + change.float()).clamp(0, 1)
 
 
+def levels(images: Tensor, light: Light) -> Tensor:
+    """``levelled`` images as the 8-bit values that networks get, whole float32 from 0 to 255."""
+    return (255 * levelled(images, light)).round()
+
+
 def levelled_photograph(image: UInt8Image, light: Light) -> UInt8Image:
     """Brings one image, (H, W, 3) uint8, to a light, rounded to the nearest value."""
     pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 255
-    lit: UInt8Image = (levelled(pixels, light) * 255).round().byte()[0].permute(1, 2, 0).numpy()
+    lit: UInt8Image = levels(pixels, light).byte()[0].permute(1, 2, 0).numpy()
     return np.ascontiguousarray(lit)
 
 

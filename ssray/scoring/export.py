@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import ssray
 from ssray.config import ExportFormat, Light
 from ssray.data.decode import UInt8Image
-from ssray.data.light import levelled
+from ssray.data.light import levels
 from ssray.errors import ArtifactError, ConfigError
 from ssray.method.anomaly_map import MapMaker, difference_maps
 from ssray.method.inference import TILING, to_network
@@ -51,7 +51,7 @@ class AnomalyModel(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(1, 3, H, W) float32 in [0, 1] to the map, (1, 1, H, W), and the score, (1,)."""
         if self.light:
-            images = (255 * levelled(images, self.light)).round() / 255
+            images = levels(images, self.light) / 255
         reconstructions = [network(images) for network in self.networks]
         differences = difference_maps(images, reconstructions, self.maker.settings.difference)
         maps = self.maker(differences)
