@@ -18,6 +18,7 @@ from ssray.config import Alignment, Light
 from ssray.data.light import usual_light
 from ssray.data.pose import Framing, Part, locate
 from ssray.errors import ImageError
+from ssray.method.inference import to_network
 from ssray.method.projection import TEXTURE_SHARE, PositionMoments
 
 Images = npt.NDArray[np.uint8]
@@ -155,7 +156,7 @@ def _alike(framed: Sequence[Images]) -> float:
 
 def _stacked(images: Sequence[Images]) -> Tensor:
     """(H, W, 3) uint8 images as (N, 3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    return to_network(torch.from_numpy(np.stack(images)), torch.device("cpu"))
 
 
 def _spread(parts: Sequence[Part]) -> float:
