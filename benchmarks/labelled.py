@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from ssray.config import Difference
 from ssray.data.decode import read_image, read_mask
 from ssray.data.pose import Framing, Placement
 from ssray.method.anomaly_map import MapMaker
-from ssray.method.inference import differences, image_batches
+from ssray.method.inference import Reconstructor
 from ssray.metrics.images import image_auroc
 from ssray.metrics.pixels import PixelCounts
 from ssray.scoring.scorer import Maps, resize_map
@@ -67,6 +66,17 @@ class TestSet:
         stack = torch.from_numpy(np.stack(images))
         return cls(stack, labels, masks, framing, list(placements))
 
+    def without(self, left_out: npt.NDArray[np.int64]) -> TestSet:
+        """The same without the images of these numbers."""
+        kept = np.setdiff1d(np.arange(len(self.labels)), left_out)
+        return TestSet(
+            self.images[torch.from_numpy(kept)],
+            self.labels[kept],
+            [self.masks[number] for number in kept],
+            self.framing,
+            [self.placements[number] for number in kept],
+        )
+
     def judge(self, maker: MapMaker, stacks: Tensor) -> tuple[float, float]:
         """Image and pixel AUROC of the test images' difference maps, (N, K, H, W)."""
         maps = maker(stacks)
@@ -85,13 +95,9 @@ def difference_stack(
     networks: Sequence[nn.Module], images: Tensor, difference: Difference, precision: torch.dtype
 ) -> Tensor:
     """The difference maps of (N, H, W, 3) uint8 images, (N, K, H, W) float32."""
-    device = next(itertools.chain(networks[0].parameters(), networks[0].buffers())).device
-    return torch.cat(
-        [
-            differences(networks, batch, difference, precision)
-            for batch in image_batches(images, BATCH, device)
-        ]
-    )
+    reconstructor = Reconstructor(networks, precision)
+    batches = reconstructor.batches(images)
+    return torch.cat([reconstructor.differences(batch, difference) for batch in batches])
 
 
 def judge(

@@ -29,6 +29,7 @@ ObjectiveKind = Literal["reconstruct", "amplify", "ensemble"]
 Difference = Literal["squared", "ssim", "both"]
 ImageScore = Literal["sum", "max", "topk"]
 Join = Literal["max", "mean"]
+Experts = Literal["autoencoders", "neighbours", "joined"]
 Augmentation = Literal["none", "flip_horizontal", "flip", "turn", "dihedral"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -337,6 +338,12 @@ class AnomalyMap(_Frozen):
         description="how the maps of a model's autoencoders become one, each on the scale of good "
         "images: the larger value at each pixel, as the paper joins an ensemble, or the mean",
     )
+    experts: Experts | None = Field(
+        None,
+        description="whose maps count in a model with a memory bank: those of the autoencoders, of "
+        "the neighbours in the bank, or both joined; default: joined, unless synthetic defects are "
+        "found clearly better by one of them",
+    )
     image_score: ImageScore = Field("max", description="how a map is reduced to the image score")
     top_fraction: float = Field(
         0.001,
@@ -359,7 +366,10 @@ class AnomalyMap(_Frozen):
 
 
 class MapSettings(AnomalyMap):
-    """The settings of ``AnomalyMap`` once difference and kernel have been chosen."""
+    """The settings of ``AnomalyMap`` once those that may be left open have been chosen.
+
+    ``experts`` stays None in a model that has no memory bank.
+    """
 
     difference: Difference
     kernel: int = Field(ge=1)
@@ -400,6 +410,37 @@ class Linear(_Frozen):
         gt=0,
         lt=1,
         description="share of the training images' variance that the components keep",
+    )
+
+
+class Features(_Frozen):
+    """The second expert: a memory bank of features that a pretrained network makes."""
+
+    weights: str = Field(
+        "efficientnet-lite0",
+        description="the pretrained network: efficientnet-lite0 of the package that "
+        "'ssray[features]' installs, or the place of a state dict",
+    )
+    sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="the checksum that the file of the weights must have; null takes any, and the "
+        "model names what it was",
+    )
+    image_size: int = Field(
+        320,
+        ge=64,
+        description="side of a square with as many pixels as smaller images are enlarged to",
+    )
+    memory_mib: float = Field(
+        1.0, gt=0, le=1024, description="MiB of the memory bank, two bytes for each number"
+    )
+    dropped: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="share of the training images' places that the bank does not keep, those with "
+        "least like them in other images: a defect among the images is not to be learned by heart",
     )
 
 
@@ -459,6 +500,12 @@ class Recipe(_Frozen):
         None,
         description="a linear autoencoder beside the network, which sees the whole part at once; "
         "for parts that are in their place; null does without",
+    )
+    features: Features | None = Field(
+        None,
+        description="a second expert beside the autoencoders, which compares an image with the "
+        "training images in the features of a pretrained network; families take it where "
+        "'ssray[features]' is installed; null does without",
     )
     corruption: Corruption = Corruption()
     objective: Objective = Objective()

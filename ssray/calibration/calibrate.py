@@ -26,9 +26,9 @@ from ssray.calibration import conformal
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import mean_differences
 from ssray.calibration.map_settings import Choice
-from ssray.config import MapSettings, Recipe
+from ssray.config import Difference, Experts, MapSettings, Recipe
 from ssray.data.pose import Framing
-from ssray.method.anomaly_map import MapMaker
+from ssray.method.anomaly_map import Joining, MapMaker
 from ssray.method.inference import Reconstructor
 
 MIN_REFERENCES = 16
@@ -80,6 +80,8 @@ class Calibration(BaseModel):
         false_alarm_rate: the share of false alarms that the recipe asked for.
         selection: how ``anomaly_map`` was chosen, and how well it finds the defects it was judged
             on.
+        joining: how the maps of two experts become one; None for one expert.
+        expert_limits: the score of each expert above which it finds an image unusual by itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,12 +94,14 @@ class Calibration(BaseModel):
     image_scores: tuple[float, ...] = ()
     false_alarm_rate: float = 0.05
     selection: Choice
+    joining: Joining | None = None
+    expert_limits: tuple[float, ...] = ()
 
     def map_maker(self, places: PlaceMaps, device: torch.device) -> MapMaker:
         """Makes what turns difference maps into anomaly maps and image scores, on ``device``."""
         scale = torch.tensor(self.scale, device=device)
         there = places.to(device)
-        return MapMaker(self.anomaly_map, scale, there.average, there.usual)
+        return MapMaker(self.anomaly_map, scale, there.average, there.usual, self.joining)
 
     @property
     def image_threshold(self) -> float:
@@ -110,6 +114,30 @@ class Calibration(BaseModel):
     def supported_rate(self) -> float:
         """The false-alarm rate that holds: the one asked for, or higher if there are few images."""
         return max(self.false_alarm_rate, conformal.lowest_rate(len(self.image_scores)))
+
+    @property
+    def experts(self) -> tuple[Experts, ...]:
+        """Whose maps count, in the order of ``expert_limits``."""
+        whose = self.anomaly_map.experts
+        return ("autoencoders", "neighbours") if whose == "joined" else (whose or "autoencoders",)
+
+    def seen_by(self, scores: Sequence[float]) -> Experts:
+        """Says which experts find an image unusual that is flagged.
+
+        Args:
+            scores: that of each expert.
+
+        Returns:
+            The expert whose limit is exceeded; ``joined`` if both are, or none alone.
+        """
+        above = [
+            expert
+            for expert, score, limit in zip(self.experts, scores, self.expert_limits, strict=False)
+            if score > limit
+        ]
+        if len(self.experts) == 1:
+            return self.experts[0]
+        return above[0] if len(above) == 1 else "joined"
 
     def p_values(self, scores: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Computes the p-value of each score; NaN for a model without ``image_scores``.
@@ -132,6 +160,7 @@ def calibrate(
     recipe: Recipe,
     seed: int,
     criterion: Criterion | None = None,
+    judged: Reconstructor | None = None,
 ) -> tuple[Calibration, PlaceMaps]:
     """Chooses the map settings that the recipe leaves open, and computes scale and thresholds.
 
@@ -145,25 +174,34 @@ def calibrate(
         seed: the seed of the synthetic defects, if no criterion is given.
         criterion: what several models are compared by; the settings are chosen by it, too, on
             held-out images alone, since training images would favour the model that knows them
-            best. Default: ``Criterion.of`` the recipe, which chooses none.
+            best. Default: ``Criterion.of`` the recipe, which chooses none but the experts.
+        judged: the same with neighbours that do not know the training images which fill up the
+            references (``filling_up``), as they would recognise them; default: ``reconstructor``.
 
     Returns:
         The calibration, and what belongs to it at every place.
     """
     references = held_out[:MAX_REFERENCES]
     if criterion is None:
-        missing = max(0, MIN_REFERENCES - len(held_out))
-        references = torch.cat([references, training[:missing]])
+        further = filling_up(len(held_out), training, reconstructor.neighbours is not None)
+        references = torch.cat([references, training[:further]])
     wanted = recipe.anomaly_map
     seen = training[:MAX_TRAINING] if wanted.relative else None
     criterion = criterion or Criterion.of(recipe, seed)
     framing = Framing.of(recipe, (references.shape[1], references.shape[2]))
-    found = criterion.examine(reconstructor, references, wanted, training=seen, framing=framing)
+    found = criterion.examine(
+        judged or reconstructor, references, wanted, training=seen, framing=framing
+    )
     settings, selection = found.settings, found.selection
-    chosen = found.evidence[settings.difference]
+    chosen = found.evidence[settings.difference].of(settings.experts)
+    in_use = reconstructor.only(settings.experts)
     unseen = chosen.clean[: min(len(held_out), MAX_REFERENCES)]
+    if judged:
+        unseen = _differences(in_use, held_out[:MAX_REFERENCES], settings.difference)
     maker = MapMaker.fitted(settings, unseen, chosen.mean)
-    scores = _held_out_scores(reconstructor, maker, unseen, held_out, chosen.mean)
+    scores = _held_out_scores(in_use, maker, unseen, held_out, chosen.mean)
+    rate = recipe.decision.false_alarm_rate
+    by_expert = maker.scores_by_expert(maker.by_expert(unseen)).cpu().double().numpy()
     calibration = Calibration(
         anomaly_map=settings,
         scale=tuple(maker.scale.tolist()),
@@ -171,8 +209,10 @@ def calibrate(
         reference_images=len(references),
         held_out_references=len(unseen),
         image_scores=tuple(sorted(scores)),
-        false_alarm_rate=recipe.decision.false_alarm_rate,
+        false_alarm_rate=rate,
         selection=selection,
+        joining=maker.joining,
+        expert_limits=tuple(conformal.threshold(own, rate) for own in by_expert.T),
     )
     places = PlaceMaps(maker.average, maker.usual).to(torch.device("cpu"))
     return calibration, places
@@ -194,15 +234,31 @@ def cross_fitted(
     """
     settings, found = calibration.anomaly_map, list[float]()
     for reconstructor, images, training in folds:
-        seen = training[:MAX_TRAINING] if settings.relative else None
-        mean = mean_differences(reconstructor, [settings.difference], seen)
-        clean = [
-            reconstructor.differences(batch, settings.difference)
-            for batch in reconstructor.batches(images)
-        ]
+        in_use = reconstructor.only(settings.experts)
+        seen = training[:MAX_TRAINING] if settings.relative and in_use.networks else None
+        mean = mean_differences(in_use, [settings.difference], seen)
+        clean = _differences(in_use, images, settings.difference)
         usual = mean.get(settings.difference)
-        found += MapMaker.left_out_scores(settings, torch.cat(clean), usual).tolist()
+        found += MapMaker.left_out_scores(settings, clean, usual).tolist()
     return calibration.model_copy(update={"image_scores": tuple(sorted(found))})
+
+
+def filling_up(held_out: int, training: Tensor, neighbours: bool) -> int:
+    """How many training images fill up the references.
+
+    Args:
+        held_out: the number of held-out images.
+        training: (N, H, W, 3), the training images.
+        neighbours: whether there is a memory bank, which half of them then remain for.
+    """
+    most = len(training) // 2 if neighbours else len(training)
+    return min(most, max(0, MIN_REFERENCES - held_out))
+
+
+def _differences(reconstructor: Reconstructor, images: Tensor, kind: Difference) -> Tensor:
+    """The maps of (N, H, W, 3) uint8 images, (N, K, H, W)."""
+    batches = reconstructor.batches(images)
+    return torch.cat([reconstructor.differences(batch, kind) for batch in batches])
 
 
 def _held_out_scores(
@@ -214,7 +270,7 @@ def _held_out_scores(
 ) -> list[float]:
     """Scores the held-out images as if they were new.
 
-    The scale comes from the held-out images themselves. With one network and no average map it
+    The scale comes from the held-out images themselves. With one channel and no average map it
     changes no rank, so they may be scored with it. Otherwise each image of ``unseen`` is scored
     with what the others say of channels and places, at the level of all.
 
@@ -226,8 +282,8 @@ def _held_out_scores(
         mean: the mean difference map of training images, if there is one.
     """
     settings = maker.settings
-    fitted_to_them = settings.average_power or (settings.relative and mean is None)
-    if len(reconstructor.networks) == 1 and not fitted_to_them:
+    fitted_to_them = settings.average_power or (maker.usual is not None and mean is None)
+    if unseen.shape[1] == 1 and not fitted_to_them:
         return _scores(reconstructor, maker, held_out)
     scores: list[float] = MapMaker.left_out_scores(settings, unseen, mean, maker.level).tolist()
     further = held_out[len(unseen) :]

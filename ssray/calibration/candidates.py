@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ssray.calibration.evidence import Evidence
-from ssray.config import Difference, MapSettings
+from ssray.config import Difference, Experts, MapSettings
 from ssray.method.anomaly_map import MapMaker, image_scores, scaled, smooth
 from ssray.metrics.images import image_auroc, standard_error
 from ssray.metrics.pixels import pixel_auroc
@@ -112,13 +112,14 @@ def judge(
     Returns:
         What each candidate is worth, in their order.
     """
-    groups = defaultdict[tuple[Difference, int], list[int]](list)
+    groups = defaultdict[tuple[Difference, Experts | None, int], list[int]](list)
     for number, settings in enumerate(candidates):
-        groups[settings.difference, settings.kernel].append(number)
+        groups[settings.difference, settings.experts, settings.kernel].append(number)
 
-    def judge_group(key: tuple[Difference, int]) -> list[tuple[int, Candidate]]:
+    def judge_group(key: tuple[Difference, Experts | None, int]) -> list[tuple[int, Candidate]]:
+        difference, experts, _ = key
         members = {number: candidates[number] for number in groups[key]}
-        return list(_judge_one_kernel(evidence[key[0]], members))
+        return list(_judge_one_kernel(evidence[difference].of(experts), members))
 
     with ThreadPoolExecutor(threads) as pool:
         judged = dict(pair for pairs in pool.map(judge_group, groups) for pair in pairs)
@@ -128,7 +129,7 @@ def judge(
 def _judge_one_kernel(
     evidence: Evidence, candidates: Mapping[int, MapSettings]
 ) -> Iterator[tuple[int, Candidate]]:
-    """Judges settings that share difference and kernel; yields each with its number."""
+    """Judges settings that share difference, experts and kernel; yields each with its number."""
     clean = len(evidence.clean)
     stride = max(1, min(evidence.clean.shape[2:]) // SIDE)
     labels = np.repeat([0, 1], [clean, len(evidence.defects)])

@@ -15,9 +15,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ssray.config import Difference, Light
+from ssray.config import Difference, Experts, Light
 from ssray.data.light import levels
-from ssray.method.anomaly_map import difference_maps
 from ssray.method.inference import BATCH, Reconstructor, image_batches
 from ssray.method.synthetic_defects import add_defects
 
@@ -39,11 +38,12 @@ class Evidence:
         basis: where the defects come from.
         fitted_on: (R, K, H, W) difference maps of the R images that scale and average map are
             computed from; None if these are the clean ones.
-        mean: (K, H, W), the mean difference map of images that were trained on; None takes that of
-            the clean ones.
+        mean: the mean difference map of images that were trained on, a channel for each network;
+            None takes that of the clean ones.
         covered: the share of their photographs that the images show; less than 1 in a frame around
             a part.
         hidden: the share of the defects' area that the images do not show.
+        neighbours: whether the last channel is that of the neighbours.
     """
 
     clean: Tensor
@@ -54,6 +54,22 @@ class Evidence:
     mean: Tensor | None = None
     covered: float = 1.0
     hidden: float = 0.0
+    neighbours: bool = False
+
+    def of(self, experts: Experts | None) -> Evidence:
+        """The same with the channels of these experts alone; all where there are no neighbours."""
+        if experts == "joined" or not self.neighbours:
+            return self
+        chosen = slice(-1, None) if experts == "neighbours" else slice(None, -1)
+        known = None if self.fitted_on is None else self.fitted_on[:, chosen]
+        return dataclasses.replace(
+            self,
+            clean=self.clean[:, chosen],
+            defects=self.defects[:, chosen],
+            fitted_on=known,
+            mean=None if experts == "neighbours" else self.mean,
+            neighbours=experts == "neighbours",
+        )
 
     def over_photographs(self, pixel_auroc: float) -> float:
         """The pixel AUROC over whole photographs, from that over the images.
@@ -72,12 +88,15 @@ class Evidence:
         return (1 - self.hidden) * shown + self.hidden * outside / 2
 
     def joined_with(self, other: Evidence) -> Evidence:
-        """Joins the evidence of two models on the same images into that of their ensemble."""
+        """Joins the evidence of two models on the same images into that of their ensemble.
+
+        Only the second one may have neighbours.
+        """
 
         def both(one: Tensor, another: Tensor) -> Tensor:
             return torch.cat([one, another], dim=1)
 
-        assert torch.equal(self.truth, other.truth)
+        assert torch.equal(self.truth, other.truth) and not self.neighbours
         known = mean = None
         if self.fitted_on is not None and other.fitted_on is not None:
             known = both(self.fitted_on, other.fitted_on)
@@ -89,6 +108,7 @@ class Evidence:
             defects=both(self.defects, other.defects),
             fitted_on=known,
             mean=mean,
+            neighbours=other.neighbours,
         )
 
 
@@ -165,9 +185,8 @@ def gather_evidence(
     truths = []
 
     def compare(images: Tensor, into: dict[Difference, list[Tensor]]) -> None:
-        reconstructions = reconstructor.reconstruct(images)
-        for kind in kinds:
-            into[kind].append(difference_maps(images, reconstructions, kind))
+        for kind, maps in reconstructor.all_differences(images, kinds).items():
+            into[kind].append(maps)
 
     means = mean_differences(reconstructor, kinds, training)
     for batch in reconstructor.batches(references):
@@ -181,20 +200,33 @@ def gather_evidence(
         none = maps[:0], maps[:0, :1].bool()
         found = (torch.cat(defects[kind]), torch.cat(truths)) if truths else none
         basis = source.basis if source else "recipe"
-        evidence[kind] = Evidence(maps, *found, basis, mean=means.get(kind))
+        evidence[kind] = Evidence(
+            maps,
+            *found,
+            basis,
+            mean=means.get(kind),
+            neighbours=reconstructor.neighbours is not None,
+        )
     return evidence
 
 
 def mean_differences(
     reconstructor: Reconstructor, kinds: Sequence[Difference], images: Tensor | None
 ) -> dict[Difference, Tensor]:
-    """The mean difference map of some images, (K, H, W), by kind; nothing without images."""
+    """The mean difference map of some images, by kind; nothing without images.
+
+    Its shape is (K, H, W) with a channel for each network; neighbours would only find the images
+    themselves in their bank.
+    """
     if images is None or not len(images):
         return {}
+    if not reconstructor.networks:
+        none = torch.empty(0, *images.shape[1:3], device=reconstructor.device)
+        return dict.fromkeys(kinds, none)
     totals: dict[Difference, Tensor] = {}
+    autoencoders = reconstructor.only("autoencoders")
     for batch in reconstructor.batches(images):
-        reconstructions = reconstructor.reconstruct(batch)
-        for kind in kinds:
-            total = difference_maps(batch, reconstructions, kind).sum(dim=0)
+        for kind, maps in autoencoders.all_differences(batch, kinds).items():
+            total = maps.sum(dim=0)
             totals[kind] = totals[kind] + total if kind in totals else total
     return {kind: total / len(images) for kind, total in totals.items()}

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ssray.calibration.candidates import Candidate, is_clearly_lower
 from ssray.calibration.evidence import Evidence, JudgedOn
-from ssray.config import AnomalyMap, Difference, ImageScore, MapSettings
+from ssray.config import AnomalyMap, Difference, Experts, ImageScore, MapSettings
 
 KERNEL_SHARES = (0.015, 0.025, 0.04, 0.06, 0.09, 0.13, 0.18, 0.25)
 """Sides of the mean filter to choose from, as shares of the image's shorter side."""
@@ -94,6 +94,7 @@ class Grid:
         """
         kinds = self.kinds(wanted)
         kernels = kernels_of(self.kernels, evidence[kinds[0]])
+        experts = experts_of(wanted, evidence[kinds[0]])
         found = {
             MapSettings(
                 difference=kind,
@@ -101,11 +102,13 @@ class Grid:
                 repeats=repeats,
                 relative=wanted.relative,
                 join=wanted.join,
+                experts=whose,
                 average_power=power,
                 image_score=reduction,
                 top_fraction=share,
             ): None
             for kind in kinds
+            for whose in experts
             for kernel in ([wanted.kernel] if wanted.kernel else kernels)
             for repeats in self.repeats or (wanted.repeats,)
             for power in self.powers or (wanted.average_power,)
@@ -131,12 +134,29 @@ WIDE = Grid(
 GRIDS = {"plain": PLAIN, "nt": NT, "narrow": NARROW, "wide": WIDE}
 
 
+def experts_of(wanted: AnomalyMap, evidence: Evidence) -> tuple[Experts | None, ...]:
+    """Whose maps to try, the plain choice first; None where there are no neighbours.
+
+    >>> import torch
+    >>> maps = torch.empty(0, 2, 8, 8)
+    >>> experts_of(AnomalyMap(), Evidence(maps, maps, maps.bool(), neighbours=True))
+    ('joined', 'autoencoders', 'neighbours')
+    """
+    if not evidence.neighbours:
+        return (None,)
+    return (wanted.experts,) if wanted.experts else ("joined", "autoencoders", "neighbours")
+
+
 def plain_settings(evidence: Mapping[Difference, Evidence], wanted: AnomalyMap) -> MapSettings:
-    """The recipe's settings, with the plain difference and kernel where it leaves these open."""
-    [kernel] = kernels_of((PLAIN_KERNEL_SHARE,), next(iter(evidence.values())))
+    """The recipe's settings, with the plain difference, kernel and experts where it leaves these
+    open.
+    """
+    some = next(iter(evidence.values()))
+    [kernel] = kernels_of((PLAIN_KERNEL_SHARE,), some)
     found = {
         "difference": wanted.difference or PLAIN_DIFFERENCE,
         "kernel": wanted.kernel or kernel,
+        "experts": experts_of(wanted, some)[0],
     }
     return MapSettings.model_validate(wanted.model_dump() | found)
 
@@ -147,8 +167,8 @@ def choose(
     """Chooses from settings that were judged.
 
     The plain ones stay unless the error of others is lower by more than its standard error. Then
-    the kind of difference is that of the settings with the lowest ``Candidate.error``. Of all
-    settings with this difference that are about equally good, those are preferred that depart least
+    difference and experts are those of the settings with the lowest ``Candidate.error``. Of all
+    settings with these that are about equally good, those are preferred that depart least
     from the recipe's repetitions, average map and image score, and of these the one with the widest
     filter: people outline real defects more generously than synthetic ones are made, and a wider
     filter leaves less noise.
@@ -188,6 +208,7 @@ def _preferred(judged: Sequence[Candidate], settings: AnomalyMap) -> Candidate:
         each
         for each in judged
         if each.settings.difference == least.settings.difference
+        and each.settings.experts == least.settings.experts
         and each.error <= (1 + ABOUT_EQUAL) * least.error
     )
     return min(

@@ -109,11 +109,19 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Train K more models so that every image counts for the threshold, at K times the "
         "cost; for --set decision.folds=K.",
     )
+    @click.option(
+        "--features",
+        metavar="FILE|none",
+        help="Weights of the pretrained network that the second expert sees by, such as those of "
+        "a ResNet; none does without it. Default: EfficientNet-Lite0, where 'ssray[features]' is "
+        "installed.",
+    )
     @functools.wraps(command)
     def with_recipe(
         *,
         recipe: str,
         settings: tuple[str, ...],
+        features: str | None,
         rate: float | None,
         folds: int | None,
         **others: Any,
@@ -122,7 +130,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
             settings += (f"decision.false_alarm_rate={rate}",)
         if folds is not None:
             settings += (f"decision.folds={folds}",)
-        return command(recipe=RecipeRequest(recipe, settings), **others)
+        return command(recipe=RecipeRequest(recipe, settings, features), **others)
 
     return with_recipe
 

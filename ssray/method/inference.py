@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssray.config import Difference
-from ssray.method.anomaly_map import difference_maps
+from ssray.config import Difference, Experts
+from ssray.method.anomaly_map import each_difference
 from ssray.method.linear import LinearAutoencoder
 from ssray.method.tiling import Tiling, in_tiles
 
@@ -49,14 +50,6 @@ def reconstruct(model: nn.Module, images: Tensor, precision: torch.dtype) -> Ten
     return in_tiles(one_pass, images, TILING)
 
 
-def differences(
-    networks: Sequence[nn.Module], images: Tensor, difference: Difference, precision: torch.dtype
-) -> Tensor:
-    """Computes ``difference_maps`` of (B, 3, H, W) float32 images and what each network makes."""
-    reconstructions = [reconstruct(network, images, precision) for network in networks]
-    return difference_maps(images, reconstructions, difference)
-
-
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
     """Puts networks into eval mode while the block runs, and then back into the mode they had."""
@@ -81,21 +74,25 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Reconstructor:
-    """What reconstructs images, all on the same device.
+    """What reconstructs images, and what else compares them, all on the same device.
 
     Attributes:
         networks: one network, or several for an ensemble, and perhaps the linear autoencoder; in
-            eval mode unless the caller puts them there for a while with ``evaluating``.
+            eval mode unless the caller puts them there for a while with ``evaluating``. None at all
+            where neighbours alone count.
         precision: the type in which the networks' inner layers compute: float32 or bfloat16.
+        neighbours: makes the map of the second expert, a ``MemoryBank``, or nothing.
     """
 
     networks: Sequence[nn.Module]
     precision: torch.dtype
+    neighbours: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:
         """The device that the networks are on."""
-        first = self.networks[0]
+        first = self.networks[0] if self.networks else self.neighbours
+        assert first is not None
         return next(itertools.chain(first.parameters(), first.buffers())).device
 
     def batches(self, images: Tensor) -> Iterator[Tensor]:
@@ -107,8 +104,27 @@ class Reconstructor:
         return [reconstruct(network, images, self.precision) for network in self.networks]
 
     def differences(self, images: Tensor, kind: Difference) -> Tensor:
-        """Returns the difference maps of (B, 3, H, W) float32 images.
+        """Returns the maps of (B, 3, H, W) float32 images.
 
-        Their shape is (B, K, H, W), with one of the K channels for each network.
+        Their shape is (B, K, H, W), with one of the K channels for each network, and at the end one
+        for the neighbours.
         """
-        return difference_maps(images, self.reconstruct(images), kind)
+        return self.all_differences(images, (kind,))[kind]
+
+    @torch.no_grad()
+    def all_differences(
+        self, images: Tensor, kinds: Sequence[Difference]
+    ) -> dict[Difference, Tensor]:
+        """Returns what ``differences`` does for several kinds, from the same reconstructions."""
+        reconstructions = self.reconstruct(images)
+        others = [self.neighbours(images)] if self.neighbours else []
+        return {
+            kind: torch.cat([*each_difference(images, reconstructions, kind), *others], dim=1)
+            for kind in kinds
+        }
+
+    def only(self, experts: Experts | None) -> Reconstructor:
+        """The same without what these experts do not need."""
+        if experts == "neighbours":
+            return dataclasses.replace(self, networks=())
+        return self if experts == "joined" else dataclasses.replace(self, neighbours=None)

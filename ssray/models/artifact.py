@@ -6,7 +6,8 @@ The files of a version are::
                            manifest.json        epochs.parquet
 
 An ensemble adds ``weights-1.safetensors`` for its second network, and ``partner.json`` if that was
-trained with another recipe; a linear autoencoder adds ``linear.safetensors``, an average map
+trained with another recipe; a linear autoencoder adds ``linear.safetensors``, a memory bank, with
+as much of its pretrained network as it needs, ``neighbours.safetensors``, an average map
 ``average_map.safetensors``, and what is usual at a place ``usual_level.safetensors``.
 
 ``manifest.json`` has the checksums of the other files. It is written last, so a version that has it
@@ -43,19 +44,22 @@ from ssray.data.pose import Framing
 from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
+from ssray.method.inference import Reconstructor
 from ssray.method.linear import LinearAutoencoder
+from ssray.method.neighbours import MemoryBank
 from ssray.models.device import kept_precision, resolve_precision
 from ssray.storage.location import Location
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 """The version of the file format that is written."""
-READABLE = (2, 3, 4, 5, 6, 7, 8, FORMAT_VERSION)
+READABLE = (2, 3, 4, 5, 6, 7, 8, 9, FORMAT_VERSION)
 """The versions of the file format that can be read."""
 MANIFEST = "manifest.json"
 EPOCH_LOG = "epochs.parquet"
 AVERAGE_MAP = "average_map.safetensors"
 USUAL_LEVEL = "usual_level.safetensors"
 LINEAR = "linear.safetensors"
+NEIGHBOURS = "neighbours.safetensors"
 PARTNER = "partner.json"
 _TENSOR = "average_map"
 """The name of the tensor in the average map's file and in that of the usual level."""
@@ -176,6 +180,7 @@ class ModelArtifact:
         facts: how it was trained.
         weights: the state dict of each network, CPU tensors; an ensemble has two.
         linear: that of the linear autoencoder, or None.
+        neighbours: what the memory bank is restored from, or None.
         places: what belongs to the calibration at every place.
         partner: the recipe of an ensemble's second network if it is not ``recipe``, else None.
         history: the rows of the epoch log.
@@ -188,6 +193,7 @@ class ModelArtifact:
     facts: TrainingFacts
     weights: tuple[dict[str, Tensor], ...]
     linear: dict[str, Tensor] | None = None
+    neighbours: dict[str, Tensor] | None = None
     places: PlaceMaps = NOWHERE
     partner: Recipe | None = None
     history: Sequence[Mapping[str, Any]] = ()
@@ -229,6 +235,19 @@ class ModelArtifact:
             return None
         linear = LinearAutoencoder(self.linear["mean"], self.linear["basis"], self.input_shape)
         return linear.eval().to(device)
+
+    def build_neighbours(self, device: torch.device) -> MemoryBank | None:
+        """Builds the memory bank, in eval mode on ``device``; None where there is none."""
+        if self.neighbours is None or self.recipe.features is None:
+            return None
+        source = f"{self.category} {self.version}"
+        bank = MemoryBank.restored(self.neighbours, self.recipe.features.image_size, source)
+        return bank.eval().to(device)
+
+    def reconstructor(self, device: torch.device, precision: torch.dtype) -> Reconstructor:
+        """Builds all that makes difference maps: what the experts need whose maps count."""
+        every = Reconstructor(self.build_all(device), precision, self.build_neighbours(device))
+        return every.only(self.calibration.anomaly_map.experts)
 
     def precision(self, wanted: Precision, device: torch.device) -> torch.dtype:
         """Returns the type in which the networks' inner layers shall compute.
@@ -278,6 +297,8 @@ def save(artifact: ModelArtifact, store: Location) -> None:
     }
     if artifact.linear is not None:
         files[LINEAR] = safetensors.torch.save(artifact.linear)
+    if artifact.neighbours is not None:
+        files[NEIGHBOURS] = safetensors.torch.save(artifact.neighbours)
     for name, tensor in _place_files(artifact.places).items():
         files[name] = safetensors.torch.save({_TENSOR: tensor})
     if artifact.partner is not None:
@@ -318,6 +339,7 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
             if EPOCH_LOG in files
             else (),
             linear=safetensors.torch.load(files[LINEAR]) if LINEAR in files else None,
+            neighbours=safetensors.torch.load(files[NEIGHBOURS]) if NEIGHBOURS in files else None,
             places=PlaceMaps(
                 *(
                     safetensors.torch.load(files[name])[_TENSOR] if name in files else None

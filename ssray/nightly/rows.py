@@ -12,6 +12,7 @@ NIGHT = pa.schema(
         pa.field("score", pa.float32()),
         pa.field("p_value", pa.float64()),
         pa.field("flagged", pa.bool_()),
+        pa.field("seen_by", pa.string()),
         pa.field("defect_share", pa.float32()),
         pa.field("boxes", pa.list_(pa.list_(pa.int32(), 4))),
         pa.field("error", pa.string()),
@@ -27,8 +28,8 @@ NIGHT = pa.schema(
 """The table of a night's results has a row for each image.
 
 ``category`` has the type that pyarrow gives to the ``category=C`` of a path, so that whole folders
-can be read. ``score``, ``p_value``, ``flagged`` and ``error`` are as in ``SCORES``; ``detail`` is
-the error in words. ``note`` names what of the image was ignored, though it was scored
+can be read. ``score``, ``p_value``, ``flagged``, ``seen_by`` and ``error`` are as in ``SCORES``;
+``detail`` is the error in words. ``note`` names what of the image was ignored, though it was scored
 (``ssray.data.decode.decode_noted``). ``defect_share`` is the share of the image above the pixel
 threshold, and ``boxes`` are the boxes around its connected regions, the largest first: left, top,
 width and height in pixels of the image. ``heatmap`` is an 8-bit PNG of levels

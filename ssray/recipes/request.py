@@ -14,7 +14,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ssray.config import STRIDE, Alignment, Light, Recipe, in_a_group_that_is_null, override, parse
+from ssray.config import (
+    STRIDE,
+    Alignment,
+    Features,
+    Light,
+    Recipe,
+    in_a_group_that_is_null,
+    override,
+    parse,
+)
+from ssray.data.pretrained_weights import LITE0, checksum, is_installed
 from ssray.errors import ConfigError
 from ssray.recipes import compact, paper, paper_as_published
 
@@ -57,7 +67,8 @@ class Family:
             recipes.append(self.aligned(Alignment(frame=(-0.5, -0.5, 0.5, 0.5))))
         if self.adapts:
             light = Light(mean=0.5, deviation=0.1)
-            recipes = [recipe.model_copy(update={"light": light}) for recipe in recipes]
+            update = {"light": light, "features": Features()}
+            recipes = [recipe.model_copy(update=update) for recipe in recipes]
         return recipes
 
 
@@ -87,10 +98,14 @@ class RecipeRequest:
     Attributes:
         name: of a recipe or a family, the place of a recipe file, or the recipe itself.
         settings: ``key.path=value`` assignments.
+        features: the pretrained network of the second expert, its name or the place of its weights,
+            or ``none``; None leaves it to the recipe, and families take the network that is
+            installed.
     """
 
     name: str | Recipe = "compact"
     settings: tuple[str, ...] = ()
+    features: str | None = None
 
     def __post_init__(self) -> None:
         """Finds mistakes before any data is read.
@@ -107,6 +122,8 @@ class RecipeRequest:
                     override(recipes[0], [setting])
         else:
             self._named()
+        if self.features and self.features != "none":
+            checksum(self.features)
 
     def resolve(self, category: str, survey: Callable[[], Survey]) -> Recipe:
         """The recipe for a category.
@@ -115,6 +132,9 @@ class RecipeRequest:
             category: its name.
             survey: tells what its training images show; called unless the name settles it.
         """
+        return _naming_its_weights(self._resolved(category, survey))
+
+    def _resolved(self, category: str, survey: Callable[[], Survey]) -> Recipe:
         if isinstance(self.name, Recipe) or self.name not in FAMILIES:
             return self._named()
         family = FAMILIES[self.name]
@@ -135,6 +155,8 @@ class RecipeRequest:
         if family.adapts:
             light = seen.aligned_light if recipe.alignment else seen.light
             recipe = recipe.model_copy(update={"light": light})
+            if is_installed():
+                recipe = with_features(recipe, LITE0)
         return self._changed(recipe)
 
     @property
@@ -146,15 +168,45 @@ class RecipeRequest:
         """A family's recipe with the settings; those of a group that it does without are for others
         of the family.
         """
+        recipe = self._featured(recipe)
         applicable = [s for s in self.settings if not in_a_group_that_is_null(recipe, s)]
         return override(recipe, applicable)
+
+    def _featured(self, recipe: Recipe) -> Recipe:
+        """A recipe with the second expert that was asked for, if any was."""
+        return with_features(recipe, self.features) if self.features else recipe
 
     def _named(self) -> Recipe:
         if isinstance(self.name, Recipe):
             recipe = self.name
         else:
             recipe = RECIPES[self.name]() if self.name in RECIPES else read_recipe(self.name)
-        return override(recipe, self.settings)
+        return override(self._featured(recipe), self.settings)
+
+
+def with_features(recipe: Recipe, weights: str) -> Recipe:
+    """The recipe with a second expert that sees by a pretrained network; ``none`` takes it away.
+
+    Other settings of the expert stay as they are.
+    """
+    if weights == "none":
+        return recipe.model_copy(update={"features": None})
+    known = recipe.features or Features()
+    named = known.model_copy(update={"weights": weights, "sha256": None})
+    return recipe.model_copy(update={"features": named})
+
+
+def _naming_its_weights(recipe: Recipe) -> Recipe:
+    """The recipe with the checksum of its pretrained weights.
+
+    Raises:
+        ConfigError: if they can't be found.
+    """
+    wanted = recipe.features
+    if wanted is None or wanted.sha256:
+        return recipe
+    named = wanted.model_copy(update={"sha256": checksum(wanted.weights)})
+    return recipe.model_copy(update={"features": named})
 
 
 def as_sharp_as_a_square(recipe: Recipe, aspect: float) -> Recipe:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ssray.config import Backend
+from ssray.method.inference import Reconstructor
+from ssray.method.linear import LinearAutoencoder
 from ssray.models.device import OPENVINO_PRECISIONS
 
 if TYPE_CHECKING:
@@ -24,8 +26,25 @@ def resolve_backend(backend: Backend, device: torch.device) -> Backend:
     return "openvino" if device.type == "cpu" else "torch"
 
 
+def on_openvino(experts: Reconstructor) -> Reconstructor:
+    """The same with networks and neighbours run by OpenVINO.
+
+    The linear autoencoder stays in torch, and neighbours compute in float32: what they compare are
+    small differences of large numbers.
+    """
+    threads = torch.get_num_threads()
+    networks = [
+        network
+        if isinstance(network, LinearAutoencoder)
+        else OpenVinoNetwork(network, experts.precision, threads)
+        for network in experts.networks
+    ]
+    neighbours = experts.neighbours and OpenVinoNetwork(experts.neighbours, torch.float32, threads)
+    return Reconstructor(networks, experts.precision, neighbours)
+
+
 class OpenVinoNetwork(nn.Module):
-    """Reconstructs as the network it was made from, one image at a time.
+    """Computes what the network it was made from does, one image at a time.
 
     Compiled once for each size of images it meets. In float32 its reconstructions are torch's to
     1e-5; in bfloat16 both are about as far from these.
@@ -50,7 +69,7 @@ class OpenVinoNetwork(nn.Module):
         self._compiled: dict[tuple[int, int], openvino.CompiledModel] = {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float32 in [0, 1] to the same."""
+        """(B, 3, H, W) float32 in [0, 1] to what the network makes of it."""
         height, width = images.shape[-2:]
         compiled = self._compiled.get((height, width))
         if compiled is None:

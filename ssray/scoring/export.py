@@ -24,8 +24,8 @@ from ssray.config import ExportFormat, Light
 from ssray.data.decode import UInt8Image
 from ssray.data.light import levels
 from ssray.errors import ArtifactError, ConfigError
-from ssray.method.anomaly_map import MapMaker, difference_maps
-from ssray.method.inference import TILING, to_network
+from ssray.method.anomaly_map import MapMaker, each_difference
+from ssray.method.inference import TILING, Reconstructor, to_network
 from ssray.models.artifact import ModelArtifact
 from ssray.scoring.judge import Judge, Prepared
 from ssray.storage.location import Location
@@ -40,12 +40,11 @@ _Run = Callable[[npt.NDArray[np.float32]], Sequence[npt.NDArray[np.float32]]]
 class AnomalyModel(nn.Module):
     """From an image to its map and score, as one module without any choice left."""
 
-    def __init__(
-        self, networks: Sequence[nn.Module], maker: MapMaker, light: Light | None = None
-    ) -> None:
+    def __init__(self, experts: Reconstructor, maker: MapMaker, light: Light | None = None) -> None:
         super().__init__()
         self.light = light
-        self.networks = nn.ModuleList(networks)
+        self.networks = nn.ModuleList(experts.networks)
+        self.neighbours = experts.neighbours
         self.maker = maker
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,8 +52,10 @@ class AnomalyModel(nn.Module):
         if self.light:
             images = levels(images, self.light) / 255
         reconstructions = [network(images) for network in self.networks]
-        differences = difference_maps(images, reconstructions, self.maker.settings.difference)
-        maps = self.maker(differences)
+        channels = each_difference(images, reconstructions, self.maker.settings.difference)
+        if self.neighbours:
+            channels.append(self.neighbours(images))
+        maps = self.maker(torch.cat(channels, dim=1))
         return maps, self.maker.scores(maps)
 
 
@@ -88,7 +89,8 @@ def export(model: ModelArtifact, kind: ExportFormat, out: Location) -> float:
             f"--set image_size={TILING.side} or less."
         )
     height, width = model.input_shape
-    module = AnomalyModel(model.build_all(_CPU), model.map_maker(_CPU), model.recipe.light).eval()
+    experts = model.reconstructor(_CPU, torch.float32)
+    module = AnomalyModel(experts, model.map_maker(_CPU), model.recipe.light).eval()
     module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(0)
     pattern = torch.randint(256, (1, height, width, 3), dtype=torch.uint8, generator=generator)

@@ -136,6 +136,7 @@ class Judged:
                 "score": verdict.score,
                 "p_value": verdict.p_value,
                 "flagged": verdict.flagged,
+                "seen_by": verdict.seen_by,
                 "defect_share": verdict.defect_share,
                 "boxes": verdict.boxes,
             }
@@ -193,17 +194,19 @@ class Judge:
         calibration, framing = self.artifact.calibration, self.artifact.framing
         p_values = calibration.p_values(scored.scores)
         limit = calibration.image_threshold
-        for anomaly_map, score, p_value, image in zip(
-            scored.maps, scored.scores, p_values, prepared, strict=True
+        for anomaly_map, score, by_expert, p_value, image in zip(
+            scored.maps, scored.scores, scored.by_expert, p_values, prepared, strict=True
         ):
             if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
                 yield None
                 continue
             shape = image.shape or framing.shape
+            flagged = bool(score > limit)
             yield Verdict(
                 score=float(score),
                 p_value=float(p_value),
-                flagged=bool(score > limit),
+                flagged=flagged,
+                seen_by=calibration.seen_by(by_expert) if flagged else None,
                 anomaly_map=framing.laid_back(anomaly_map, image.placement, shape),
                 pixel_threshold=calibration.pixel_threshold,
                 shape=shape,

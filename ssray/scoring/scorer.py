@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssray.config import Backend
-from ssray.method.inference import differences, to_network
-from ssray.method.linear import LinearAutoencoder
+from ssray.method.inference import to_network
 from ssray.method.transfer import downloaded, uploaded
 from ssray.models.artifact import ModelArtifact
-from ssray.scoring.backends import OpenVinoNetwork, resolve_backend
+from ssray.scoring.backends import on_openvino, resolve_backend
 
 Maps = npt.NDArray[np.float32]
 
@@ -31,10 +30,12 @@ class Scored:
         maps: (B, H, W) float32 anomaly maps at the network's resolution, non-negative; 1 is
             what a defect-free image typically reaches at its worst place.
         scores: (B,) float32 image scores; larger is more anomalous.
+        by_expert: (B, E) float32, the score of each expert of the model.
     """
 
     maps: Maps
     scores: npt.NDArray[np.float32]
+    by_expert: npt.NDArray[np.float32]
 
 
 class Scorer:
@@ -55,41 +56,35 @@ class Scorer:
         backend: Backend = "torch",
     ) -> None:
         self.artifact = artifact
-        self._networks = artifact.build_all(device)
+        self._experts = artifact.reconstructor(device, precision)
         if resolve_backend(backend, device) == "openvino":
-            threads = torch.get_num_threads()
-            self._networks = [
-                network
-                if isinstance(network, LinearAutoencoder)
-                else OpenVinoNetwork(network, precision, threads)
-                for network in self._networks
-            ]
+            self._experts = on_openvino(self._experts)
         self._maker = artifact.map_maker(device)
         self._device = device
-        self._precision = precision
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Scored:
         """Scores prepared images, (B, H, W, 3) uint8."""
         height, width = images.shape[1:3]
         most = max(1, PIXELS_AT_ONCE // (height * width))
-        launched: list[tuple[Tensor, Tensor]] = []
+        launched: list[tuple[Tensor, Tensor, Tensor]] = []
         found: list[list[Tensor]] = []
         for start in range(0, max(1, len(images)), most):
             launched.append(self._launched(images[start : start + most]))
             if len(launched) > 1:  # a GPU works on this part while that before it is copied
                 found.append(downloaded(*launched.pop(0)))
         found.append(downloaded(*launched.pop()))
-        maps, scores = (
+        maps, scores, by_expert = (
             parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*found, strict=True)
         )
-        return Scored(maps.numpy(), scores.numpy())
+        return Scored(maps.numpy(), scores.numpy(), by_expert.numpy())
 
-    def _launched(self, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    def _launched(self, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor, Tensor]:
         """Maps and scores, on a GPU perhaps before they are computed."""
         x = to_network(uploaded(images, self._device), self._device)
-        difference = self._maker.settings.difference
-        maps = self._maker(differences(self._networks, x, difference, self._precision))
-        return maps.squeeze(1), self._maker.scores(maps)
+        maker = self._maker
+        parts = maker.by_expert(self._experts.differences(x, maker.settings.difference))
+        maps = maker.join(parts)
+        return maps.squeeze(1), maker.scores(maps), maker.scores_by_expert(parts)
 
 
 def resize_map(anomaly_map: Maps, shape: tuple[int, int]) -> Maps:

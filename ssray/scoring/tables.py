@@ -17,13 +17,15 @@ SCORES = pa.schema(
         pa.field("score", pa.float32()),
         pa.field("p_value", pa.float64()),
         pa.field("flagged", pa.bool_()),
+        pa.field("seen_by", pa.string()),
         pa.field("error", pa.string()),
     ]
 )
 """A row an image. ``label``: 0 good, 1 defect, null unknown. ``score``: larger is more
 anomalous, null where ``error`` names the reason why the image could not be scored. ``p_value``: how
 usual such a score is among defect-free images; ``flagged``: whether that is too unusual for the
-model's false-alarm rate."""
+model's false-alarm rate. ``seen_by``: which expert finds a flagged image unusual, ``autoencoders``,
+``neighbours``, or ``joined`` where both do, or neither by itself; null for an image that passed."""
 
 SCORED_PARTS = pa.schema(
     [*SCORES, pa.field("heatmap", pa.binary()), pa.field("pixel_counts", pa.binary())]

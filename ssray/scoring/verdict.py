@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
+from ssray.config import Experts
 from ssray.data.decode import UInt8Image, resize
 from ssray.data.large import decode_resized
 from ssray.scoring.heatmap import encode_levels, overlay, pictured_shape
@@ -34,6 +35,8 @@ class Verdict:
             defect-free image typically reaches at its worst place.
         pixel_threshold: a pixel whose value in the anomaly map is above it belongs to a defect.
         shape: rows and columns of the image as it was photographed.
+        seen_by: which expert finds a flagged image unusual, ``joined`` where both do, or neither by
+            itself; None for an image that passed.
         source: the image's file, or its (H, W, 3) uint8 pixels, where they were kept for
             ``heatmap``.
     """
@@ -44,6 +47,7 @@ class Verdict:
     anomaly_map: npt.NDArray[np.float32] = field(repr=False)
     pixel_threshold: float
     shape: tuple[int, int]
+    seen_by: Experts | None = None
     source: bytes | UInt8Image | None = field(default=None, repr=False)
 
     @property

@@ -77,8 +77,11 @@ def best_ensemble(
         return criterion.gather(alone, references, wanted, seen_before, first.framing)
 
     seen = [seen_by(model.build(device)) for model in models]
-    linear = first.build_linear(device)
+    linear, neighbours = first.build_linear(device), first.build_neighbours(device)
     shared = [seen_by(linear)] if linear else []
+    if neighbours:
+        alone = Reconstructor([], precision, neighbours)
+        shared.append(criterion.gather(alone, references, wanted, seen_before, first.framing))
     errors: dict[tuple[int, int], float] = {}
     for pair in itertools.combinations(range(len(models)), 2):
         joined = functools.reduce(_joined, [*(seen[number] for number in pair), *shared])
@@ -104,7 +107,9 @@ def _ensemble(
     """Calibrates two models together and makes one model of both."""
     networks, linear = [one.build(device), other.build(device)], one.build_linear(device)
     calibration, places = calibrate(
-        Reconstructor([*networks, linear] if linear else networks, precision),
+        Reconstructor(
+            [*networks, linear] if linear else networks, precision, one.build_neighbours(device)
+        ),
         held_out,
         training,
         one.recipe,
@@ -128,6 +133,7 @@ def _ensemble(
         facts=facts,
         weights=(one.weights[0], other.weights[0]),
         linear=one.linear,
+        neighbours=one.neighbours,
         places=places,
         history=one.history,
     )

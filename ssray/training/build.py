@@ -27,12 +27,16 @@ from ssray.calibration.calibrate import (
     PlaceMaps,
     calibrate,
     cross_fitted,
+    filling_up,
 )
 from ssray.calibration.criterion import Criterion
-from ssray.config import Compute, Recipe
+from ssray.config import Compute, Features, Recipe
+from ssray.data.pretrained_weights import read_weights
 from ssray.data.window import Decode
 from ssray.method.inference import Reconstructor
 from ssray.method.linear import LinearAutoencoder
+from ssray.method.neighbours import MOST_IMAGES, MemoryBank
+from ssray.method.pretrained import FeatureNetwork
 from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.models.device import PRECISION_NAMES, describe_hardware, peak_memory_gib, use_cores
 from ssray.training.checkpoint import CheckpointFile
@@ -116,6 +120,7 @@ def build_model(
             is no longer finite, or if the GPU's memory is too small.
     """
     recipe = request.recipe
+    features = _feature_network(recipe)
     feed = _feed(request, threads, decode, callbacks)
     use_cores(threads)
     stored = checkpoints.read() if checkpoints else None
@@ -128,7 +133,9 @@ def build_model(
     if ProcessGroup.current().rank:
         return None
     linear = plan.linear
-    calibration, places = _calibrated(request, plan, finished, feed, linear)
+    banks = _Banks(features, recipe.features, request.compute.seed, device)
+    neighbours = banks.fitted(feed.sample(MOST_IMAGES))
+    calibration, places = _calibrated(request, plan, finished, feed, linear, neighbours, banks)
     return ModelArtifact(
         category=request.category,
         version=request.version,
@@ -137,6 +144,7 @@ def build_model(
         facts=_facts(request, plan, finished, feed, counted, threads),
         weights=tuple(_on_cpu(network) for network in finished.networks[: plan.networks]),
         linear=_on_cpu(linear) if linear else None,
+        neighbours=neighbours.kept() if neighbours else None,
         places=places,
         history=[dataclasses.asdict(row) for row in finished.history],
     )
@@ -180,12 +188,50 @@ def _feed(request: BuildRequest, threads: int, decode: Decode | None, callbacks:
     return dataclasses.replace(feed, textures=load_textures(recipe, threads))
 
 
+def _feature_network(recipe: Recipe) -> FeatureNetwork | None:
+    """The pretrained network that the recipe asks for, read before anything is trained.
+
+    Raises:
+        ConfigError: if it can't be had.
+    """
+    if recipe.features is None:
+        return None
+    wanted = recipe.features
+    return FeatureNetwork.of(read_weights(wanted.weights, wanted.sha256), wanted.weights)
+
+
+@dataclass(frozen=True)
+class _Banks:
+    """Fits memory banks, if there is a network for it.
+
+    Attributes:
+        network: makes the features; None if no bank is wanted.
+        settings: of the bank.
+        seed: of its random choices.
+        device: where it computes.
+    """
+
+    network: FeatureNetwork | None
+    settings: Features | None
+    seed: int
+    device: torch.device
+
+    def fitted(self, images: Tensor) -> MemoryBank | None:
+        """The bank of (N, H, W, 3) uint8 images, in eval mode on the device."""
+        if self.network is None or self.settings is None:
+            return None
+        network = self.network.to(self.device)
+        return MemoryBank.fitted(network, images, self.settings, self.seed).eval().to(self.device)
+
+
 def _calibrated(
     request: BuildRequest,
     plan: Plan,
     finished: Finished,
     feed: Feed,
     linear: LinearAutoencoder | None,
+    neighbours: MemoryBank | None,
+    banks: _Banks,
 ) -> tuple[Calibration, PlaceMaps]:
     """The calibration of the model's networks, and what belongs to it at every place.
 
@@ -197,17 +243,29 @@ def _calibrated(
         [*finished.networks[number * size :][:size], *([beside] if beside else [])]
         for number, beside in enumerate(linears)
     ]
-    model, *folds = (Reconstructor(each, plan.numerics.precision) for each in networks)
+    precision = plan.numerics.precision
+    model = Reconstructor(networks[0], precision, neighbours)
+    training, judged = feed.sample(MOST_IMAGES), None
+    if neighbours and request.criterion is None:
+        references = filling_up(len(feed.held_out), training[:MAX_TRAINING], neighbours=True)
+        if references:
+            others = banks.fitted(training[references:])
+            judged = dataclasses.replace(model, neighbours=others)
     calibration, places = calibrate(
         model,
         feed.held_out,
-        feed.sample(MAX_TRAINING),
+        training[:MAX_TRAINING],
         request.recipe,
         request.compute.seed,
         request.criterion,
+        judged,
     )
-    if folds:
-        trained_on = [fit.feed().sample(MAX_TRAINING) for fit in plan.fits[size::size]]
+    if len(networks) > 1:
+        trained_on = [fit.feed().sample(MOST_IMAGES) for fit in plan.fits[size::size]]
+        folds = [
+            Reconstructor(each, precision, banks.fitted(images))
+            for each, images in zip(networks[1:], trained_on, strict=True)
+        ]
         parts = zip(folds, plan.left_out(), trained_on, strict=True)
         calibration = cross_fitted(calibration, list(parts))
     return calibration, places

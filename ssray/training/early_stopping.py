@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssray.config import Objective
 from ssray.method.anomaly_map import smooth
-from ssray.method.inference import differences, evaluating, image_batches
+from ssray.method.inference import Reconstructor, evaluating, image_batches
 from ssray.method.synthetic_defects import add_defects
 from ssray.metrics.pixels import pixel_auroc
 from ssray.training.checkpoint import Checkpoint, prefixed
@@ -47,7 +47,7 @@ def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> fl
     if not len(defective):
         return math.nan
     with evaluating(model):
-        maps = differences([model], defective, "squared", precision)
+        maps = Reconstructor([model], precision).differences(defective, "squared")
     maps = smooth(maps, min(images.shape[2:]) // 48 * 2 + 1, 2)
     if not maps.isfinite().all():
         return math.nan

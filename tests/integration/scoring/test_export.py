@@ -63,7 +63,8 @@ def image() -> np.ndarray:
 
 
 def test_the_module_is_the_scorer(model: ModelArtifact, image: np.ndarray) -> None:
-    module = AnomalyModel(model.build_all(CPU), model.map_maker(CPU), model.recipe.light).eval()
+    experts = model.reconstructor(CPU, torch.float32)
+    module = AnomalyModel(experts, model.map_maker(CPU), model.recipe.light).eval()
     with torch.no_grad():
         anomaly_map, score = module(torch.from_numpy(image).permute(0, 3, 1, 2) / 255)
     own = Scorer(model, CPU, torch.float32)(model.framing.lit(image[0])[None])

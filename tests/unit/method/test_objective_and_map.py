@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import structural_similarity
+from torch import Tensor
 
 from ssray.config import AnomalyMap, MapSettings
 from ssray.method.anomaly_map import (
+    SPREAD,
+    USUAL_SPREADS,
     AverageMap,
+    Joining,
     MapMaker,
     combine,
     common_scale,
@@ -271,3 +275,64 @@ def test_what_is_usual_grows_with_the_mean_and_is_never_zero() -> None:
     assert (usual_level(mean) > 0).all()
     mean[0, 0, 0] = 4
     torch.testing.assert_close(usual_level(mean)[0], torch.tensor([[5.0, 1.0], [1.0, 1.0]]))
+
+
+def good_maps(spread: float, level: float, count: int = 200) -> Tensor:
+    """(N, 1, 4, 4) maps whose maxima are log-normal with a spread."""
+    torch.manual_seed(0)
+    maps = torch.rand(count, 1, 4, 4)
+    maps[..., 0, 0] = 1
+    return maps * level * (spread * torch.randn(count, 1, 1, 1)).exp()
+
+
+def test_joined_experts_have_the_same_spread_and_keep_their_ranking() -> None:
+    parts = [good_maps(0.9, 3.0), good_maps(0.05, 40.0)]
+    joining = Joining.fitted(parts)
+    for own, part in zip(joining.alike(parts), parts, strict=True):
+        highest = own.amax(dim=(1, 2, 3))
+        assert float(highest.log().std()) == pytest.approx(SPREAD, rel=0.03)
+        assert float(highest.log().mean()) == pytest.approx(0.0, abs=0.01)
+        assert torch.equal(highest.argsort(), part.amax(dim=(1, 2, 3)).argsort())
+    assert float(common_scale(joining(parts))) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_defect_that_one_expert_sees_clearly_stands_out() -> None:
+    """For neighbours, half as much again as good images reach is far beyond them; divided by the
+    scales alone it would be lost among what autoencoders do to good images.
+    """
+    autoencoders, neighbours = good_maps(0.9, 1.0), good_maps(0.05, 1.0)
+    joining = Joining.fitted([autoencoders, neighbours])
+    seen = joining([autoencoders[:1], 1.5 * neighbours[:1] / neighbours[:1].max()])
+    assert float(seen.max()) > float(joining([autoencoders, neighbours]).max())
+
+
+def test_few_images_say_little_of_the_spread() -> None:
+    alike = [torch.ones(2, 1, 4, 4), torch.ones(2, 1, 4, 4)]
+    joining = Joining.fitted(alike)
+    for power, usual in zip(joining.powers, USUAL_SPREADS, strict=True):
+        assert power == pytest.approx(SPREAD / usual * (5 / 4) ** 0.5)
+
+
+def test_a_map_maker_joins_autoencoders_and_neighbours() -> None:
+    torch.manual_seed(0)
+    clean, differences = torch.rand(6, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    wanted = MapSettings(
+        difference="squared", kernel=3, repeats=1, join="mean", relative=True, experts="joined"
+    )
+    trained_on = torch.rand(2, 8, 8)
+    maker = MapMaker.fitted(wanted, clean, trained_on)
+    assert maker.usual is not None and torch.equal(maker.usual[2], torch.ones(8, 8))
+    own = smooth(differences, 3, 1)
+    usual = usual_level(smooth(trained_on[None], 3, 1)[0])
+    scale = common_scale(smooth(clean, 3, 1) / torch.cat([usual, torch.ones(1, 8, 8)]))
+    first = (own[:, :2] / usual / scale[:2].view(2, 1, 1)).mean(dim=1, keepdim=True)
+    second = own[:, 2:] / scale[2]
+    assert maker.joining is not None
+    torch.testing.assert_close(maker(differences), maker.joining([first, second]))
+    parts = maker.by_expert(differences)
+    torch.testing.assert_close(parts, [first, second])
+    alike = torch.cat(maker.joining.alike(parts), dim=1)
+    torch.testing.assert_close(maker.scores_by_expert(parts), alike.amax(dim=(2, 3)))
+    alone = MapMaker.fitted(wanted.model_copy(update={"experts": "neighbours"}), clean[:, 2:])
+    assert alone.usual is None and alone.joining is None
+    torch.testing.assert_close(alone(differences[:, 2:]), second)

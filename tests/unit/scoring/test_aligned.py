@@ -76,7 +76,7 @@ def test_it_sees_the_part_and_not_the_table(model: ModelArtifact) -> None:
     assert rows * columns == pytest.approx(48**2, rel=0.03)
     assert model.facts.skipped_images == 0
     assert model.places.usual is not None
-    assert model.places.usual.shape == (2, rows, columns), "network and linear autoencoder"
+    assert model.places.usual.shape == (3, rows, columns), "network, linear autoencoder, neighbours"
     assert model.calibration.anomaly_map.relative
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +20,14 @@ from torch import nn
 from ssray.calibration.calibrate import calibrate
 from ssray.config import Augmentation, Compute, Objective, Recipe, Schedule, override
 from ssray.data.decode import resize
+from ssray.data.pretrained_weights import read_weights
 from ssray.errors import ArtifactError, ConfigError, TrainingError
 from ssray.method.anomaly_map import smooth
 from ssray.method.augmentation import draw_crops, random_light, relight
-from ssray.method.inference import Reconstructor, differences, to_network
+from ssray.method.inference import Reconstructor, to_network
 from ssray.method.linear import LinearAutoencoder
+from ssray.method.neighbours import MemoryBank
+from ssray.method.pretrained import FeatureNetwork
 from ssray.method.synthetic_defects import KINDS, add_defects
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
@@ -40,6 +45,7 @@ from ssray.training.progress import ProgressRow
 from ssray.training.schedule import batch_size, crop_shape, learning_rate
 from ssray.training.trainer import Numerics
 from tests.helpers import write_images
+from tests.pretrained import tiny_resnet
 
 CPU = torch.device("cpu")
 
@@ -289,7 +295,9 @@ def test_every_objective_builds_a_model(
     x = to_network(torch.from_numpy(images), CPU)
     networks = built.build_all(CPU)
     maps = built.map_maker(CPU)(
-        differences(networks, x, built.calibration.anomaly_map.difference, torch.float32)
+        Reconstructor(networks, torch.float32).differences(
+            x, built.calibration.anomaly_map.difference
+        )
     )
     np.testing.assert_allclose(scored.maps, maps[:, 0], rtol=1e-5)
 
@@ -316,10 +324,120 @@ def test_the_linear_autoencoder_is_part_of_the_model(
         scored = Scorer(read, CPU, torch.float32, backend)(images)
         x = to_network(torch.from_numpy(images), CPU)
         settings = built.calibration.anomaly_map
-        both = differences(built.build_all(CPU), x, settings.difference, torch.float32)
+        both = Reconstructor(built.build_all(CPU), torch.float32).differences(
+            x, settings.difference
+        )
         each = smooth(both, settings.kernel, settings.repeats)
         scale = torch.tensor(built.calibration.scale).view(1, 2, 1, 1)
         np.testing.assert_allclose(scored.maps, (each / scale).mean(dim=1), rtol=1e-3)
+
+
+@pytest.fixture
+def with_neighbours(stripes: torch.Tensor, small: Recipe, tmp_path: Path) -> BuildRequest:
+    """A training of a network, a linear autoencoder and a memory bank."""
+    weights = tmp_path / "resnet.pth"
+    torch.save(tiny_resnet(), weights)
+    features = {"weights": str(weights), "image_size": 64, "memory_mib": 0.02}
+    recipe = override(
+        small,
+        [
+            "image_size=32",
+            'linear={"image_size": 16}',
+            "anomaly_map.join=mean",
+            f"features={json.dumps(features)}",
+        ],
+    )
+    return BuildRequest(write_images(stripes, tmp_path), "s", "v1", recipe, Compute())
+
+
+@pytest.mark.parametrize("experts", ["joined", "autoencoders", "neighbours"])
+def test_the_memory_bank_is_part_of_the_model(
+    with_neighbours: BuildRequest, experts: str, tmp_path: Path
+) -> None:
+    """Fitted to the images that were trained on, stored, and one of the experts that count."""
+    request = dataclasses.replace(
+        with_neighbours,
+        recipe=override(with_neighbours.recipe, [f"anomaly_map.experts={experts}"]),
+    )
+    built = build_model(request, CPU, threads=1)
+    assert built is not None and built.neighbours is not None
+    assert built.calibration.anomaly_map.experts == experts
+    wanted = request.recipe.features
+    assert wanted is not None
+    network = FeatureNetwork.of(read_weights(wanted.weights), wanted.weights)
+    seen = load_feed(request.uris, request.recipe, 1, built.facts.seed).sample(99)
+    expected = MemoryBank.fitted(network, seen, wanted, built.facts.seed)
+    assert torch.equal(built.neighbours["bank"].float(), expected.bank)
+    store = Location.parse(tmp_path / "store")
+    artifact.save(built, store)
+    read = artifact.load(store, "s", "v1")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    x = to_network(torch.from_numpy(images), CPU)
+    settings, maker = built.calibration.anomaly_map, built.map_maker(CPU)
+    autoencoders = Reconstructor(built.build_all(CPU), torch.float32)
+    channels = {
+        "autoencoders": [autoencoders.differences(x, settings.difference)],
+        "neighbours": [expected(x)],
+    }
+    channels["joined"] = [*channels["autoencoders"], *channels["neighbours"]]
+    stack = torch.cat(channels[experts], dim=1)
+    for backend in ("torch", "openvino"):
+        scored = Scorer(read, CPU, torch.float32, backend)(images)
+        np.testing.assert_allclose(scored.maps, maker(stack)[:, 0], rtol=2e-3)
+        parts = maker.by_expert(stack)
+        np.testing.assert_allclose(scored.by_expert, maker.scores_by_expert(parts), rtol=2e-3)
+    assert scored.by_expert.shape == (2, len(built.calibration.experts))
+
+
+def test_experts_are_chosen_by_synthetic_defects(with_neighbours: BuildRequest) -> None:
+    built = build_model(with_neighbours, CPU, threads=1)
+    assert built is not None
+    chosen, found = built.calibration.selection, built.calibration
+    assert chosen.tried == 3 and chosen.basis == "synthetic defects"
+    assert found.anomaly_map.experts in ("joined", "autoencoders", "neighbours")
+    assert len(found.expert_limits) == len(found.experts)
+
+
+def test_neighbours_do_not_recognise_the_images_they_are_judged_on(
+    with_neighbours: BuildRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two held-out images are too few, so training images join them, and the bank that is judged
+    must not have these.
+    """
+    fitted_to: list[int] = []
+    whole = MemoryBank.fitted.__func__  # type: ignore[attr-defined]
+
+    def fitted(cls: type[MemoryBank], network: Any, images: torch.Tensor, *others: Any) -> Any:
+        fitted_to.append(len(images))
+        return whole(cls, network, images, *others)
+
+    monkeypatch.setattr(MemoryBank, "fitted", classmethod(fitted))
+    built = build_model(with_neighbours, CPU, threads=1)
+    assert built is not None
+    assert (built.facts.training_images, built.facts.held_out_images) == (10, 2)
+    assert fitted_to == [10, 5]
+    assert built.calibration.reference_images == 7
+
+
+def test_weights_that_are_missing_are_found_out_before_the_training(
+    with_neighbours: BuildRequest,
+) -> None:
+    assert with_neighbours.recipe.features is not None
+    Path(with_neighbours.recipe.features.weights).unlink()
+    rows: list[Snapshot] = []
+    with pytest.raises(ConfigError, match="no file with the weights"):
+        build_model(with_neighbours, CPU, threads=1, callbacks=Callbacks(on_row=rows.append))
+    assert not rows
+
+
+def test_folds_have_banks_of_their_own(with_neighbours: BuildRequest) -> None:
+    recipe = override(
+        with_neighbours.recipe, ["decision.folds=2", "anomaly_map.experts=neighbours"]
+    )
+    built = build_model(dataclasses.replace(with_neighbours, recipe=recipe), CPU, threads=1)
+    assert built is not None and len(built.calibration.image_scores) == 12
+    scores = built.calibration.image_scores
+    assert np.median(scores) > 0.2, "no image is its own neighbour, but two are the same"
 
 
 def test_on_the_way_a_model_is_what_would_be_published_now(
@@ -461,7 +579,7 @@ def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: R
     found, places = calibrate(reconstructor, stripes[8:], stripes[:0], small, seed=0)
     x = to_network(stripes[8:], CPU)
     maker = found.map_maker(places, CPU)
-    maps = maker(differences(networks, x, found.anomaly_map.difference, torch.float32))
+    maps = maker(reconstructor.differences(x, found.anomaly_map.difference))
     assert float(maps.max()) == pytest.approx(found.pixel_threshold, rel=1e-5)
     settings = {"difference": "squared", "kernel": 5, "repeats": 2, "image_score": "max"}
     fixed = override(small, [f"anomaly_map.{name}={value}" for name, value in settings.items()])
@@ -469,7 +587,7 @@ def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: R
     assert (kept.reference_images, kept.held_out_references) == (12, 4)
     assert kept.anomaly_map.model_dump() == fixed.anomaly_map.model_dump()
     assert kept.selection.image_auroc is not None, "it is judged all the same"
-    squared = differences(networks, x, "squared", torch.float32)
+    squared = reconstructor.differences(x, "squared")
     highest = smooth(squared, 5, 2).amax(dim=(1, 2, 3))
     assert kept.scale == pytest.approx([float(highest.mean())], rel=1e-4)
     assert kept.pixel_threshold == pytest.approx(float(highest.max() / highest.mean()), rel=1e-4)
@@ -534,8 +652,8 @@ def test_the_scorer_is_the_method(model: ModelArtifact) -> None:
     scored = Scorer(model, CPU, torch.float32)(images)
     x = to_network(torch.from_numpy(images), CPU)
     maker = model.map_maker(CPU)
-    networks = model.build_all(CPU)
-    maps = maker(differences(networks, x, maker.settings.difference, torch.float32))
+    reconstructor = Reconstructor(model.build_all(CPU), torch.float32)
+    maps = maker(reconstructor.differences(x, maker.settings.difference))
     np.testing.assert_allclose(scored.maps, maps[:, 0], rtol=1e-5)
     np.testing.assert_allclose(scored.scores, maker.scores(maps), rtol=1e-5)
 
@@ -555,9 +673,9 @@ def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path
         artifact.load(store, "stripes", "v1")
     manifest = (place / "manifest.json").read_text()
     (place / "manifest.json").write_text(
-        manifest.replace('"format_version": 9', '"format_version": 10')
+        manifest.replace('"format_version": 10', '"format_version": 11')
     )
-    with pytest.raises(ArtifactError, match="format version 10"):
+    with pytest.raises(ArtifactError, match="format version 11"):
         artifact.load(store, "stripes", "v1")
     (place / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no complete model"):
