@@ -134,6 +134,10 @@ WIDE = Grid(
 GRIDS = {"plain": PLAIN, "nt": NT, "narrow": NARROW, "wide": WIDE}
 
 
+EXPERTS_TRIED = 3
+"""How many settings there are to choose from where only the experts are open."""
+
+
 def experts_of(wanted: AnomalyMap, evidence: Evidence) -> tuple[Experts | None, ...]:
     """Whose maps to try, the plain choice first; None where there are no neighbours.
 

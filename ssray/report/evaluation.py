@@ -15,12 +15,13 @@ from PIL import Image
 
 import ssray
 from ssray.calibration.calibrate import Calibration
+from ssray.calibration.map_settings import EXPERTS_TRIED
 from ssray.data.decode import read_image, read_mask
 from ssray.metrics.values import percent
 from ssray.models.artifact import ModelArtifact
 from ssray.report.gallery import GalleryImage, choose_gallery
 from ssray.report.page import CategoryReport, render_page
-from ssray.scoring.evaluation import Figures
+from ssray.scoring.evaluation import Figures, expert_figures
 from ssray.scoring.heatmap import overlay, png_to_levels
 from ssray.scoring.results import Results, usable
 from ssray.storage.location import Location
@@ -153,7 +154,7 @@ def _category_report(
         errors=errors,
         metrics=metrics,
         metrics_by_type={row["defect_type"]: row for row in types},
-        facts=_facts(model),
+        facts=_facts(model) + _expert_facts(model, metrics),
         notes=_notes(model),
         gallery=gallery,
     )
@@ -186,6 +187,21 @@ def _facts(model: ModelArtifact) -> list[tuple[str, str]]:
     ]
 
 
+def _expert_facts(model: ModelArtifact, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Says which experts a model has, and what each is worth by itself."""
+    whose, features = model.calibration.anomaly_map.experts, model.recipe.features
+    if model.neighbours is None or features is None:
+        return [("second expert", "none")]
+    bank = f"{len(model.neighbours['bank']):,} places in a bank, features of {features.weights}"
+    used = {"joined": "joined", "autoencoders": "not used", "neighbours": "used alone"}
+    facts = [("second expert", f"{bank}, {used[whose or 'autoencoders']}")]
+    own = expert_figures(metrics)
+    if own:
+        aurocs = ", ".join(f"{name} {_percent(auroc)}" for name, auroc in own.items())
+        facts.append(("image AUROC by expert", aurocs))
+    return facts
+
+
 def _linear(model: ModelArtifact) -> str:
     """Describes the linear autoencoder, in a few words."""
     if model.linear is None:
@@ -204,23 +220,28 @@ def _choice(model: ModelArtifact) -> str:
     """Explains how the settings of the anomaly map were chosen."""
     calibration = model.calibration
     selection = calibration.selection
-    references = (
-        f"{calibration.reference_images} defect-free images, {calibration.held_out_references} "
-        "of them held out from training"
-    )
     wanted = model.recipe.anomaly_map
     left_open = [name for name in ("difference", "kernel") if getattr(wanted, name) is None]
+    by_experts = calibration.anomaly_map.experts and wanted.experts is None
+    if by_experts and selection.tried == EXPERTS_TRIED:
+        return f"Whose maps count was chosen without test labels, on {_judged(calibration)}"
     if selection.basis == "recipe":
         whose = "the defaults" if left_open else "the recipe's own"
         return f"Difference and kernel are {whose}; no synthetic defect was perceptible."
-    judged = (
-        f"{selection.defects} {selection.basis} and {references} (image AUROC "
+    if left_open and selection.tried != 1:
+        return f"Chosen without test labels ({' and '.join(left_open)}), on {_judged(calibration)}"
+    whose = "the defaults" if left_open else "the recipe's own"
+    return f"Difference and kernel are {whose}; the model was judged on {_judged(calibration)}"
+
+
+def _judged(calibration: Calibration) -> str:
+    """Names what a model was judged on, and how it did."""
+    selection = calibration.selection
+    return (
+        f"{selection.defects} {selection.basis} and {calibration.reference_images} defect-free "
+        f"images, {calibration.held_out_references} of them held out from training (image AUROC "
         f"{_percent(selection.image_auroc)}, pixel AUROC {_percent(selection.pixel_auroc)} there)."
     )
-    if left_open and selection.tried != 1:
-        return f"Chosen without test labels ({' and '.join(left_open)}), on {judged}"
-    whose = "the defaults" if left_open else "the recipe's own"
-    return f"Difference and kernel are {whose}; the model was judged on {judged}"
 
 
 def _pixel_threshold(calibration: Calibration) -> str:

@@ -13,14 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ssray.data.mvtec_ad import CATEGORIES
-from ssray.metrics.images import decision_metrics, held_out_metrics, image_metrics
-from ssray.metrics.labels import DEFECT, GOOD, Floats
+from ssray.metrics.images import decision_metrics, held_out_metrics, image_auroc, image_metrics
+from ssray.metrics.labels import DEFECT, GOOD, UNKNOWN, Floats
 from ssray.metrics.pixels import PixelCounts
 from ssray.scoring.results import Results, flags, usable
 from ssray.scoring.tables import METRICS, METRICS_BY_TYPE
 
 Row = dict[str, Any]
 
+EXPERTS = ("autoencoders", "neighbours")
 _HEAD = """
 # Metrics
 
@@ -112,6 +113,7 @@ class Figures:
         if unscored:
             named = ", ".join(unscored)
             lines += ["", f"Images that could not be scored, named in `scores.parquet`: {named}."]
+        lines += _expert_lines(categories)
         if types:
             lines += ["", "## By defect type", "", "Each against all good images of its category."]
             lines += ["", _line(["category", "defect type", "images", *_TYPE_COLUMNS])]
@@ -163,10 +165,42 @@ def _figures(table: pa.Table, pixels: PixelCounts, held_out: Floats) -> Row:
         "n_pixels_defect": pixels.defective_pixels,
         **of_images.values,
         **unseen.values,
+        **_by_expert(table),
         **decisions.values,
         **of_pixels.values,
         "undefined": "; ".join(f"{', '.join(names[why])}: {why}" for why in names),
     }
+
+
+def _by_expert(table: pa.Table) -> Row:
+    """The image AUROC of each expert; nothing where a model has one."""
+    found: Row = {}
+    for name in EXPERTS:
+        known = table.filter(pc.is_valid(table[f"{name}_score"]))
+        if len(known):
+            labels, scores = usable(known, f"{name}_score")
+            auroc = image_auroc(labels[labels != UNKNOWN], scores[labels != UNKNOWN])
+            found[f"image_auroc_{name}"] = None if math.isnan(auroc) else auroc
+    return found
+
+
+def expert_figures(row: Mapping[str, Any]) -> dict[str, float]:
+    """The image AUROC of each expert in a ``METRICS`` row; none where a model has one expert."""
+    named = {name: row.get(f"image_auroc_{name}") for name in EXPERTS}
+    return {name: auroc for name, auroc in named.items() if auroc is not None}
+
+
+def _expert_lines(rows: Sequence[Row]) -> list[str]:
+    """The table of each expert's own figures, for the categories whose models have two."""
+    both = [row for row in rows if expert_figures(row)]
+    if not both:
+        return []
+    lines = ["", "## By expert", "", "Image AUROC of each expert by itself, and of both joined."]
+    lines += ["", _line(["category", *EXPERTS, "joined"]), "|---|" + "---:|" * (1 + len(EXPERTS))]
+    for row in both:
+        own = [cell(value) for value in expert_figures(row).values()]
+        lines.append(_line([row["category"], *own, cell(row["image_auroc"])]))
+    return lines
 
 
 def _category_lines(rows: Sequence[Row]) -> list[str]:

@@ -6,7 +6,7 @@ in how images travel between processes, and in which columns of a row they keep.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from ssray.config import Backend, Precision
+from ssray.config import Backend, Experts, Precision
 from ssray.data.decode import UInt8Image
 from ssray.data.large import decode_framed
 from ssray.data.pose import Framing, Placement
@@ -137,10 +137,16 @@ class Judged:
                 "p_value": verdict.p_value,
                 "flagged": verdict.flagged,
                 "seen_by": verdict.seen_by,
+                **_expert_columns(verdict.by_expert),
                 "defect_share": verdict.defect_share,
                 "boxes": verdict.boxes,
             }
         return row
+
+
+def _expert_columns(scores: Mapping[Experts, float]) -> dict[str, float]:
+    """The score of each of several experts, by the names of their columns."""
+    return {f"{expert}_score": score for expert, score in scores.items()} if len(scores) > 1 else {}
 
 
 class Judge:
@@ -207,6 +213,7 @@ class Judge:
                 p_value=float(p_value),
                 flagged=flagged,
                 seen_by=calibration.seen_by(by_expert) if flagged else None,
+                by_expert=dict(zip(calibration.experts, map(float, by_expert), strict=True)),
                 anomaly_map=framing.laid_back(anomaly_map, image.placement, shape),
                 pixel_threshold=calibration.pixel_threshold,
                 shape=shape,

@@ -68,11 +68,11 @@ def collect(parts: Location) -> Results:
     return Results(scores.sort_by([("category", "ascending"), ("uri", "ascending")]), parts)
 
 
-def usable(table: pa.Table) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Labels (unknown is -1) and scores of the rows without an error."""
+def usable(table: pa.Table, score: str = "score") -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Labels (unknown is -1) and scores of the rows without an error, from a column of scores."""
     rows = table.filter(pc.is_null(table["error"]))
     labels = pc.fill_null(rows["label"], UNKNOWN).to_numpy().astype(np.int64)
-    return labels, rows["score"].to_numpy().astype(np.float64)
+    return labels, rows[score].to_numpy().astype(np.float64)
 
 
 def flags(table: pa.Table) -> npt.NDArray[np.bool_]:

@@ -18,6 +18,8 @@ SCORES = pa.schema(
         pa.field("p_value", pa.float64()),
         pa.field("flagged", pa.bool_()),
         pa.field("seen_by", pa.string()),
+        pa.field("autoencoders_score", pa.float32()),
+        pa.field("neighbours_score", pa.float32()),
         pa.field("error", pa.string()),
     ]
 )
@@ -25,7 +27,9 @@ SCORES = pa.schema(
 anomalous, null where ``error`` names the reason why the image could not be scored. ``p_value``: how
 usual such a score is among defect-free images; ``flagged``: whether that is too unusual for the
 model's false-alarm rate. ``seen_by``: which expert finds a flagged image unusual, ``autoencoders``,
-``neighbours``, or ``joined`` where both do, or neither by itself; null for an image that passed."""
+``neighbours``, or ``joined`` where both do, or neither by itself; null for an image that passed.
+``autoencoders_score`` and ``neighbours_score``: those of each expert, on scales that are alike;
+null where a model has one expert."""
 
 SCORED_PARTS = pa.schema(
     [*SCORES, pa.field("heatmap", pa.binary()), pa.field("pixel_counts", pa.binary())]
@@ -52,6 +56,8 @@ METRICS = pa.schema(
         ),
         pa.field("image_f1max_threshold", pa.float64(), nullable=False),
         pa.field(HELD_OUT, pa.float64(), nullable=False),
+        pa.field("image_auroc_autoencoders", pa.float64()),
+        pa.field("image_auroc_neighbours", pa.float64()),
         *(pa.field(name, pa.float64(), nullable=False) for name in DECISIONS),
         *(pa.field(name, pa.float64(), nullable=False) for name in PIXEL_METRICS),
         pa.field("undefined", pa.string(), nullable=False),
@@ -59,7 +65,8 @@ METRICS = pa.schema(
 )
 """A row a category. Figures are as ``ssray.metrics`` defines them, shares of 1 or, for thresholds,
 in units of the score or the map; NaN where ``undefined`` gives the reason. Pixels are counted at
-the mask's resolution: of images with a mask, and of good ones."""
+the mask's resolution: of images with a mask, and of good ones. ``image_auroc_autoencoders`` and
+``image_auroc_neighbours`` are those of each expert by itself, null where a model has one."""
 
 METRICS_BY_TYPE = METRICS.insert(1, pa.field("defect_type", pa.string(), nullable=False))
 """A row a category and defect type: its images against all good ones of the category."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,6 +38,7 @@ class Verdict:
         shape: rows and columns of the image as it was photographed.
         seen_by: which expert finds a flagged image unusual, ``joined`` where both do, or neither by
             itself; None for an image that passed.
+        by_expert: the score of each expert of the model, on scales that are alike.
         source: the image's file, or its (H, W, 3) uint8 pixels, where they were kept for
             ``heatmap``.
     """
@@ -48,6 +50,7 @@ class Verdict:
     pixel_threshold: float
     shape: tuple[int, int]
     seen_by: Experts | None = None
+    by_expert: Mapping[Experts, float] = field(default_factory=dict)
     source: bytes | UInt8Image | None = field(default=None, repr=False)
 
     @property
