@@ -27,6 +27,7 @@ from ssray.calibration.calibrate import MAX_TRAINING, calibrate, filling_up
 from ssray.config import Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.data.pretrained_weights import read_weights
+from ssray.method.feature_difference import FeatureDifference
 from ssray.method.inference import Reconstructor
 from ssray.method.neighbours import MOST_IMAGES, MemoryBank
 from ssray.method.pretrained import FeatureNetwork
@@ -43,6 +44,7 @@ from ssray.training.images import load_feed
 CPU = torch.device("cpu")
 WAYS: dict[str, tuple[str, ...]] = {
     "autoencoders": ("anomaly_map.experts=autoencoders",),
+    "in features": ("anomaly_map.experts=autoencoders", "anomaly_map.difference=features"),
     "neighbours": ("anomaly_map.experts=neighbours",),
     "joined": ("anomaly_map.experts=joined",),
     "chosen": (),
@@ -114,11 +116,18 @@ def read(
     bank = MemoryBank.fitted(network, seen, recipe.features, model.facts.seed).eval()
     print(f"a bank of {len(bank.bank)} vectors in {time.perf_counter() - start:.0f} s")
     precision = model.precision("auto", CPU)
-    experts = Reconstructor(model.build_all(CPU), precision, bank)
+    networks = Reconstructor(model.build_all(CPU), precision)
+    pairs = (
+        (batch, reconstruction)
+        for batch in networks.batches(feed.sample(MAX_TRAINING))
+        for reconstruction in networks.reconstruct(batch)
+    )
+    by_features = FeatureDifference.fitted(network, pairs, recipe.features.image_size).eval()
+    experts = Reconstructor(networks.networks, precision, bank, by_features)
     known = None
     if references := filling_up(len(feed.held_out), feed.sample(MAX_TRAINING), neighbours=True):
         others = MemoryBank.fitted(network, seen[references:], recipe.features, model.facts.seed)
-        known = Reconstructor(experts.networks, precision, others.eval())
+        known = Reconstructor(networks.networks, precision, others.eval(), by_features)
     training = feed.sample(MAX_TRAINING)
     return Category(recipe, model.facts.seed, experts, known, feed.held_out, training, test_set)
 

@@ -26,7 +26,7 @@ Blend = Literal["none", "pixel", "channel", "both"]
 Shape = Literal["disk", "rectangle", "blob", "stroke"]
 Foreign = Literal["batch", "generated", "textures"]
 ObjectiveKind = Literal["reconstruct", "amplify", "ensemble"]
-Difference = Literal["squared", "ssim", "both"]
+Difference = Literal["squared", "ssim", "both", "features"]
 ImageScore = Literal["sum", "max", "topk"]
 Join = Literal["max", "mean"]
 Experts = Literal["autoencoders", "neighbours", "joined"]
@@ -313,7 +313,7 @@ class AnomalyMap(_Frozen):
     difference: Difference | None = Field(
         None,
         description="how reconstruction and image are compared; both is the geometric mean of "
-        "squared and ssim; default: both",
+        "squared and ssim, features compares what a pretrained network sees; default: both",
     )
     kernel: int | None = Field(
         None,
@@ -433,7 +433,7 @@ class Features(_Frozen):
         description="side of a square with as many pixels as smaller images are enlarged to",
     )
     memory_mib: float = Field(
-        1.0, gt=0, le=1024, description="MiB of the memory bank, two bytes for each number"
+        0.5, gt=0, le=1024, description="MiB of the memory bank, two bytes for each number"
     )
     dropped: float = Field(
         0.02,
@@ -512,6 +512,15 @@ class Recipe(_Frozen):
     schedule: Schedule = Schedule()
     anomaly_map: AnomalyMap = AnomalyMap()
     decision: Decision = Decision()
+
+    @model_validator(mode="after")
+    def _features_come_from_a_network(self) -> Self:
+        if self.anomaly_map.difference == "features" and self.features is None:
+            raise ValueError(
+                "anomaly_map.difference=features takes a pretrained network: install "
+                "'ssray[features]', or name its weights by --features FILE"
+            )
+        return self
 
 
 class Compute(_Frozen):

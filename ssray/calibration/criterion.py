@@ -102,7 +102,8 @@ class Criterion(BaseModel):
         Args:
             reconstructor: the networks, in any mode; several for an ensemble.
             references: (M, H, W, 3) uint8 defect-free images.
-            wanted: the settings of the anomaly map; those that are None are chosen.
+            wanted: the settings of the anomaly map; those that are None are chosen, and so is the
+                difference in a training under way that is to compare features at its end.
             threads: how many settings to judge at once.
             training: (N, H, W, 3) uint8 images that the networks were trained on, for what
                 difference is usual; without any that is taken from the references.
@@ -111,6 +112,8 @@ class Criterion(BaseModel):
         Raises:
             DataError: if no defective image of the validation set can be used.
         """
+        if wanted.difference == "features" and reconstructor.by_features is None:
+            wanted = wanted.model_copy(update={"difference": None})
         evidence = self.gather(reconstructor, references, wanted, training, framing)
         examined = self.judge(evidence, wanted, threads)
         if self.by != "reconstruction":

@@ -12,7 +12,7 @@ far less between good images than squared errors do, so ``Joining`` brings both 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +33,8 @@ def difference_maps(
         reconstructions: one from each of K networks, same shape and range.
         difference: ``squared`` is the mean over channels of the squared difference, ``ssim`` the
             mean of ``(1 - SSIM) / 2``, ``both`` the geometric mean of these two: high only
-            where the colours differ and the structure does, too.
+            where the colours differ and the structure does, too. ``features`` is not for here
+            (``ssray.method.feature_difference``).
 
     Returns:
         (B, K, H, W) float32 in [0, 1].
@@ -42,9 +43,22 @@ def difference_maps(
 
 
 def each_difference(
-    images: Tensor, reconstructions: Sequence[Tensor], difference: Difference
+    images: Tensor,
+    reconstructions: Sequence[Tensor],
+    difference: Difference,
+    by_features: Callable[[Tensor], Tensor] | None = None,
 ) -> list[Tensor]:
-    """Computes what ``difference_maps`` does, (B, 1, H, W) for each of the reconstructions."""
+    """Computes what ``difference_maps`` does, (B, 1, H, W) for each of the reconstructions.
+
+    Args:
+        images: as there.
+        reconstructions: as there.
+        difference: as there, or ``features``.
+        by_features: makes the maps of (B, 6, H, W) pairs for the latter.
+    """
+    if difference == "features":
+        assert by_features is not None
+        return [by_features(torch.cat([images, each], dim=1)) for each in reconstructions]
     return [_DIFFERENCES[difference](images, each) for each in reconstructions]
 
 

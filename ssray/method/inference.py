@@ -82,11 +82,14 @@ class Reconstructor:
             where neighbours alone count.
         precision: the type in which the networks' inner layers compute: float32 or bfloat16.
         neighbours: makes the map of the second expert, a ``MemoryBank``, or nothing.
+        by_features: compares images with reconstructions, a ``FeatureDifference``; needed for
+            that kind of difference.
     """
 
     networks: Sequence[nn.Module]
     precision: torch.dtype
     neighbours: nn.Module | None = None
+    by_features: nn.Module | None = None
 
     @property
     def device(self) -> torch.device:
@@ -119,7 +122,9 @@ class Reconstructor:
         reconstructions = self.reconstruct(images)
         others = [self.neighbours(images)] if self.neighbours else []
         return {
-            kind: torch.cat([*each_difference(images, reconstructions, kind), *others], dim=1)
+            kind: torch.cat(
+                [*each_difference(images, reconstructions, kind, self.by_features), *others], dim=1
+            )
             for kind in kinds
         }
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssray.config import Features
-from ssray.method.pretrained import MULTIPLE, STRIDES, FeatureNetwork, State
+from ssray.method.pretrained import STRIDES, FeatureNetwork, State, enlarged
 
 MOST_IMAGES = 512
 """How many training images it is fitted to, at most."""
@@ -113,14 +113,8 @@ class MemoryBank(nn.Module):
         part of what it knows, count less: with the mean over the places that exist, image AUROC of
         the neighbours on MVTec AD grid was 0.76 instead of 0.96.
         """
-        height, width = (int(side) for side in images.shape[-2:])  # no tensors while traced
-        larger = max(1.0, self.image_size / (height * width) ** 0.5)
-        rows, columns = (
-            max(MULTIPLE, round(s * larger / MULTIPLE) * MULTIPLE) for s in (height, width)
-        )
-        if (rows, columns) != (height, width):
-            images = F.interpolate(images, (rows, columns), mode="bilinear")
-        fine = (rows // STRIDES[0], columns // STRIDES[0])
+        images = enlarged(images, self.image_size)
+        fine = tuple(int(side) // STRIDES[0] for side in images.shape[-2:])
         found = []
         for features in self.network(images):
             around = F.avg_pool2d(features, 3, stride=1, padding=1)

@@ -116,6 +116,20 @@ class _Architecture:
         return {stride: number for number, stride in enumerate(itertools.islice(reached, 1, None))}
 
 
+def enlarged(images: Tensor, image_size: int) -> Tensor:
+    """Brings (B, 3, H, W) images to sides that a ``FeatureNetwork`` takes.
+
+    Args:
+        images: float in [0, 1].
+        image_size: images with fewer pixels than a square of this side are enlarged to as many;
+            others keep theirs, but for the next multiple.
+    """
+    sides = [int(side) for side in images.shape[-2:]]  # no tensors while traced
+    larger = max(1.0, image_size / math.prod(sides) ** 0.5)
+    wanted = [max(MULTIPLE, round(side * larger / MULTIPLE) * MULTIPLE) for side in sides]
+    return images if wanted == sides else F.interpolate(images, wanted, mode="bilinear")
+
+
 class FeatureNetwork(nn.Module):
     """Turns images into features at the ``STRIDES``.
 

@@ -7,7 +7,8 @@ The files of a version are::
 
 An ensemble adds ``weights-1.safetensors`` for its second network, and ``partner.json`` if that was
 trained with another recipe; a linear autoencoder adds ``linear.safetensors``, a memory bank, with
-as much of its pretrained network as it needs, ``neighbours.safetensors``, an average map
+as much of its pretrained network as it needs, ``neighbours.safetensors``, a difference in features
+``feature_difference.safetensors``, an average map
 ``average_map.safetensors``, and what is usual at a place ``usual_level.safetensors``.
 
 ``manifest.json`` has the checksums of the other files. It is written last, so a version that has it
@@ -44,6 +45,7 @@ from ssray.data.pose import Framing
 from ssray.errors import ArtifactError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
+from ssray.method.feature_difference import FeatureDifference
 from ssray.method.inference import Reconstructor
 from ssray.method.linear import LinearAutoencoder
 from ssray.method.neighbours import MemoryBank
@@ -60,6 +62,7 @@ AVERAGE_MAP = "average_map.safetensors"
 USUAL_LEVEL = "usual_level.safetensors"
 LINEAR = "linear.safetensors"
 NEIGHBOURS = "neighbours.safetensors"
+BY_FEATURES = "feature_difference.safetensors"
 PARTNER = "partner.json"
 _TENSOR = "average_map"
 """The name of the tensor in the average map's file and in that of the usual level."""
@@ -181,6 +184,7 @@ class ModelArtifact:
         weights: the state dict of each network, CPU tensors; an ensemble has two.
         linear: that of the linear autoencoder, or None.
         neighbours: what the memory bank is restored from, or None.
+        by_features: what the difference in features is restored from, or None.
         places: what belongs to the calibration at every place.
         partner: the recipe of an ensemble's second network if it is not ``recipe``, else None.
         history: the rows of the epoch log.
@@ -194,6 +198,7 @@ class ModelArtifact:
     weights: tuple[dict[str, Tensor], ...]
     linear: dict[str, Tensor] | None = None
     neighbours: dict[str, Tensor] | None = None
+    by_features: dict[str, Tensor] | None = None
     places: PlaceMaps = NOWHERE
     partner: Recipe | None = None
     history: Sequence[Mapping[str, Any]] = ()
@@ -244,9 +249,21 @@ class ModelArtifact:
         bank = MemoryBank.restored(self.neighbours, self.recipe.features.image_size, source)
         return bank.eval().to(device)
 
+    def build_by_features(self, device: torch.device) -> FeatureDifference | None:
+        """Builds the difference in features, in eval mode on ``device``; None for another."""
+        if self.by_features is None or self.recipe.features is None:
+            return None
+        source, size = f"{self.category} {self.version}", self.recipe.features.image_size
+        return FeatureDifference.restored(self.by_features, size, source).eval().to(device)
+
     def reconstructor(self, device: torch.device, precision: torch.dtype) -> Reconstructor:
         """Builds all that makes difference maps: what the experts need whose maps count."""
-        every = Reconstructor(self.build_all(device), precision, self.build_neighbours(device))
+        every = Reconstructor(
+            self.build_all(device),
+            precision,
+            self.build_neighbours(device),
+            self.build_by_features(device),
+        )
         return every.only(self.calibration.anomaly_map.experts)
 
     def precision(self, wanted: Precision, device: torch.device) -> torch.dtype:
@@ -299,6 +316,8 @@ def save(artifact: ModelArtifact, store: Location) -> None:
         files[LINEAR] = safetensors.torch.save(artifact.linear)
     if artifact.neighbours is not None:
         files[NEIGHBOURS] = safetensors.torch.save(artifact.neighbours)
+    if artifact.by_features is not None:
+        files[BY_FEATURES] = safetensors.torch.save(artifact.by_features)
     for name, tensor in _place_files(artifact.places).items():
         files[name] = safetensors.torch.save({_TENSOR: tensor})
     if artifact.partner is not None:
@@ -340,6 +359,9 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
             else (),
             linear=safetensors.torch.load(files[LINEAR]) if LINEAR in files else None,
             neighbours=safetensors.torch.load(files[NEIGHBOURS]) if NEIGHBOURS in files else None,
+            by_features=safetensors.torch.load(files[BY_FEATURES])
+            if BY_FEATURES in files
+            else None,
             places=PlaceMaps(
                 *(
                     safetensors.torch.load(files[name])[_TENSOR] if name in files else None

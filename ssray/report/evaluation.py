@@ -41,6 +41,7 @@ DIFFERENCE_NAMES = {
     "squared": "squared",
     "ssim": "SSIM",
     "both": "geometric mean of squared and SSIM",
+    "features": "in features of a pretrained network",
 }
 WORST = 6
 """How many images of the worst mistakes are shown for each category."""

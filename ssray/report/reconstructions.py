@@ -40,7 +40,8 @@ def reconstruction_sheet(
     Args:
         network: the network, on the device to use and in any mode.
         held_out: (M, H, W, 3) uint8 images that the network is not trained on.
-        difference: the kind of difference that the heatmap shows.
+        difference: the kind of difference that the heatmap shows; one in features, which is fitted
+            at the end of a training, is shown as ``both``.
         precision: the type in which the network's inner layers compute.
 
     Returns:
@@ -52,6 +53,7 @@ def reconstruction_sheet(
     with evaluating(network):
         reconstructions = reconstruct(network, images, precision)
     kernel = min(images.shape[2:]) // _SIDE_OVER_KERNEL // 2 * 2 + 1
+    difference = "both" if difference == "features" else difference
     maps = smooth(difference_maps(images, [reconstructions], difference)[:, :1], kernel, 2)
     worst = float(maps[: len(clean)].max().clamp_min(torch.finfo(torch.float32).tiny))
     rows = []

@@ -40,7 +40,10 @@ def on_openvino(experts: Reconstructor) -> Reconstructor:
         for network in experts.networks
     ]
     neighbours = experts.neighbours and OpenVinoNetwork(experts.neighbours, torch.float32, threads)
-    return Reconstructor(networks, experts.precision, neighbours)
+    by_features = experts.by_features and OpenVinoNetwork(
+        experts.by_features, torch.float32, threads, channels=6
+    )
+    return Reconstructor(networks, experts.precision, neighbours, by_features)
 
 
 class OpenVinoNetwork(nn.Module):
@@ -50,15 +53,19 @@ class OpenVinoNetwork(nn.Module):
     1e-5; in bfloat16 both are about as far from these.
     """
 
-    def __init__(self, network: nn.Module, precision: torch.dtype, threads: int) -> None:
+    def __init__(
+        self, network: nn.Module, precision: torch.dtype, threads: int, channels: int = 3
+    ) -> None:
         """Compiles nothing yet.
 
         Args:
             network: in eval mode.
             precision: of the inner layers.
             threads: for each image.
+            channels: of what comes in.
         """
         super().__init__()
+        self._channels = channels
         self._network = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self._settings = {
             "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision],
@@ -69,7 +76,7 @@ class OpenVinoNetwork(nn.Module):
         self._compiled: dict[tuple[int, int], openvino.CompiledModel] = {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) float32 in [0, 1] to what the network makes of it."""
+        """(B, C, H, W) float32 in [0, 1] to what the network makes of it."""
         height, width = images.shape[-2:]
         compiled = self._compiled.get((height, width))
         if compiled is None:
@@ -90,7 +97,7 @@ class OpenVinoNetwork(nn.Module):
                 "ignore", torch.jit.TracerWarning
             )  # the size is meant to be fixed
             model = openvino.convert_model(
-                self._network, example_input=torch.zeros(1, 3, height, width)
+                self._network, example_input=torch.zeros(1, self._channels, height, width)
             )
-        model.reshape([1, 3, height, width])
+        model.reshape([1, self._channels, height, width])
         return openvino.Core().compile_model(model, "CPU", self._settings)

@@ -45,6 +45,7 @@ class AnomalyModel(nn.Module):
         self.light = light
         self.networks = nn.ModuleList(experts.networks)
         self.neighbours = experts.neighbours
+        self.by_features = experts.by_features
         self.maker = maker
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,7 +53,9 @@ class AnomalyModel(nn.Module):
         if self.light:
             images = levels(images, self.light) / 255
         reconstructions = [network(images) for network in self.networks]
-        channels = each_difference(images, reconstructions, self.maker.settings.difference)
+        channels = each_difference(
+            images, reconstructions, self.maker.settings.difference, self.by_features
+        )
         if self.neighbours:
             channels.append(self.neighbours(images))
         maps = self.maker(torch.cat(channels, dim=1))

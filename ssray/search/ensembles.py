@@ -72,8 +72,10 @@ def best_ensemble(
     references = held_out[:MAX_REFERENCES]
     seen_before = training if wanted.relative else None
 
+    by_features = first.build_by_features(device)
+
     def seen_by(network: nn.Module) -> dict[Difference, Evidence]:
-        alone = Reconstructor([network], precision)
+        alone = Reconstructor([network], precision, by_features=by_features)
         return criterion.gather(alone, references, wanted, seen_before, first.framing)
 
     seen = [seen_by(model.build(device)) for model in models]
@@ -108,7 +110,10 @@ def _ensemble(
     networks, linear = [one.build(device), other.build(device)], one.build_linear(device)
     calibration, places = calibrate(
         Reconstructor(
-            [*networks, linear] if linear else networks, precision, one.build_neighbours(device)
+            [*networks, linear] if linear else networks,
+            precision,
+            one.build_neighbours(device),
+            one.build_by_features(device),
         ),
         held_out,
         training,
@@ -134,6 +139,7 @@ def _ensemble(
         weights=(one.weights[0], other.weights[0]),
         linear=one.linear,
         neighbours=one.neighbours,
+        by_features=one.by_features,
         places=places,
         history=one.history,
     )

@@ -33,8 +33,8 @@ from ssray.calibration.criterion import Criterion
 from ssray.config import Compute, Features, Recipe
 from ssray.data.pretrained_weights import read_weights
 from ssray.data.window import Decode
+from ssray.method.feature_difference import FeatureDifference
 from ssray.method.inference import Reconstructor
-from ssray.method.linear import LinearAutoencoder
 from ssray.method.neighbours import MOST_IMAGES, MemoryBank
 from ssray.method.pretrained import FeatureNetwork
 from ssray.models.artifact import ModelArtifact, TrainingFacts
@@ -135,7 +135,14 @@ def build_model(
     linear = plan.linear
     banks = _Banks(features, recipe.features, request.compute.seed, device)
     neighbours = banks.fitted(feed.sample(MOST_IMAGES))
-    calibration, places = _calibrated(request, plan, finished, feed, linear, neighbours, banks)
+    model = Reconstructor(
+        [*finished.networks[: plan.networks], *([linear] if linear else [])],
+        plan.numerics.precision,
+        neighbours,
+    )
+    by_features = _feature_difference(features, recipe, model, feed)
+    model = dataclasses.replace(model, by_features=by_features)
+    calibration, places = _calibrated(request, plan, finished, feed, model, banks)
     return ModelArtifact(
         category=request.category,
         version=request.version,
@@ -145,6 +152,7 @@ def build_model(
         weights=tuple(_on_cpu(network) for network in finished.networks[: plan.networks]),
         linear=_on_cpu(linear) if linear else None,
         neighbours=neighbours.kept() if neighbours else None,
+        by_features=by_features.kept() if by_features else None,
         places=places,
         history=[dataclasses.asdict(row) for row in finished.history],
     )
@@ -200,6 +208,22 @@ def _feature_network(recipe: Recipe) -> FeatureNetwork | None:
     return FeatureNetwork.of(read_weights(wanted.weights, wanted.sha256), wanted.weights)
 
 
+def _feature_difference(
+    network: FeatureNetwork | None, recipe: Recipe, model: Reconstructor, feed: Feed
+) -> FeatureDifference | None:
+    """Fits the difference in features to training images, where the recipe compares by it."""
+    if recipe.anomaly_map.difference != "features" or not (network and recipe.features):
+        return None
+    pairs = (
+        (batch, reconstruction)
+        for batch in model.batches(feed.sample(MAX_TRAINING))
+        for reconstruction in model.reconstruct(batch)
+    )
+    network = network.to(model.device)
+    fitted = FeatureDifference.fitted(network, pairs, recipe.features.image_size)
+    return fitted.eval().to(model.device)
+
+
 @dataclass(frozen=True)
 class _Banks:
     """Fits memory banks, if there is a network for it.
@@ -229,24 +253,15 @@ def _calibrated(
     plan: Plan,
     finished: Finished,
     feed: Feed,
-    linear: LinearAutoencoder | None,
-    neighbours: MemoryBank | None,
+    model: Reconstructor,
     banks: _Banks,
 ) -> tuple[Calibration, PlaceMaps]:
     """The calibration of the model's networks, and what belongs to it at every place.
 
     Where there are folds, image scores come from the networks that were trained without them.
     """
-    size = plan.networks
-    linears = [linear, *map(plan.linear_of, plan.fits[size::size])]
-    networks = [
-        [*finished.networks[number * size :][:size], *([beside] if beside else [])]
-        for number, beside in enumerate(linears)
-    ]
-    precision = plan.numerics.precision
-    model = Reconstructor(networks[0], precision, neighbours)
     training, judged = feed.sample(MOST_IMAGES), None
-    if neighbours and request.criterion is None:
+    if model.neighbours and request.criterion is None:
         references = filling_up(len(feed.held_out), training[:MAX_TRAINING], neighbours=True)
         if references:
             others = banks.fitted(training[references:])
@@ -260,12 +275,18 @@ def _calibrated(
         request.criterion,
         judged,
     )
-    if len(networks) > 1:
-        trained_on = [fit.feed().sample(MOST_IMAGES) for fit in plan.fits[size::size]]
-        folds = [
-            Reconstructor(each, precision, banks.fitted(images))
-            for each, images in zip(networks[1:], trained_on, strict=True)
+    folds, trained_on = [], []
+    for number in range(plan.networks, len(plan.fits), plan.networks):
+        fit = plan.fits[number]
+        trained_on.append(fit.feed().sample(MOST_IMAGES))
+        linear = plan.linear_of(fit)
+        networks = [
+            *finished.networks[number:][: plan.networks],
+            *([linear] if linear else []),
         ]
+        bank = banks.fitted(trained_on[-1])
+        folds.append(dataclasses.replace(model, networks=networks, neighbours=bank))
+    if folds:
         parts = zip(folds, plan.left_out(), trained_on, strict=True)
         calibration = cross_fitted(calibration, list(parts))
     return calibration, places

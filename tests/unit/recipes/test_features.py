@@ -53,9 +53,9 @@ def test_settings_apply_to_it() -> None:
 def test_a_file_is_named_by_its_checksum(tmp_path: Path) -> None:
     file = str(tmp_path / "resnet.pth")
     torch.save(tiny_resnet(), file)
-    found = resolved("compact", "features.memory_mib=0.5", features=file).features
-    assert found == Features(weights=file, sha256=checksum(file), memory_mib=0.5)
+    found = resolved("compact", "features.memory_mib=0.25", features=file).features
+    assert found == Features(weights=file, sha256=checksum(file), memory_mib=0.25)
     again = resolved(Recipe(features=found), features=LITE0).features
-    assert again == Features(weights=LITE0, sha256=checksum(LITE0), memory_mib=0.5)
+    assert again == Features(weights=LITE0, sha256=checksum(LITE0), memory_mib=0.25)
     with pytest.raises(ConfigError, match="no file with the weights"):
         resolved(features=str(tmp_path / "missing.pth"))

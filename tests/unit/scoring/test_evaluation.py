@@ -72,6 +72,7 @@ def test_every_figure_has_its_column() -> None:
     assert set(METRICS.names) - set(found) == {
         *("category", "model_version", "undefined", "n_good", "n_defect", "n_error"),
         *("n_regions", "n_pixels_good", "n_pixels_defect"),
+        *("image_auroc_autoencoders", "image_auroc_neighbours"),
     }
 
 

@@ -32,6 +32,7 @@ from ssray.method.synthetic_defects import KINDS, add_defects
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.models.device import kept_precision, resolve_device, resolve_precision
+from ssray.scoring.export import export
 from ssray.scoring.scorer import Scorer, resize_map
 from ssray.storage.location import Location
 from ssray.training.build import BuildRequest, Callbacks, build_model
@@ -387,6 +388,40 @@ def test_the_memory_bank_is_part_of_the_model(
         parts = maker.by_expert(stack)
         np.testing.assert_allclose(scored.by_expert, maker.scores_by_expert(parts), rtol=2e-3)
     assert scored.by_expert.shape == (2, len(built.calibration.experts))
+
+
+def test_a_model_may_compare_features(with_neighbours: BuildRequest, tmp_path: Path) -> None:
+    """The same in torch, in OpenVINO, and exported."""
+    settings = ["anomaly_map.difference=features", "anomaly_map.experts=joined"]
+    request = dataclasses.replace(
+        with_neighbours, recipe=override(with_neighbours.recipe, settings)
+    )
+    built = build_model(request, CPU, threads=1)
+    assert built is not None and built.by_features is not None
+    assert built.calibration.anomaly_map.difference == "features"
+    store = Location.parse(tmp_path / "store")
+    artifact.save(built, store)
+    read = artifact.load(store, "s", "v1")
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    x = to_network(torch.from_numpy(images), CPU)
+    compare, bank = built.build_by_features(CPU), built.build_neighbours(CPU)
+    assert compare is not None and bank is not None
+    pairs = [
+        torch.cat([x, reconstruction], dim=1)
+        for reconstruction in Reconstructor(built.build_all(CPU), torch.float32).reconstruct(x)
+    ]
+    maker = built.map_maker(CPU)
+    expected = maker(torch.cat([*map(compare, pairs), bank(x)], dim=1))[:, 0]
+    for backend in ("torch", "openvino"):
+        scored = Scorer(read, CPU, torch.float32, backend)(images)
+        np.testing.assert_allclose(scored.maps, expected, rtol=2e-3)
+    for kind in ("torch", "openvino"):
+        assert export(read, kind, Location.parse(tmp_path / kind)) < 1e-3
+
+
+def test_features_take_a_network(small: Recipe) -> None:
+    with pytest.raises(ConfigError, match=r"ssray\[features\]"):
+        override(small, ["anomaly_map.difference=features"])
 
 
 def test_experts_are_chosen_by_synthetic_defects(with_neighbours: BuildRequest) -> None:
