@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ssray.config import Experts
 from ssray.metrics.images import standard_error
 from ssray.metrics.values import percent
 from ssray.models.artifact import ModelArtifact
@@ -57,6 +58,13 @@ def refusal(model: ModelArtifact) -> str | None:
     )
 
 
+_WHOSE: dict[Experts, str] = {
+    "joined": "autoencoders and neighbours, joined",
+    "autoencoders": "autoencoders alone: neighbours find synthetic defects less well",
+    "neighbours": "neighbours alone: autoencoders find synthetic defects less well",
+}
+
+
 def in_words(model: ModelArtifact) -> list[str]:
     """Says how long a model was trained, how well it tells synthetic defects from good parts, and
     which false-alarm rate it can promise.
@@ -66,6 +74,9 @@ def in_words(model: ModelArtifact) -> list[str]:
     """
     facts, found = model.facts, model.calibration.selection
     lines = [f"trained on {facts.images_seen:,.0f} images in {facts.seconds / 60:.1f} minutes"]
+    whose = model.calibration.anomaly_map.experts
+    if model.recipe.features and whose:
+        lines.append(f"judges by {_WHOSE[whose]} (features of {model.recipe.features.weights})")
     if found.image_auroc is not None:
         lines.append(
             f"tells {found.basis} from good parts with image AUROC {found.image_auroc:.2f} "
