@@ -97,6 +97,7 @@ def train(
     *,
     recipe: str | Recipe = "compact",
     settings: Sequence[str] = (),
+    features: str | None = None,
     max_minutes: float | None = None,
     force: bool = False,
     progress: Callable[[str], None] | None = print,
@@ -114,6 +115,8 @@ def train(
         store: folder or URI of the model store.
         recipe: the name of a recipe or a family, the place of a recipe file, or a ``Recipe``.
         settings: changes to it, such as ``"network.width=8"``.
+        features: the weights of the pretrained network that the second expert sees by, or
+            ``none``; default: EfficientNet-Lite0, where ``ssray[features]`` is installed.
         max_minutes: the time budget; default: the recipe's count of images ends the training.
         force: whether the model goes into use even if it tells synthetic defects from good parts
             hardly better than guessing.
@@ -139,7 +142,7 @@ def train(
     train_on_folder(
         Location.parse(good),
         name,
-        RecipeRequest(recipe, tuple(settings)),
+        RecipeRequest(recipe, tuple(settings), features),
         parse(Compute, {"max_minutes": max_minutes, **compute}, "train"),
         Location.parse(store),
         progress=Lines(progress) if progress else Silent(),

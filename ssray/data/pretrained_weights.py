@@ -55,6 +55,15 @@ def is_installed(name: str = LITE0) -> bool:
     return importlib.util.find_spec(_PACKAGES[name].module) is not None
 
 
+def located(source: str) -> str:
+    """The source as every process finds it, wherever it was started: a relative path is made
+    absolute.
+    """
+    from ssray.storage.location import Location
+
+    return source if source in _PACKAGES else str(Location.parse(source))
+
+
 def checksum(source: str) -> str:
     """The checksum of a network's weights, as hexadecimal SHA-256.
 

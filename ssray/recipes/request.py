@@ -24,7 +24,7 @@ from ssray.config import (
     override,
     parse,
 )
-from ssray.data.pretrained_weights import LITE0, checksum, is_installed
+from ssray.data.pretrained_weights import LITE0, checksum, is_installed, located
 from ssray.errors import ConfigError
 from ssray.recipes import compact, paper, paper_as_published
 
@@ -197,7 +197,7 @@ def with_features(recipe: Recipe, weights: str) -> Recipe:
 
 
 def _naming_its_weights(recipe: Recipe) -> Recipe:
-    """The recipe with the checksum of its pretrained weights.
+    """The recipe with the place and the checksum of its pretrained weights.
 
     Raises:
         ConfigError: if they can't be found.
@@ -205,7 +205,8 @@ def _naming_its_weights(recipe: Recipe) -> Recipe:
     wanted = recipe.features
     if wanted is None or wanted.sha256:
         return recipe
-    named = wanted.model_copy(update={"sha256": checksum(wanted.weights)})
+    place = located(wanted.weights)
+    named = wanted.model_copy(update={"weights": place, "sha256": checksum(place)})
     return recipe.model_copy(update={"features": named})
 
 

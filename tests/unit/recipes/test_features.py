@@ -50,9 +50,12 @@ def test_settings_apply_to_it() -> None:
     assert found.anomaly_map.experts == "neighbours"
 
 
-def test_a_file_is_named_by_its_checksum(tmp_path: Path) -> None:
+def test_a_file_is_named_by_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = str(tmp_path / "resnet.pth")
     torch.save(tiny_resnet(), file)
+    monkeypatch.chdir(tmp_path)
+    relative = resolved(features="resnet.pth").features
+    assert relative and relative.weights == file, "workers run elsewhere"
     found = resolved("compact", "features.memory_mib=0.25", features=file).features
     assert found == Features(weights=file, sha256=checksum(file), memory_mib=0.25)
     again = resolved(Recipe(features=found), features=LITE0).features
