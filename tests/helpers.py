@@ -31,6 +31,8 @@ TINY = (
     "anomaly_map.relative=false",
 )
 """Settings with which the demo recipe trains in a second."""
+TINY_FAMILY = (*TINY, "features.image_size=64", "features.memory_mib=0.02")
+"""The same for the family, whose recipes have a second expert where the extra is installed."""
 
 
 def write_images(images: torch.Tensor, folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ import ssray
 from ssray.cli.main import cli
 from ssray.models.store import published
 from ssray.storage.location import Location
-from tests.helpers import TINY
+from tests.helpers import TINY_FAMILY
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -41,7 +41,7 @@ def model(
 ) -> ssray.Model:
     said: list[str] = []
     store = tmp_path_factory.mktemp("store")
-    settings = (*TINY, "schedule.images=400")
+    settings = (*TINY_FAMILY, "schedule.images=400")
     trained = ssray.train(
         photographs,
         "bracket",
@@ -101,7 +101,7 @@ def test_the_api_and_the_night_say_the_same(
 
     store = tmp_path / "store"
     trained = ssray.train(
-        photographs, "weave", store, recipe="demo", settings=TINY, force=True, progress=None
+        photographs, "weave", store, recipe="demo", settings=TINY_FAMILY, force=True, progress=None
     )
     images = demo_root / "weave/test/good"
     common: tuple[str | Path, ...] = ("--images", images, "--category", "weave", "--models", store)
@@ -135,7 +135,7 @@ def test_the_api_and_the_night_say_the_same(
 def test_train_takes_a_folder_or_one_some_or_all_categories(
     photographs: Path, demo_root: Path, tmp_path: Path
 ) -> None:
-    tiny = [word for setting in TINY for word in ("--set", setting)]
+    tiny = [word for setting in TINY_FAMILY for word in ("--set", setting)]
     common: list[str | Path] = [
         "--models",
         tmp_path / "store",

@@ -36,6 +36,7 @@ HOST = "127.0.0.1"
 TINY = [
     *("--recipe", "demo", "--max-minutes", "0.02", "--force"),
     *("--set", "image_size=64", "--set", "schedule.crops=[0.5,1]", "--set", "network.width=4"),
+    *("--set", "features.image_size=64", "--set", "features.memory_mib=0.02"),
 ]
 
 

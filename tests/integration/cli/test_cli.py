@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ssray.storage.location import Location
-from tests.helpers import TINY, Ended
+from tests.helpers import TINY_FAMILY, Ended
 
 
 def ssray(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -32,7 +32,7 @@ def test_data_models_and_results_may_lie_in_s3(
     for path in (demo_root / "weave").rglob("*.png"):
         (data / str(path.relative_to(demo_root))).write(path.read_bytes())
     store, out = f"s3://{s3_server}/cli/models", f"s3://{s3_server}/cli/out"
-    tiny = [part for setting in TINY for part in ("--set", setting)]
+    tiny = [part for setting in TINY_FAMILY for part in ("--set", setting)]
     chosen = ("--data", str(data), "--category", "weave", "--models", store)
     trained = program("train", *chosen, "--recipe", "demo", "--force", *tiny)
     assert trained.code == 0, trained.err
@@ -74,6 +74,7 @@ def test_from_data_to_scores(tmp_path: Path) -> None:
     data, store = tmp_path / "data", tmp_path / "models"
     assert ssray("demo-data", "--out", data, "--categories", "1", "--images", "6").returncode == 0
     small = ["image_size=64", "network.width=4", "schedule.crops=[1]", "schedule.images=12"]
+    small += ["features.image_size=64", "features.memory_mib=0.02"]
     settings = [word for setting in small for word in ("--set", setting)]
     trained = ssray(
         "train", "--data", data, "--category", "weave", "--models", store,

@@ -36,10 +36,10 @@ from ssray.nightly.sources import CategoryRule  # noqa: E402
 from ssray.recipes.compact import demo  # noqa: E402
 from ssray.recipes.request import RecipeRequest  # noqa: E402
 from ssray.storage.location import Location  # noqa: E402
-from tests.helpers import TINY  # noqa: E402
+from tests.helpers import TINY, TINY_FAMILY  # noqa: E402
 
 CPUS, GPUS = 4, 2
-REQUEST = RecipeRequest("demo", TINY)
+REQUEST = RecipeRequest("demo", TINY_FAMILY)
 
 
 def compute(**values: Any) -> Compute:

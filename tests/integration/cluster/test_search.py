@@ -31,7 +31,7 @@ from ssray.search.trials import TrialResult
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 from ssray.training.build import BuildRequest, build_model
-from tests.helpers import TINY
+from tests.helpers import TINY_FAMILY
 
 if TYPE_CHECKING:
     from ssray.cluster.tune import Search
@@ -76,7 +76,7 @@ def search(folder: Path) -> dict[str, Exception]:
     from ssray.cluster.search import SweepRequest, sweep_categories
 
     request = SweepRequest(
-        recipe=RecipeRequest("demo", TINY),
+        recipe=RecipeRequest("demo", TINY_FAMILY),
         space=str(folder / "space.json"),
         trials=TRIALS,
         grid=NARROW,
@@ -93,7 +93,7 @@ def command(folder: Path, place: Path | Location, trials: int) -> list[str]:
         *("--models", f"{place}/store", "--out", f"{place}/out", "--recipe", "demo"),
         *("--space", str(folder / "space.json"), "--trials", str(trials)),
         *("--precision", "float32", "--map-settings", "narrow", "--force"),
-        *(part for setting in TINY for part in ("--set", setting)),
+        *(part for setting in TINY_FAMILY for part in ("--set", setting)),
     ]
 
 

@@ -32,7 +32,7 @@ from ssray.storage.fetch import Fetcher
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 from ssray.training.progress import ProgressRow
-from tests.helpers import TINY
+from tests.helpers import TINY_FAMILY
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -49,7 +49,7 @@ def store(ray_local: None, demo_root: Path, tmp_path_factory: pytest.TempPathFac
     from ssray.cluster.categories import train_categories
 
     place = Location.parse(tmp_path_factory.mktemp("store"))
-    request = RecipeRequest("demo", TINY)
+    request = RecipeRequest("demo", TINY_FAMILY)
     failed = train_categories(Location.parse(demo_root), [], request, FLOAT32, place, force=True)
     assert failed == {}
     return place
@@ -69,7 +69,7 @@ def test_a_model_that_guesses_is_kept_out_of_use(demo_root: Path, tmp_path: Path
     """Defects of a pixel can't be told from grain. Trained once, forced by the same request."""
     from ssray.cluster.categories import train_categories
 
-    request = RecipeRequest("demo", (*TINY, "corruption.patches.radius=[0.01, 0.011]"))
+    request = RecipeRequest("demo", (*TINY_FAMILY, "corruption.patches.radius=[0.01, 0.011]"))
     root, store = Location.parse(demo_root), Location.parse(tmp_path)
     failed = train_categories(root, ["weave"], request, FLOAT32, store)
     assert isinstance(failed["weave"], PoorModelError), failed
