@@ -294,13 +294,15 @@ def figures(table: Path, **wanted: str) -> list[dict[str, Any]]:
 def test_the_score_table_has_the_contracts_columns(evaluated: Path, demo_root: Path) -> None:
     table = pq.read_table(evaluated / "scores.parquet")
     columns = ["uri", "category", "split_type", "label", "model_version", "score"]
-    assert table.column_names == [*columns, "p_value", "flagged", "error"]
+    of_experts = ["seen_by", "autoencoders_score", "neighbours_score"]
+    assert table.column_names == [*columns, "p_value", "flagged", *of_experts, "error"]
     for row in table.to_pylist():
         known = row["error"] is None
         assert [row[name] is not None for name in ("score", "p_value", "flagged")] == [known] * 3
         # Two held-out images support a rate of a third, and no p-value below.
         assert not known or 1 / 3 <= row["p_value"] <= 1
         assert not row["flagged"] or row["p_value"] == pytest.approx(1 / 3)
+        assert (row["seen_by"] is not None) == bool(row["flagged"])
     manifest = index_dataset(Location.parse(demo_root)).to_pylist()
     expected = sum(row["split"] == "test" for row in manifest)
     assert len(set(table["uri"].to_pylist())) == len(table) == expected
