@@ -28,16 +28,14 @@ from ssray.config import Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.data.pretrained_weights import read_weights
 from ssray.method.feature_difference import FeatureDifference
-from ssray.method.inference import Reconstructor
+from ssray.method.inference import Reconstructor, image_batches
 from ssray.method.neighbours import MOST_IMAGES, MemoryBank
 from ssray.method.pretrained import FeatureNetwork
 from ssray.metrics.images import image_auroc
-from ssray.metrics.pixels import PixelCounts
 from ssray.models import artifact
 from ssray.models.store import published_version
 from ssray.recipes.request import with_features
 from ssray.scoring.backends import on_openvino
-from ssray.scoring.scorer import resize_map
 from ssray.storage.location import Location
 from ssray.training.images import load_feed
 
@@ -144,17 +142,13 @@ def judged(category: Category, settings: Sequence[str]) -> tuple[str | None, lis
     in_use = category.experts.only(calibration.anomaly_map.experts)
     fast = on_openvino(in_use)
     difference = calibration.anomaly_map.difference
-    fast.differences(batches(test_set)[0], difference)  # compiles
+    fast.stacked(test_set.images[:1], difference)  # compiles
     start = time.perf_counter()
-    maps = torch.cat([maker(fast.differences(batch, difference)) for batch in batches(test_set)])
+    one_by_one = image_batches(test_set.images, 1, CPU)
+    maps = torch.cat([maker(fast.differences(batch, difference)) for batch in one_by_one])
     seconds = (time.perf_counter() - start) / len(maps)
     scores = maker.scores(maps).numpy()
-    counts = PixelCounts()
-    for one, placement, mask in zip(maps, test_set.placements, test_set.masks, strict=True):
-        shape = (mask.shape[0], mask.shape[1])
-        laid_back = test_set.framing.laid_back(one[0].numpy(), placement, shape)
-        counts.add(resize_map(laid_back, shape), mask)
-    pixel = counts.metrics()
+    pixel = test_set.pixels(maps[:, 0].numpy())
     unseen, defective = np.array(calibration.image_scores), scores[test_set.labels == 1]
     labels = np.repeat([0, 1], [len(unseen), len(defective)])
     alarms = scores[test_set.labels == 0] > calibration.image_threshold
@@ -166,11 +160,6 @@ def judged(category: Category, settings: Sequence[str]) -> tuple[str | None, lis
         float(alarms.mean()),
         seconds,
     ]
-
-
-def batches(test_set: TestSet) -> list[Tensor]:
-    """The test images as networks get them, one at a time."""
-    return [image.permute(2, 0, 1)[None].float() / 255 for image in test_set.images]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import Reconstructor
 from ssray.metrics.images import image_auroc
 from ssray.metrics.pixels import PixelCounts
+from ssray.metrics.values import Metrics
 from ssray.scoring.scorer import Maps, resize_map
 
 BATCH = 8
@@ -84,20 +85,22 @@ class TestSet:
 
     def figures(self, maps: Maps, scores: npt.NDArray[np.float32]) -> tuple[float, float]:
         """Image and pixel AUROC of the test images' (N, H, W) anomaly maps and (N,) scores."""
+        return image_auroc(self.labels, scores), self.pixels(maps)["pixel_auroc"]
+
+    def pixels(self, maps: Maps) -> Metrics:
+        """The pixel metrics of the test images' (N, H, W) anomaly maps, against their masks."""
         counts = PixelCounts()
         for one, placement, mask in zip(maps, self.placements, self.masks, strict=True):
             shape = (mask.shape[0], mask.shape[1])
             counts.add(resize_map(self.framing.laid_back(one, placement, shape), shape), mask)
-        return image_auroc(self.labels, scores), counts.metrics()["pixel_auroc"]
+        return counts.metrics()
 
 
 def difference_stack(
     networks: Sequence[nn.Module], images: Tensor, difference: Difference, precision: torch.dtype
 ) -> Tensor:
     """The difference maps of (N, H, W, 3) uint8 images, (N, K, H, W) float32."""
-    reconstructor = Reconstructor(networks, precision)
-    batches = reconstructor.batches(images)
-    return torch.cat([reconstructor.differences(batch, difference) for batch in batches])
+    return Reconstructor(networks, precision).stacked(images, difference)
 
 
 def judge(

@@ -26,7 +26,7 @@ from ssray.calibration import conformal
 from ssray.calibration.criterion import Criterion
 from ssray.calibration.evidence import mean_differences
 from ssray.calibration.map_settings import Choice
-from ssray.config import Difference, Experts, MapSettings, Recipe
+from ssray.config import Experts, MapSettings, Recipe
 from ssray.data.pose import Framing
 from ssray.method.anomaly_map import Joining, MapMaker
 from ssray.method.inference import Reconstructor
@@ -197,7 +197,7 @@ def calibrate(
     in_use = reconstructor.only(settings.experts)
     unseen = chosen.clean[: min(len(held_out), MAX_REFERENCES)]
     if judged:
-        unseen = _differences(in_use, held_out[:MAX_REFERENCES], settings.difference)
+        unseen = in_use.stacked(held_out[:MAX_REFERENCES], settings.difference)
     maker = MapMaker.fitted(settings, unseen, chosen.mean)
     scores = _held_out_scores(in_use, maker, unseen, held_out, chosen.mean)
     rate = recipe.decision.false_alarm_rate
@@ -237,7 +237,7 @@ def cross_fitted(
         in_use = reconstructor.only(settings.experts)
         seen = training[:MAX_TRAINING] if settings.relative and in_use.networks else None
         mean = mean_differences(in_use, [settings.difference], seen)
-        clean = _differences(in_use, images, settings.difference)
+        clean = in_use.stacked(images, settings.difference)
         usual = mean.get(settings.difference)
         found += MapMaker.left_out_scores(settings, clean, usual).tolist()
     return calibration.model_copy(update={"image_scores": tuple(sorted(found))})
@@ -253,12 +253,6 @@ def filling_up(held_out: int, training: Tensor, neighbours: bool) -> int:
     """
     most = len(training) // 2 if neighbours else len(training)
     return min(most, max(0, MIN_REFERENCES - held_out))
-
-
-def _differences(reconstructor: Reconstructor, images: Tensor, kind: Difference) -> Tensor:
-    """The maps of (N, H, W, 3) uint8 images, (N, K, H, W)."""
-    batches = reconstructor.batches(images)
-    return torch.cat([reconstructor.differences(batch, kind) for batch in batches])
 
 
 def _held_out_scores(

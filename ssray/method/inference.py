@@ -114,6 +114,10 @@ class Reconstructor:
         """
         return self.all_differences(images, (kind,))[kind]
 
+    def stacked(self, images: Tensor, kind: Difference) -> Tensor:
+        """Returns what ``differences`` does for (N, H, W, 3) uint8 images, (N, K, H, W)."""
+        return torch.cat([self.differences(batch, kind) for batch in self.batches(images)])
+
     @torch.no_grad()
     def all_differences(
         self, images: Tensor, kinds: Sequence[Difference]

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssray.config import Features
+from ssray.method.inference import image_batches
 from ssray.method.pretrained import STRIDES, FeatureNetwork, State, enlarged
 
 MOST_IMAGES = 512
@@ -73,15 +74,12 @@ class MemoryBank(nn.Module):
         empty = cls(network, torch.empty(0, network.channels), settings.image_size)
         device = empty.network.mean.device
         share = max(1, MOST_VECTORS // len(images))
-        vectors, origins = [], []
-        for start in range(0, len(images), _BATCH):
-            part = images[start : start + _BATCH].to(device).permute(0, 3, 1, 2).float() / 255
-            for number, described in enumerate(
-                empty.described(part).flatten(2).transpose(1, 2), start
-            ):
+        vectors, origins = list[Tensor](), list[Tensor]()
+        for batch in image_batches(images, _BATCH, device):
+            for described in empty.described(batch).flatten(2).transpose(1, 2):
                 drawn = torch.randperm(len(described), generator=generator)[:share].to(device)
+                origins.append(torch.full((len(drawn),), len(origins), device=device))
                 vectors.append(described[drawn])
-                origins.append(torch.full((len(drawn),), number, device=device))
         every, origin = torch.cat(vectors), torch.cat(origins)
         projection = torch.randn(network.channels, _PROJECTED, generator=generator).to(device)
         projected = every @ (projection / _PROJECTED**0.5)
