@@ -110,7 +110,7 @@ def read_weights(source: str, sha256: str | None = None) -> dict[str, Tensor]:
         safetensors.SafetensorError,
     ) as error:
         raise ConfigError(
-            f"{source}: no weights can be read from it ({_first_line(error)}). Expected a "
+            f"{source}: no weights can be read from it ({_reason(error)}). Expected a "
             "state dict that torch.save or safetensors wrote."
         ) from None
     if not isinstance(state, dict):
@@ -118,8 +118,8 @@ def read_weights(source: str, sha256: str | None = None) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _reason(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0]
 
 
 def _content(source: str) -> bytes:
