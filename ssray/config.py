@@ -475,6 +475,18 @@ class Light(_Frozen):
     )
 
 
+class Decoding(_Frozen):
+    """How files become pixels: upright, and JPEGs no larger than the network needs them."""
+
+    bits: int | None = Field(
+        None,
+        ge=8,
+        le=32,
+        description="bits in use of images that are stored in more than 8; null finds them in the "
+        "training images",
+    )
+
+
 class Recipe(_Frozen):
     """Every setting that changes the model; stored inside the model's artifact."""
 
@@ -484,6 +496,11 @@ class Recipe(_Frozen):
         ge=2 * STRIDE,
         description="side of a square with as many pixels as the resized image has; the aspect "
         "ratio is kept",
+    )
+    decoding: Decoding | None = Field(
+        Decoding(),
+        description="how files become pixels; null leaves images as they lie in the file and takes "
+        "the upper 8 of 16 bits, as models of earlier versions do",
     )
     alignment: Alignment | None = Field(
         None,

@@ -142,7 +142,9 @@ def read_labelled(
     for row in labelled:
         try:
             truth = read_mask(row.mask_uri) if row.mask_uri else None
-            groups[row.defective].append(FramedDefect.of(read_image(row.uri), truth, framing))
+            groups[row.defective].append(
+                FramedDefect.of(read_image(row.uri, framing.decoding), truth, framing)
+            )
         except ImageError as error:
             reasons.append(f"{row.uri}: {error}")
     if not groups[True]:
@@ -188,7 +190,7 @@ def with_synthetic_defects(
     found: list[tuple[UInt8Image, UInt8Image, Placement | None]] = []
     for uri in uris:
         with contextlib.suppress(ImageError):
-            photograph = _reduced(read_image(uri), made_in)
+            photograph = _reduced(read_image(uri, seen_in.decoding), made_in)
             found.append((photograph, *made_in(photograph)))
     if not found:
         raise DataError(f"none of {len(uris)} held-out photographs can be used to judge models on.")

@@ -16,15 +16,15 @@ from ssray.cluster.progress import Progress, Silent
 from ssray.cluster.resources import side_by_side
 from ssray.cluster.session import ray_session
 from ssray.cluster.train import Trained, train_category
-from ssray.config import Compute
+from ssray.config import Compute, Decoding
 from ssray.data.dataset import categories, index_dataset, index_images, training_uris
-from ssray.data.loading import common_shape, load_images, spread
+from ssray.data.loading import common_bits, common_shape, load_images, spread
 from ssray.data.pose import Framing
 from ssray.errors import ArtifactError, ConfigError, DataError, PoorModelError
 from ssray.models.artifact import load
 from ssray.models.quality import in_words, refusal
 from ssray.models.store import in_use, publish, published
-from ssray.recipes.request import RecipeRequest
+from ssray.recipes.request import RecipeRequest, with_bits
 from ssray.recipes.survey import Survey
 from ssray.storage.location import Location
 from ssray.training.progress import ProgressRow
@@ -193,7 +193,12 @@ def _train_one(
     """Trains one category of a data set."""
     progress.state(category, "reading images")
     uris = source()
-    chosen = recipe.resolve(category, lambda: _surveyed(uris, category, progress))
+    bits = common_bits(uris, os.cpu_count() or 1)
+    if bits:
+        progress.note(category, f"training images have {bits} bits in use of those in their files")
+    chosen = with_bits(
+        recipe.resolve(category, lambda: _surveyed(uris, bits, category, progress)), bits
+    )
     budget = [f"{chosen.schedule.images:,} images"]
     if chosen.schedule.epochs:
         budget.append(f"{chosen.schedule.epochs:g} passes")
@@ -254,21 +259,26 @@ def _outcome(
     )
 
 
-def _surveyed(uris: Sequence[str], category: str, progress: Progress) -> Survey:
+def _surveyed(uris: Sequence[str], bits: int | None, category: str, progress: Progress) -> Survey:
     """Looks at some training images, and says what they show."""
-    survey = survey_of(uris)
+    survey = survey_of(uris, bits)
     progress.note(category, survey.in_words())
     return survey
 
 
-def survey_of(uris: Sequence[str]) -> Survey:
+def survey_of(uris: Sequence[str], bits: int | None = None) -> Survey:
     """What up to ``SAMPLE`` training images show, evenly spread over all.
+
+    Args:
+        uris: the training images.
+        bits: those in use of images of more than 8 bits (``common_bits``).
 
     Raises:
         DataError: if none can be used.
     """
     chosen, threads = spread(uris, SAMPLE), os.cpu_count() or 1
-    loaded = load_images(chosen, Framing(common_shape(chosen, SAMPLE_SIDE, threads)), threads)
+    shape = common_shape(chosen, SAMPLE_SIDE, threads)
+    loaded = load_images(chosen, Framing(shape, decoding=Decoding(bits=bits)), threads)
     return Survey.of(loaded.images)
 
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray.data
 
-from ssray.data.decode import UInt8Image, read_image
+from ssray.data.decode import UInt8Image
+from ssray.data.loading import load_image
 from ssray.data.pose import Framing
 from ssray.errors import ImageError
 
@@ -50,7 +51,7 @@ def _decoded(
     usable = np.ones(len(uris), bool)
     for number, uri in enumerate(uris):
         try:
-            images[number], _ = framing(read_image(str(uri)))
+            images[number] = load_image(str(uri), framing)
         except ImageError:
             usable[number] = False
     return {"image": images, "usable": usable}

@@ -76,7 +76,7 @@ def _candidates(search: Search, trials: Sequence[TrialResult]) -> list[TrialResu
         recipe = search.recipe_of(trial.settings)
         if trial.state != "finished" or recipe.objective.kind == "ensemble":
             continue
-        seen = (recipe.image_size, recipe.alignment, recipe.light)
+        seen = (recipe.image_size, recipe.alignment, recipe.light, recipe.decoding)
         framing = framing or seen
         if framing == seen and len(found) < MOST:
             found.append(trial)

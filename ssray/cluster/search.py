@@ -27,13 +27,13 @@ from ssray.cluster.train import TRAININGS
 from ssray.cluster.tune import Search, search_category
 from ssray.config import STRIDE, Basis, Compute
 from ssray.data.dataset import categories, index_dataset, training_uris
-from ssray.data.loading import load_images
+from ssray.data.loading import common_bits, load_images
 from ssray.data.pose import Framing
 from ssray.errors import ConfigError, DataError, PoorModelError, SsrayError, TrainingError
 from ssray.models.artifact import SweepFacts, is_complete, load, save
 from ssray.models.quality import refusal
 from ssray.models.store import in_use, publish
-from ssray.recipes.request import RecipeRequest
+from ssray.recipes.request import RecipeRequest, with_bits
 from ssray.report.search import render_sweep
 from ssray.search.space import (
     SPACES,
@@ -198,8 +198,9 @@ class _Sweep:
     def _begun(self, category: str) -> Search:
         """The search of a category, once its images and the user's settings have been looked at."""
         uris = sorted(training_uris(self.root, category))
-        survey = survey_of(uris)  # where none can be used, no trial needs to find out
-        recipe = self.request.recipe.resolve(category, lambda: survey)
+        bits = common_bits(uris, os.cpu_count() or 1)
+        survey = survey_of(uris, bits)  # where none can be used, no trial needs to find out
+        recipe = with_bits(self.request.recipe.resolve(category, lambda: survey), bits)
         if self.request.ensemble and recipe.decision.folds:
             raise ConfigError(
                 f"{category}: --ensemble and --calibration-folds exclude each other: models of "

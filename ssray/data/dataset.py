@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from PIL import Image
 from pyarrow import fs
 
+from ssray.data.decode import FORMATS
 from ssray.errors import DataError
 from ssray.storage.archives import category_of, members
 from ssray.storage.location import Location
@@ -46,9 +47,9 @@ DEPTH = 2
 
 
 def image_extensions() -> frozenset[str]:
-    """Returns the file extensions that Pillow can read, in lower case with the dot."""
+    """Returns the file extensions of the formats that are decoded, in lower case with the dot."""
     known = Image.registered_extensions()
-    return frozenset(ext.lower() for ext, kind in known.items() if kind in Image.OPEN)
+    return frozenset(ext.lower() for ext, kind in known.items() if kind in FORMATS)
 
 
 @dataclass(frozen=True)

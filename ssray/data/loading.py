@@ -10,13 +10,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ssray.config import Alignment, Light
-from ssray.data.decode import UInt8Image, network_shape, read_image, read_image_shape
+from ssray.config import Alignment, Decoding, Light
+from ssray.data.decode import (
+    AS_PHOTOGRAPHED,
+    FORMATS,
+    UInt8Image,
+    bits_in_use,
+    fetched,
+    network_shape,
+    read_image,
+    read_image_shape,
+)
+from ssray.data.large import decode_framed
 from ssray.data.pose import Framing
 from ssray.errors import DataError, ImageError
 
 SHAPE_SAMPLE = 33
 """How many images are looked at to decide to which shape all are resized."""
+DEPTH_SAMPLE = 64
+"""How many images are looked at to find the bits in use."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +67,19 @@ def load_images(
     uris = list(uris)
     images = np.empty((len(uris), *framing.shape, 3), np.uint8)
 
-    def load(number: int) -> str | None:
+    def load(uri: str) -> UInt8Image:
+        return framing(_middle(read_image(uri)))[0] if middle else load_image(uri, framing)
+
+    def reason_against(number: int) -> str | None:
         try:
-            image = read_image(uris[number])
-            images[number], _ = framing(_middle(image) if middle else image)
+            images[number] = load(uris[number])
         except ImageError as error:
             return error.code
         return None
 
     reasons: list[str | None] = []
     with ThreadPoolExecutor(threads) as pool:
-        for reason in pool.map(load, range(len(uris))):
+        for reason in pool.map(reason_against, range(len(uris))):
             reasons.append(reason)
             on_decoded(len(reasons), len(uris))
     skipped = [(uri, reason) for uri, reason in zip(uris, reasons, strict=True) if reason]
@@ -76,12 +90,46 @@ def load_images(
     return LoadedImages(images, skipped)
 
 
+def load_image(uri: str, framing: Framing) -> UInt8Image:
+    """Decodes an image to train on, or to calibrate by, and brings it to a network's size.
+
+    Returns:
+        (*framing.shape, 3) uint8.
+
+    Raises:
+        ImageError: as ``ssray.data.large.decode_framed``, or with code ``unreadable``, or
+            ``constant`` if all pixels are alike: nothing can be learned from it.
+    """
+    decoded = decode_framed(fetched(uri), framing)
+    if "constant" in decoded.notes:
+        raise ImageError("constant", "all pixels are alike")
+    return decoded.image
+
+
+def common_bits(uris: Sequence[str], threads: int) -> int | None:
+    """The bits in use of images of more than 8 bits; None if none of those looked at is one.
+
+    Of many images only ``DEPTH_SAMPLE`` are looked at, spread evenly over all.
+    """
+
+    def bits_of(uri: str) -> int | None:
+        try:
+            return bits_in_use(fetched(uri))
+        except ImageError:
+            return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(bits_of, spread(uris, DEPTH_SAMPLE)))
+    return max((bits for bits in found if bits), default=None)
+
+
 def common_framing(
     uris: Sequence[str],
     side: int,
     alignment: Alignment | None,
     threads: int,
     light: Light | None = None,
+    decoding: Decoding | None = AS_PHOTOGRAPHED,
 ) -> Framing:
     """The framing that brings images to one shape.
 
@@ -92,13 +140,13 @@ def common_framing(
             which most images would get by ``network_shape``.
         threads: how many images to look at at once.
         light: what images are brought to.
+        decoding: how files become photographs.
 
     Raises:
         DataError: as ``common_shape``.
     """
-    if alignment:
-        return Framing.around(alignment, side, light)
-    return Framing(common_shape(uris, side, threads), light=light)
+    shape = Framing.around(alignment, side).shape if alignment else None
+    return Framing(shape or common_shape(uris, side, threads), alignment, light, decoding)
 
 
 def common_shape(uris: Sequence[str], side: int, threads: int) -> tuple[int, int]:
@@ -137,9 +185,10 @@ def spread(uris: Sequence[str], most: int) -> list[str]:
 
 def _nothing_usable(codes: Sequence[str], count: int) -> DataError:
     looked_at = "" if len(codes) == count else f" (of {len(codes)} looked at)"
+    reasons = Counter(codes)
+    expected = "images of some content" if set(reasons) == {"constant"} else ", ".join(FORMATS)
     return DataError(
-        f"none of {count} images can be used{looked_at}: {dict(Counter(codes))}. Expected images "
-        "that Pillow can read."
+        f"none of {count} images can be used{looked_at}: {dict(reasons)}. Expected {expected}."
     )
 
 

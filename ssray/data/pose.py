@@ -17,9 +17,10 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from ssray.config import STRIDE, Alignment, Light, Recipe
-from ssray.data.decode import UInt8Image, resize
+from ssray.config import STRIDE, Alignment, Decoding, Light, Recipe
+from ssray.data.decode import AS_PHOTOGRAPHED, UInt8Image, resize
 from ssray.data.light import levelled_photograph
+from ssray.data.orientation import Shape
 from ssray.errors import ImageError
 
 SIDE = 256
@@ -30,6 +31,12 @@ AREAS = (0.003, 0.7)
 """The smallest and the largest share of a photograph that a part covers."""
 CONTRAST = 0.04
 """How much a part differs from the background at least; the full scale is 1."""
+MOST_STRETCH = 1.5
+"""By how much an image's aspect may differ from that of the network's input, as a factor."""
+NOTED_STRETCH = 1.05
+"""Beyond this factor it is noted."""
+MOST_ENLARGED = 8
+"""By how much an image may be enlarged along a side."""
 
 Floats = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.float32]
@@ -207,25 +214,27 @@ class Framing:
         shape: rows and columns of the network's input.
         alignment: the frame around a part that is located first; None takes whole photographs.
         light: what every image is brought to; None leaves it as it is.
+        decoding: how files become photographs.
     """
 
     shape: tuple[int, int]
     alignment: Alignment | None = None
     light: Light | None = None
+    decoding: Decoding | None = AS_PHOTOGRAPHED
 
     @classmethod
     def of(cls, recipe: Recipe, shape: tuple[int, int]) -> Framing:
         """The framing of a recipe whose network sees images of ``shape``."""
-        return cls(shape, recipe.alignment, recipe.light)
+        return cls(shape, recipe.alignment, recipe.light, recipe.decoding)
 
     @classmethod
-    def around(cls, alignment: Alignment, side: int, light: Light | None = None) -> Framing:
+    def around(cls, alignment: Alignment, side: int) -> Framing:
         """The framing with about ``side`` squared pixels in the frame."""
         left, top, right, bottom = alignment.frame
         scale = side / math.sqrt((right - left) * (bottom - top))
         sides = (bottom - top, right - left)
         rows, columns = (max(STRIDE, round(scale * each)) for each in sides)
-        return cls((rows, columns), alignment, light)
+        return cls((rows, columns), alignment)
 
     def covered(self, photograph: tuple[int, ...]) -> float:
         """The share of a photograph of some rows and columns that the network sees.
@@ -238,6 +247,39 @@ class Framing:
         height, width = photograph[:2]
         return min(1.0, (right - left) * (bottom - top) * min(height, width) / max(height, width))
 
+    def least(self, photograph: Shape) -> Shape:
+        """The fewest rows and columns of a photograph that show the network all it can see.
+
+        Args:
+            photograph: the rows and columns that there are.
+        """
+        if self.alignment is None:
+            return self.shape
+        left, top, right, bottom = self.alignment.frame
+        unit = max(self.shape[0] / (bottom - top), self.shape[1] / (right - left))
+        factor = max(unit / min(photograph), SIDE / max(photograph))
+        return math.ceil(factor * photograph[0]), math.ceil(factor * photograph[1])
+
+    def stretch(self, photograph: Shape) -> float:
+        """The factor by which a photograph's aspect changes when it is resized whole.
+
+        Raises:
+            ImageError: with code ``shape`` if it is so long, or so small, that what the network
+                would see is not what was photographed.
+        """
+        if self.alignment is not None:
+            return 1.0
+        down, across = (own / seen for own, seen in zip(photograph, self.shape, strict=True))
+        stretch = max(down / across, across / down)
+        if stretch > MOST_STRETCH or min(down, across) < 1 / MOST_ENLARGED:
+            (rows, columns), (height, width) = photograph, self.shape
+            raise ImageError(
+                "shape",
+                f"{columns} x {rows} pixels; the model sees {width} x {height}: expected this "
+                f"aspect within a factor of {MOST_STRETCH:g}, and at least an eighth of these",
+            )
+        return stretch
+
     def __call__(self, photograph: UInt8Image) -> tuple[UInt8Image, Placement | None]:
         """Resizes a photograph, or cuts its part out and turns it upright.
 
@@ -249,14 +291,13 @@ class Framing:
             pixels go on.
 
         Raises:
-            ImageError: with code ``part_not_found``.
+            ImageError: with code ``part_not_found`` or ``shape``.
         """
-        placement = None if self.alignment is None else locate(photograph).placement
-        if placement is None:
-            image = resize(photograph, self.shape)
-        else:
-            image = self.cut(photograph, placement)
-        return self.lit(image), placement
+        if self.alignment is None:
+            self.stretch((photograph.shape[0], photograph.shape[1]))
+            return self.lit(resize(photograph, self.shape)), None
+        placement = locate(photograph).placement
+        return self.lit(self.cut(photograph, placement)), placement
 
     def lit(self, image: UInt8Image) -> UInt8Image:
         """An image of the network's size, (*shape, 3) uint8, brought to ``light``."""

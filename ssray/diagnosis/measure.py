@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
-from ssray.data.decode import UInt8Image, read_image
+from ssray.data.decode import UInt8Image
+from ssray.data.loading import load_image
 from ssray.data.pose import Framing
 from ssray.diagnosis import MIN_IMAGES
 from ssray.diagnosis.findings import Diagnosis
@@ -147,7 +148,7 @@ def _read(uris: Sequence[str], framing: Framing) -> Iterator[UInt8Image]:
 
     def read(uri: str) -> UInt8Image | None:
         try:
-            return framing(read_image(uri))[0]
+            return load_image(uri, framing)
         except ImageError:
             return None
 

@@ -52,10 +52,12 @@ from ssray.method.neighbours import MemoryBank
 from ssray.models.device import kept_precision, resolve_precision
 from ssray.storage.location import Location
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 """The version of the file format that is written."""
-READABLE = (2, 3, 4, 5, 6, 7, 8, 9, FORMAT_VERSION)
+READABLE = (2, 3, 4, 5, 6, 7, 8, 9, 10, FORMAT_VERSION)
 """The versions of the file format that can be read."""
+UPRIGHT_SINCE = 11
+"""The first version of the file format whose recipes say how files are decoded."""
 MANIFEST = "manifest.json"
 EPOCH_LOG = "epochs.parquet"
 AVERAGE_MAP = "average_map.safetensors"
@@ -346,7 +348,7 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
         return ModelArtifact(
             category=category,
             version=version,
-            recipe=Recipe.model_validate_json(files["recipe.json"]),
+            recipe=_recipe(files["recipe.json"], manifest),
             calibration=Calibration.model_validate_json(files["calibration.json"]),
             facts=TrainingFacts.model_validate_json(files["training.json"]),
             weights=tuple(
@@ -368,10 +370,18 @@ def load(store: Location, category: str, version: str) -> ModelArtifact:
                     for name in (AVERAGE_MAP, USUAL_LEVEL)
                 )
             ),
-            partner=Recipe.model_validate_json(files[PARTNER]) if PARTNER in files else None,
+            partner=_recipe(files[PARTNER], manifest) if PARTNER in files else None,
         )
     except (KeyError, ValidationError, SafetensorError, pa.ArrowException) as error:
         raise _unreadable(place, error) from None
+
+
+def _recipe(content: bytes, manifest: dict[str, Any]) -> Recipe:
+    """A version's recipe; those of earlier formats saw images as they lie in their files."""
+    recipe = Recipe.model_validate_json(content)
+    if manifest["format_version"] < UPRIGHT_SINCE:
+        return recipe.model_copy(update={"decoding": None})
+    return recipe
 
 
 def _place_files(places: PlaceMaps) -> dict[str, Tensor]:
@@ -414,8 +424,9 @@ def load_framing(store: Location, category: str, version: str) -> Framing:
         ArtifactError: as ``load`` does.
     """
     place = store / category / version
+    manifest = _manifest(place)
     try:
-        recipe = Recipe.model_validate_json(_verified(place, "recipe.json", _manifest(place)))
+        recipe = _recipe(_verified(place, "recipe.json", manifest), manifest)
     except ValidationError as error:
         raise _unreadable(place, error) from None
     return Framing.of(recipe, load_facts(store, category, version).input_shape)

@@ -46,7 +46,7 @@ def draw_heatmap(scores: Location, uri: str, out: Location) -> str:
     levels = png_to_levels(row["heatmap"])
     shape = pictured_shape((row["height"], row["width"]))
     try:
-        image, _, _ = decode_resized(Fetcher()(uri), shape)
+        image = decode_resized(Fetcher()(uri), shape).image
         over = "over the image"
     except ImageError as error:
         image = np.full((*shape, 3), _WITHOUT_IMAGE, np.uint8)

@@ -29,10 +29,10 @@ NIGHT = pa.schema(
 
 ``category`` has the type that pyarrow gives to the ``category=C`` of a path, so that whole folders
 can be read. ``score``, ``p_value``, ``flagged``, ``seen_by`` and ``error`` are as in ``SCORES``;
-``detail`` is the error in words. ``note`` names what of the image was ignored, though it was scored
-(``ssray.data.decode.decode_noted``). ``defect_share`` is the share of the image above the pixel
-threshold, and ``boxes`` are the boxes around its connected regions, the largest first: left, top,
-width and height in pixels of the image. ``heatmap`` is an 8-bit PNG of levels
+``detail`` is the error in words. ``note`` names what of the image was ignored or is remarkable,
+though it was scored (``ssray.data.large.Decoded``). ``defect_share`` is the share of the image
+above the pixel threshold, and ``boxes`` are the boxes around its connected regions, largest first:
+left, top, width and height in pixels of the image. ``heatmap`` is an 8-bit PNG of levels
 (``ssray.scoring.heatmap``) in units of ``pixel_threshold``, at the network's resolution. ``width``
-and ``height`` are those of the image as it is stored, in pixels, and ``size_bytes`` is the size of
-its file."""
+and ``height`` are those of the upright image in its file, in pixels, and ``size_bytes`` is the size
+of the file."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ssray.config import (
     STRIDE,
     Alignment,
+    Decoding,
     Features,
     Light,
     Recipe,
@@ -208,6 +209,13 @@ def _naming_its_weights(recipe: Recipe) -> Recipe:
     place = located(wanted.weights)
     named = wanted.model_copy(update={"weights": place, "sha256": checksum(place)})
     return recipe.model_copy(update={"features": named})
+
+
+def with_bits(recipe: Recipe, bits: int | None) -> Recipe:
+    """The recipe with the bits in use of the training images, unless it names them itself."""
+    if bits is None or recipe.decoding is None or recipe.decoding.bits:
+        return recipe
+    return recipe.model_copy(update={"decoding": Decoding(bits=bits)})
 
 
 def as_sharp_as_a_square(recipe: Recipe, aspect: float) -> Recipe:

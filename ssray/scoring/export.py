@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import ssray
-from ssray.config import ExportFormat, Light
+from ssray.config import Decoding, ExportFormat, Light
 from ssray.data.decode import UInt8Image
 from ssray.data.light import levels
 from ssray.errors import ArtifactError, ConfigError
@@ -193,6 +193,14 @@ _EXPORTERS: dict[ExportFormat, Callable[[nn.Module, Tensor, Path], _Run | None]]
 }
 
 
+def _decoding(decoding: Decoding | None) -> str:
+    """How files become the pixels that are resized, in words."""
+    if decoding is None:
+        return "as they lie in the file; of 16 bits the upper 8"
+    bits = f"{decoding.bits}" if decoding.bits else "16"
+    return f"upright as EXIF says; of more than 8 bits the upper 8 of the lowest {bits}"
+
+
 def _facts(model: ModelArtifact, kind: ExportFormat) -> dict[str, Any]:
     height, width = model.input_shape
     calibration = model.calibration
@@ -204,6 +212,7 @@ def _facts(model: ModelArtifact, kind: ExportFormat) -> dict[str, Any]:
         "input": {
             "shape": [1, 3, height, width],
             "values": "float32, colours in the order red, green, blue, from 0 to 1",
+            "decode": _decoding(model.recipe.decoding),
             "resize": f"to {width} x {height} pixels with Pillow's HAMMING filter",
         },
         "outputs": {

@@ -16,7 +16,7 @@ import torch
 
 from ssray.config import Backend, Experts, Precision
 from ssray.data.decode import UInt8Image
-from ssray.data.large import decode_framed
+from ssray.data.large import decode_framed, stretch_note
 from ssray.data.pose import Framing, Placement
 from ssray.errors import ImageError
 from ssray.models.artifact import ModelArtifact, load
@@ -38,7 +38,7 @@ class Prepared:
         placement: where the part lies, for a model that aligns its parts.
         error: the reason code of an image that can't be used.
         detail: the reason in words.
-        note: what of the image was not taken into account (``ssray.data.decode.decode_noted``).
+        note: what of the image was not taken into account or is remarkable (``Decoded.notes``).
         size_bytes: of its file.
     """
 
@@ -88,7 +88,7 @@ def prepare(
         decoded.image,
         decoded.shape,
         decoded.placement,
-        note=decoded.note,
+        note=", ".join(decoded.notes) or None,
         size_bytes=len(content),
     )
 
@@ -99,7 +99,8 @@ def prepare_pixels(image: UInt8Image, framing: Framing) -> Prepared:
         framed, placement = framing(image)
     except ImageError as error:
         return Prepared.unusable(error.code, str(error))
-    return Prepared(framed, (image.shape[0], image.shape[1]), placement)
+    shape = image.shape[0], image.shape[1]
+    return Prepared(framed, shape, placement, note=", ".join(stretch_note(framing, shape)) or None)
 
 
 @dataclass(frozen=True)

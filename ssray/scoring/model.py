@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ssray.config import Backend, Device, Precision, Recipe
+from ssray.config import Backend, Decoding, Device, Precision, Recipe
 from ssray.data.decode import UInt8Image, to_rgb
 from ssray.errors import ImageError
 from ssray.models.device import resolve_device
@@ -129,16 +129,16 @@ class Model:
 
             return prepare(read, framing), content
         try:
-            pixels = _pixels(image)
+            pixels = _pixels(image, framing.decoding)
         except ImageError as error:
             return Prepared.unusable(error.code, str(error)), b""
         return prepare_pixels(pixels, framing), pixels
 
 
-def _pixels(image: Image.Image | npt.NDArray[np.uint8]) -> UInt8Image:
+def _pixels(image: Image.Image | npt.NDArray[np.uint8], decoding: Decoding | None) -> UInt8Image:
     """The pixels of an image or an array, (H, W, 3) uint8; refuses what is none."""
     if isinstance(image, Image.Image):
-        return to_rgb(image)
+        return to_rgb(image, decoding)
     if not isinstance(image, np.ndarray):
         raise ImageError(
             "unsupported_type",

@@ -106,7 +106,7 @@ class Verdict:
             raise ValueError("the verdict has no photograph to draw its heatmap over")
         shape = pictured_shape(self.shape)
         if isinstance(self.source, bytes):
-            photograph, _, _ = decode_resized(self.source, shape)
+            photograph = decode_resized(self.source, shape).image
         else:
             photograph = resize(self.source, shape)
         return Image.fromarray(overlay(photograph, self.levels))

@@ -116,7 +116,9 @@ def framing_for(uris: Sequence[str], recipe: Recipe, threads: int) -> Framing:
     Raises:
         DataError: if none of the images looked at is one.
     """
-    return common_framing(uris, recipe.image_size, recipe.alignment, threads, recipe.light)
+    return common_framing(
+        uris, recipe.image_size, recipe.alignment, threads, recipe.light, recipe.decoding
+    )
 
 
 def exceeds_memory(uris: Sequence[str], recipe: Recipe, memory_gib: float, threads: int) -> bool:

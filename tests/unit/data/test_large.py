@@ -34,9 +34,9 @@ def test_strips_give_what_one_piece_gives(
 ) -> None:
     monkeypatch.setattr(large, "_STRIP_PIXELS", 457 * 37)
     content = encoded(mode, kind)
-    image, shape = decode_large(content, (64, 97))
-    assert shape == (301, 457)
-    assert np.array_equal(image, resize(decode_image(content), (64, 97)))
+    decoded = decode_large(content, lambda _: (64, 97), None)
+    assert decoded.shape == (301, 457)
+    assert np.array_equal(decoded.image, resize(decode_image(content, None), (64, 97)))
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_strips_give_what_one_piece_gives(
 )
 def test_what_can_t_be_decoded_has_a_reason(content: bytes, code: str) -> None:
     with pytest.raises(ImageError) as error:
-        decode_large(content, (64, 64))
+        decode_large(content, lambda _: (64, 64))
     assert error.value.code == code
 
 
 def test_the_limit_holds_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "MAX_LARGE_PIXELS", 301 * 457 - 1)
     with pytest.raises(ImageError, match=r"457 x 301 pixels; at most 137,556") as error:
-        decode_large(encoded("RGB", "PNG"), (64, 64))
+        decode_large(encoded("RGB", "PNG"), lambda _: (64, 64))
     assert error.value.code == "too_large"

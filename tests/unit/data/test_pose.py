@@ -135,11 +135,11 @@ def test_masks_go_the_way_of_their_images() -> None:
 
 
 def test_where_nothing_is_aligned_a_map_stays_as_it_is() -> None:
-    framing = Framing((40, 20))
+    framing = Framing((40, 40))
     image, placement = framing(bolt(200, 200, 0))
-    assert image.shape == (40, 20, 3)
+    assert image.shape == (40, 40, 3)
     assert placement is None
-    anomaly_map = np.random.default_rng(0).random((40, 20), np.float32)
+    anomaly_map = np.random.default_rng(0).random((40, 40), np.float32)
     assert framing.laid_back(anomaly_map, placement, (400, 400)) is anomaly_map
 
 

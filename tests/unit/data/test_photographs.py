@@ -1,0 +1,255 @@
+"""What goes in is what was photographed: orientation, bits in use, scale, shape and limits."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ssray.config import Alignment, Decoding
+from ssray.data import decode, large
+from ssray.data.decode import decode_image, decode_photograph, image_shape, resize
+from ssray.data.large import decode_framed, decode_large
+from ssray.data.loading import common_bits, load_image, load_images
+from ssray.data.pose import Framing
+from ssray.errors import DataError, ImageError
+
+ORIENTATION = 0x112
+GREY = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
+COLOUR = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+SEEN_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: np.swapaxes(stored, 0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(np.swapaxes(stored, 0, 1), 2),
+    8: np.rot90,
+}
+"""What a viewer shows of stored pixels, by their EXIF orientation."""
+
+
+def encoded(array: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+def smooth(rows: int, columns: int) -> np.ndarray:
+    """A photograph whose detail survives a JPEG: (rows, columns, 3) uint8."""
+    y, x = np.mgrid[:rows, :columns] / 40
+    planes = [120 + 90 * np.sin(x + k) * np.cos(y - k) for k in range(3)]
+    return np.stack(planes, axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", SEEN_UPRIGHT)
+def test_every_orientation_comes_out_upright(kind: str, orientation: int) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = encoded(COLOUR, kind, exif=turned(orientation), **options)
+    expected = SEEN_UPRIGHT[orientation](COLOUR)
+    photograph = decode_photograph(content)
+    assert np.array_equal(photograph.pixels, expected)
+    assert photograph.shape == image_shape(content) == expected.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", SEEN_UPRIGHT)
+def test_a_jpeg_on_its_side_is_upright_at_every_scale(orientation: int) -> None:
+    stored = smooth(480, 640)
+    expected = SEEN_UPRIGHT[orientation](stored)
+    content = encoded(stored, "JPEG", quality=95, exif=turned(orientation))
+    shape = expected.shape[0] // 8, expected.shape[1] // 8
+    photograph = decode_photograph(content, least=lambda _: shape)
+    assert photograph.pixels.shape[:2] == shape
+    assert photograph.shape == expected.shape[:2]
+    assert np.abs(photograph.pixels - resize(expected, shape).astype(float)).mean() < 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", SEEN_UPRIGHT)
+def test_deep_and_large_images_are_turned_as_others_are(
+    monkeypatch: pytest.MonkeyPatch, kind: str, orientation: int
+) -> None:
+    expected = SEEN_UPRIGHT[orientation](GREY)
+    deep = encoded(GREY.astype(np.uint16) << 4, kind, exif=turned(orientation))
+    assert np.array_equal(decode_image(deep)[..., 0], expected)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 100)
+    whole = large.decode_resized(encoded(GREY, kind, exif=turned(orientation)), expected.shape)
+    assert whole.shape == expected.shape
+    assert np.array_equal(whole.image[..., 0], expected)
+
+
+def test_damaged_metadata_do_no_harm() -> None:
+    content = encoded(COLOUR, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert np.array_equal(decode_image(content), COLOUR)
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("PNG", 8), ("PNG", 12), ("TIFF", 10), ("TIFF", 12)])
+def test_the_bits_in_use_fill_the_range(tmp_path: Path, kind: str, bits: int) -> None:
+    """As of a camera of 12 bits whose driver stores them at the lower end of 16."""
+    uris = []
+    for number in range(5):
+        place = tmp_path / f"{number}.{kind.lower()}"
+        values = GREY.astype(np.uint16) >> (0 if number == 2 else 2)  # most are dark
+        place.write_bytes(encoded(values << (bits - 8), kind))
+        uris.append(str(place))
+    assert common_bits(uris, threads=2) == bits
+    framing = Framing((40, 60), decoding=Decoding(bits=bits))
+    loaded = load_images(uris, framing, threads=2)
+    assert np.array_equal(loaded.images[2, ..., 1], GREY)
+    assert np.array_equal(loaded.images[0, ..., 1], GREY >> 2)
+
+
+def test_colour_of_twelve_bits_keeps_its_levels() -> None:
+    import pyvips
+
+    deep = pyvips.Image.new_from_array(COLOUR.astype(np.uint16) << 4, interpretation="rgb16")
+    for suffix in (".png", ".tif"):
+        assert np.array_equal(decode_image(deep.write_to_buffer(suffix)), COLOUR)
+
+
+def test_thirty_two_bits_are_read_as_those_in_use() -> None:
+    assert np.array_equal(decode_image(encoded(GREY.astype(np.int32) << 4, "TIFF"))[..., 0], GREY)
+
+
+def test_values_beyond_the_bits_in_use_are_white_and_noted() -> None:
+    values = np.array([[16, 4095, 4096, 60000]], np.uint16)
+    photograph = decode_photograph(encoded(values), Decoding(bits=12))
+    assert photograph.pixels[0, :, 0].tolist() == [1, 255, 255, 255]
+    assert photograph.notes == ("16_bit", "above_range")
+
+
+def test_a_dark_image_of_a_deep_camera_stays_dark() -> None:
+    dark = encoded(GREY.astype(np.uint16) // 4 << 4)
+    assert np.array_equal(decode_image(dark, Decoding(bits=12))[..., 0], GREY // 4)
+
+
+def test_models_of_earlier_versions_see_what_they_saw() -> None:
+    content = encoded(COLOUR, "PNG", exif=turned(6))
+    assert np.array_equal(decode_image(content, None), COLOUR)
+    assert np.array_equal(decode_image(encoded(GREY.astype(np.uint16) << 8), None)[..., 0], GREY)
+    assert decode_image(encoded(GREY.astype(np.uint16)), None).max() == 0
+    jpeg = encoded(smooth(480, 640), "JPEG")
+    assert decode_photograph(jpeg, None, lambda _: (60, 80)).pixels.shape == (480, 640, 3)
+
+
+@pytest.mark.parametrize(
+    ("least", "decoded"),
+    [((61, 80), (120, 160)), ((60, 80), (60, 80)), ((300, 400), (480, 640))],
+)
+def test_a_jpeg_is_decoded_no_larger_than_needed_but_never_smaller(
+    least: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    content = encoded(smooth(480, 640), "JPEG")
+    assert decode_photograph(content, least=lambda _: least).pixels.shape[:2] == decoded
+
+
+def test_what_is_needed_of_a_photograph_is_what_the_frame_shows_of_it() -> None:
+    framing = Framing((64, 128), Alignment(frame=(-0.4, -0.2, 0.4, 0.2)))
+    assert framing.least((1000, 2000)) == (160, 320)
+    assert Framing((64, 128)).least((1000, 2000)) == (64, 128)
+    far = Framing((64, 128), Alignment(frame=(-2, -1, 2, 1)))
+    assert far.least((1000, 1000)) == (256, 256), "the part itself is searched in 256 pixels"
+
+
+@pytest.mark.parametrize("array", [COLOUR, GREY, np.dstack([COLOUR, GREY])])
+def test_a_png_is_the_same_by_either_library(array: np.ndarray) -> None:
+    content = encoded(array)
+    pillow = np.asarray(Image.open(io.BytesIO(content)).convert("RGBA"))[..., :3]
+    assert np.array_equal(decode_image(content), pillow)
+    resized = decode_photograph(content).resized((13, 17))
+    assert np.array_equal(resized, resize(np.ascontiguousarray(pillow), (13, 17)))
+
+
+@pytest.mark.parametrize("columns", [60, 58, 42])
+def test_an_aspect_about_the_models_is_stretched_and_noted(columns: int) -> None:
+    decoded = decode_framed(encoded(COLOUR[:, :columns]), Framing((20, 30)))
+    assert decoded.image.shape == (20, 30, 3)
+    assert ("stretched" in decoded.notes) == (columns < 58)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3000, 3), (60, 40)])
+def test_another_shape_than_the_models_is_refused(shape: tuple[int, int]) -> None:
+    content = encoded(np.resize(COLOUR, (*shape, 3)))
+    with pytest.raises(ImageError, match="the model sees 60 x 40: expected this aspect") as error:
+        decode_framed(content, Framing((40, 60)))
+    assert error.value.code == "shape"
+
+
+def test_a_constant_image_is_noted_and_no_training_image(tmp_path: Path) -> None:
+    place = tmp_path / "black.png"
+    place.write_bytes(encoded(np.zeros((20, 20), np.uint8)))
+    assert decode_framed(place.read_bytes(), Framing((8, 8))).notes == ("constant",)
+    with pytest.raises(ImageError, match="all pixels are alike"):
+        load_image(str(place), Framing((8, 8)))
+    with pytest.raises(DataError, match=r"\{'constant': 2\}. Expected images of some content"):
+        load_images([str(place)] * 2, Framing((8, 8)), threads=1)
+
+
+def png_with(chunk: bytes, body: bytes) -> bytes:
+    content, length = encoded(COLOUR), len(body).to_bytes(4, "big")
+    sum_ = zlib.crc32(chunk + body).to_bytes(4, "big")
+    return content[:33] + length + chunk + body + sum_ + content[33:]
+
+
+def test_two_megabytes_of_text_are_no_damage() -> None:
+    text = b"Comment\0\0" + zlib.compress(b"x" * 2_000_000)
+    assert np.array_equal(decode_image(png_with(b"zTXt", text)), COLOUR)
+
+
+@pytest.mark.parametrize("shape", [(2, 3_000_000), (99_000_000, 2)])
+def test_long_sides_are_refused_before_anything_is_decoded(shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    header = columns.to_bytes(4, "big") + rows.to_bytes(4, "big") + b"\x08\0\0\0\0"
+    sum_ = zlib.crc32(b"IHDR" + header).to_bytes(4, "big")
+    content = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + header + sum_ + encoded(GREY)[33:]
+    with pytest.raises(ImageError, match="sides up to 100,000 are accepted") as error:
+        decode_framed(content, Framing((40, 60)))
+    assert error.value.code == "too_large"
+
+
+def test_interlaced_giants_are_refused() -> None:
+    header = (30_000).to_bytes(4, "big") * 2 + b"\x08\0\0\0\1"
+    sum_ = zlib.crc32(b"IHDR" + header).to_bytes(4, "big")
+    content = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + header + sum_ + encoded(GREY)[33:]
+    with pytest.raises(ImageError, match="interlaced or progressive") as error:
+        decode_framed(content, Framing((40, 40)))
+    assert error.value.code == "too_large"
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
+    content = encoded(smooth(2000, 2000), "JPEG", progressive=True)
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="scans; at most 3,000,000,000 pixels times") as error:
+        decode_image(content[:-2] + scan * 1000 + content[-2:])
+    assert error.value.code == "too_large"
+
+
+def test_the_content_never_chooses_a_decoder_outside_the_list() -> None:
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n"
+    svg = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'
+    for content in (eps, svg, b"%PDF-1.4\n"):
+        with pytest.raises(ImageError) as error:
+            decode_image(content)
+        assert error.value.code == "unknown_format"
+
+
+def test_a_large_jpeg_is_shrunk_while_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = smooth(480, 640)
+    content = encoded(stored, "JPEG", quality=95)
+    monkeypatch.setattr(large, "_STRIP_PIXELS", 80 * 11)
+    decoded = decode_large(content, lambda _: (60, 80))
+    assert decoded.shape == (480, 640)
+    assert np.abs(decoded.image - resize(stored, (60, 80)).astype(float)).mean() < 2
