@@ -3,8 +3,8 @@
     python benchmarks/lighting.py --data ROOT --category C --models STORE [--change 0.2]
 
 The light on the good test photographs is changed, that on the defective ones is not: brightness or
-contrast of all pixels up or down, or brightness along a gradient by the same amount from one side
-to the other. For each change a row shows the image AUROC, the share of the good images that is
+contrast of all pixels up or down, brightness along a gradient by the same amount from one side to
+the other, or the lamp's colour: red up by half of it and blue down, or the reverse. For each change a row shows the image AUROC, the share of the good images that is
 flagged at the model's threshold, and in how many no part was found, which so have no score. The
 photographs are changed as a camera would have taken them, 8 bits a channel, before the part is
 located in them and turned upright: a gradient lies across the photograph, and where the part is
@@ -68,6 +68,15 @@ def gradients(change: float) -> dict[str, Light]:
     }
 
 
+def colours(change: float) -> dict[str, Light]:
+    """Warmer light: ``1 + change / 2`` of red and ``1 - change / 2`` of blue; and colder light."""
+    percent = f"{100 * change:g} %"
+    return {
+        f"warmer by {percent}": _tinted(change),
+        f"colder by {percent}": _tinted(-change),
+    }
+
+
 def _relit(gain: float, contrast: float) -> Light:
     def light(photograph: UInt8Image) -> UInt8Image:
         [image] = relight(to_network(torch.tensor(photograph)[None], CPU), gain, contrast)
@@ -84,6 +93,13 @@ def _gradient(axis: int, change: float) -> Light:
     return light
 
 
+def _tinted(change: float) -> Light:
+    def light(photograph: UInt8Image) -> UInt8Image:
+        return _photograph(photograph * np.array([1 + change / 2, 1.0, 1 - change / 2]))
+
+    return light
+
+
 def _photograph(pixels: npt.NDArray[np.floating]) -> UInt8Image:
     """The nearest 8-bit values, of what is 255 at full scale."""
     return pixels.round().clip(0, 255).astype(np.uint8)
@@ -91,7 +107,7 @@ def _photograph(pixels: npt.NDArray[np.floating]) -> UInt8Image:
 
 ABLATED = even(0.1)
 """What the ablation asks of every run."""
-CHANGES = even(0.2) | gradients(0.2)
+CHANGES = even(0.2) | gradients(0.2) | colours(0.2)
 """What a model should stand."""
 
 
@@ -125,7 +141,7 @@ def main() -> None:
         [read_image(uri) for uri in test.filter(pc.equal(test["label"], label))["uri"].to_pylist()]
         for label in (0, 1)
     )
-    lights = even(options.change) | gradients(options.change)
+    lights = even(options.change) | gradients(options.change) | colours(options.change)
     found = in_each_light(good, defective, lights, model.framing, lambda all_: scorer(all_).scores)
 
     threshold = model.calibration.image_threshold
