@@ -308,7 +308,8 @@ def read_image(uri: str, decoding: Decoding | None = AS_PHOTOGRAPHED) -> UInt8Im
         (H, W, 3) uint8.
 
     Raises:
-        ImageError: as ``decode_image`` does, or with code ``unreadable`` if the file can't be read.
+        ImageError: as ``decode_image`` does, or with code ``missing`` or ``unreadable`` if the
+            file can't be read.
     """
     return decode_image(fetched(uri), decoding)
 
@@ -323,12 +324,19 @@ def read_image_shape(uri: str) -> tuple[int, int]:
 
 
 def read_mask(uri: str) -> npt.NDArray[np.bool_]:
-    """Reads and decodes one mask, (H, W) bool, True where the image is defective.
+    """Reads and decodes the mask of an image, (H, W) bool, True where the image is defective.
+
+    Args:
+        uri: where it is; of several masks, whose union counts, a line each.
 
     Raises:
-        ImageError: as ``read_image`` does.
+        ImageError: as ``read_image`` does, or with code ``sizes_differ`` if several do.
     """
-    return decode_mask(fetched(uri))
+    masks = [decode_mask(fetched(line)) for line in uri.split("\n")]
+    if len({mask.shape for mask in masks}) > 1:
+        raise ImageError("sizes_differ", f"{uri}: the masks of one image differ in size")
+    union: npt.NDArray[np.bool_] = np.logical_or.reduce(masks)
+    return union
 
 
 def network_shape(height: int, width: int, side: int) -> tuple[int, int]:
@@ -360,9 +368,11 @@ def fetched(uri: str) -> bytes:
     """The bytes of a file or an archive's member.
 
     Raises:
-        ImageError: with code ``unreadable``.
+        ImageError: with code ``missing`` or ``unreadable``.
     """
     try:
         return read_file(uri)
+    except FileNotFoundError:
+        raise ImageError("missing", f"{uri}: there is no such file") from None
     except (OSError, DataError) as error:
         raise ImageError("unreadable", f"{uri}: cannot be read. ({error})") from None

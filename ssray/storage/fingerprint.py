@@ -18,7 +18,8 @@ def fingerprint(uris: Sequence[str]) -> str:
     """Returns one SHA-256, in hexadecimal, over the names and contents of files.
 
     Neither the order of the files nor their folders count: the same images have the same
-    fingerprint wherever they lie.
+    fingerprint wherever they lie. A file that is not there, such as the target of a link, counts
+    as missing.
 
     Raises:
         DataError: if a file can't be read.
@@ -30,9 +31,11 @@ def fingerprint(uris: Sequence[str]) -> str:
 
 def _line(uri: str) -> bytes:
     try:
-        content = read_file(uri)
+        digest = hashlib.sha256(read_file(uri)).hexdigest()
+    except FileNotFoundError:
+        digest = "missing"
     except OSError as error:
         raise DataError(
             f"{uri}: can't be read. Expected a file of the data set. ({error})"
         ) from None
-    return f"{PurePosixPath(uri).name} {hashlib.sha256(content).hexdigest()}\n".encode()
+    return f"{PurePosixPath(uri).name} {digest}\n".encode()

@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import os
 import posixpath
+import re
 import secrets
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +101,7 @@ class Location:
         """
         try:
             if not self.in_s3:
-                self.filesystem.create_dir(self.path, recursive=True)
+                self.filesystem.create_dir(self._arrow_path, recursive=True)
             elif not self._bucket.exists():
                 raise DataError(f"{self}: no such bucket. Create it, or check its name.")
         except (pa.ArrowException, OSError) as error:
@@ -108,23 +111,30 @@ class Location:
 
     def exists(self) -> bool:
         """Tells whether there is a file, folder or prefix here."""
-        info: fs.FileInfo = self.filesystem.get_file_info(self.path)
+        info: fs.FileInfo = self.filesystem.get_file_info(self._arrow_path)
         return bool(info.type != fs.FileType.NotFound)
 
     def is_dir(self) -> bool:
-        """Tells whether there is a folder, or a prefix of S3 objects, here."""
-        info: fs.FileInfo = self.filesystem.get_file_info(self.path)
+        """Tells whether there is a folder, or a prefix of S3 objects, here.
+
+        An empty object that is called like a prefix is a mark that some programs leave, and no
+        file.
+        """
+        info: fs.FileInfo = self.filesystem.get_file_info(self._arrow_path)
+        if self.in_s3 and info.is_file and not info.size:
+            bucket, key = self._bucket_and_key
+            return any(True for _ in s3.list_objects(bucket, f"{key}/"))
         return bool(info.type == fs.FileType.Directory)
 
     def children(self) -> list[fs.FileInfo]:
         """Lists what lies directly inside, by name; empty if there is no such place."""
-        selector = fs.FileSelector(self.path, allow_not_found=True)
+        selector = fs.FileSelector(self._arrow_path, allow_not_found=True)
         found: list[fs.FileInfo] = self.filesystem.get_file_info(selector)
         return sorted(found, key=lambda info: str(info.path))
 
     def files(self) -> list[fs.FileInfo]:
         """Lists every file below, at any depth, by path; empty if there is no such place."""
-        selector = fs.FileSelector(self.path, recursive=True, allow_not_found=True)
+        selector = fs.FileSelector(self._arrow_path, recursive=True, allow_not_found=True)
         found: list[fs.FileInfo] = self.filesystem.get_file_info(selector)
         return sorted((f for f in found if f.is_file), key=lambda info: str(info.path))
 
@@ -139,15 +149,22 @@ class Location:
         return Location(s3.filesystem(self._bucket.path, attempts=1), self.path, self.prefix)
 
     def open_file(self) -> fs.NativeFile:
-        """Opens the file for reads of byte ranges; many threads may call ``read_at`` at once."""
-        return self.filesystem.open_input_file(self.path)
+        """Opens the file for reads of byte ranges; many threads may call ``read_at`` at once.
+
+        Raises:
+            OSError: as ``read`` does.
+        """
+        self._refuse_devices()
+        return self.filesystem.open_input_file(self._arrow_path)
 
     def read(self) -> bytes:
         """Returns the content of the file.
 
         Raises:
-            OSError: if there is no such file or it can't be read.
+            OSError: if there is no such file or it can't be read; a ``PermissionError`` if it is
+                a folder, a device or a pipe.
         """
+        self._refuse_devices()
         if self.in_s3 and "//" in self.path:  # a key that pyarrow refuses
             found = self.read_tagged()
             if found is None:
@@ -160,7 +177,7 @@ class Location:
     def write(self, content: bytes) -> None:
         """Writes a file; a reader sees the old content or the new one, never a part of it."""
         if self.in_s3:
-            with self.filesystem.open_output_stream(self.path) as stream:
+            with self.filesystem.open_output_stream(self._arrow_path) as stream:
                 stream.write(content)
             return
         self.filesystem.create_dir(posixpath.dirname(self.path), recursive=True)
@@ -216,6 +233,26 @@ class Location:
     def in_s3(self) -> bool:
         """Whether this is an object, or a prefix of objects, in S3."""
         return self.prefix == _S3
+
+    @property
+    def _arrow_path(self) -> str:
+        """The path for pyarrow, which refuses S3 keys with an empty part.
+
+        Raises:
+            DataError: if it is such a key.
+        """
+        if self.in_s3 and "//" in self.path:
+            single = re.sub("/+", "/", self.path)
+            raise DataError(
+                f"{self}: two slashes in a row. Expected names between them; did you mean "
+                f"{self.prefix}{single}?"
+            )
+        return self.path
+
+    def _refuse_devices(self) -> None:
+        """Refuses what reading might never end of: only files of the disk have an end."""
+        if not self.in_s3 and not stat.S_ISREG(os.stat(self.path).st_mode):
+            raise PermissionError(f"{self}: not a regular file")
 
     @property
     def _bucket(self) -> Location:

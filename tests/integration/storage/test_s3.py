@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ssray.data.dataset import categories, index_dataset, index_images
 from ssray.errors import DataError
+from ssray.storage import s3
+from ssray.storage.listing import walk
 from ssray.storage.location import Location
+from tests.helpers import Ended
 
 
 def test_a_bucket_that_is_not_there_is_named(s3_server: str) -> None:
@@ -45,3 +50,60 @@ def test_endpoint_and_credentials_may_come_from_a_profile(
     place.write(b"by profile")
     assert place.read() == b"by profile"
     assert place.read_tagged() is not None
+
+
+def put(bucket: str, key: str, content: bytes = b"content") -> None:
+    """Writes an object by a key that pyarrow might refuse."""
+    s3.write_if(bucket, key, content, None)
+
+
+def test_an_empty_object_does_not_hide_the_prefix_of_its_name(
+    s3_server: str, tmp_path: Path
+) -> None:
+    prefix = f"{tmp_path.name}/data"
+    for mark in (prefix, f"{prefix}/part", f"{prefix}/part/train"):
+        put(s3_server, mark, b"")
+    names = ["part/test/good/0.png", "part/train/good/0.png", "part/train/good/1.png"]
+    for name in names:
+        put(s3_server, f"{prefix}/{name}")
+    root = Location.parse(f"s3://{s3_server}/{prefix}")
+    assert root.is_dir()
+    assert categories(root) == ["part"]
+    assert sorted(index_dataset(root)["uri"].to_pylist()) == [f"{root}/{name}" for name in names]
+    assert len(index_images(root / "part", "part")) == 3
+    put(s3_server, f"{prefix}-2/empty.png", b"")
+    empty = Location.parse(f"s3://{s3_server}/{prefix}-2/empty.png")
+    assert not empty.is_dir()
+    assert [(file.path, file.size) for file in walk(empty)] == [("empty.png", 0)]
+
+
+def test_hidden_objects_are_left_out(s3_server: str, tmp_path: Path) -> None:
+    prefix = f"{tmp_path.name}/.night"
+    for name in ("a/0.png", "a/.ipynb_checkpoints/0.png", "__MACOSX/a/0.png", "a/Thumbs.db"):
+        put(s3_server, f"{prefix}/{name}")
+    images = index_images(Location.parse(f"s3://{s3_server}/{prefix}"), "a")
+    assert images["uri"].to_pylist() == [f"s3://{s3_server}/{prefix}/a/0.png"]
+
+
+def test_a_key_of_two_slashes_is_read_where_it_is_found(s3_server: str, tmp_path: Path) -> None:
+    put(s3_server, f"{tmp_path.name}/a//0.png")
+    [found] = walk(Location.parse(f"s3://{s3_server}/{tmp_path.name}"))
+    assert Location.parse(found.place.uri).read() == b"content"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--data", "{place}", "--models", "{tmp}"],
+        ["evaluate", "--data", "{tmp}", "--models", "{place}", "--out", "{tmp}"],
+        ["models", "list", "--models", "{place}"],
+    ],
+)
+def test_two_slashes_in_a_row_are_told_in_a_line(
+    program: Callable[..., Ended], s3_server: str, tmp_path: Path, arguments: list[str]
+) -> None:
+    place = f"s3://{s3_server}//models"
+    ended = program(*(argument.format(place=place, tmp=tmp_path) for argument in arguments))
+    assert ended.code in (1, 2)
+    assert f"did you mean s3://{s3_server}/models?" in ended.err + ended.out.replace("\n", " ")
+    assert "Traceback" not in ended.err + ended.out

@@ -85,7 +85,7 @@ def test_huge_images_are_refused_before_they_are_decoded() -> None:
 def test_a_missing_file_has_a_code(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as refusal:
         read_image(str(tmp_path / "gone.png"))
-    assert refusal.value.code == "unreadable"
+    assert refusal.value.code == "missing"
 
 
 def test_a_mask_is_what_exceeds_127() -> None:

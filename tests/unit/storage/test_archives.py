@@ -113,7 +113,7 @@ def test_a_member_that_is_not_there_has_a_code(tmp_path: Path, demo_root: Path) 
     (tmp_path / "weave.tar").write_bytes(packed(demo_root / "weave", ".tar"))
     with pytest.raises(ImageError) as refusal:
         read_image(f"{tmp_path}/weave.tar#train/good/none.png")
-    assert refusal.value.code == "unreadable"
+    assert refusal.value.code == "missing"
 
 
 def test_a_compressed_tar_has_a_limit(
