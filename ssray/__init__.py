@@ -157,15 +157,18 @@ def evaluate(
     out: str | Path,
     *,
     categories: Sequence[str] = (),
+    good_name: str = "good",
     **compute: Any,
 ) -> Mapping[str, Mapping[str, Any]]:
     """Scores labelled test images and writes metrics, scores and a report.
 
     Args:
-        data: the folder or URI above the categories, in the layout of MVTec AD.
+        data: the folder or URI above the categories, in the layout of MVTec AD or another that is
+            known.
         store: folder or URI of the model store.
         out: folder or URI for ``metrics.parquet``, ``scores.parquet``, ``report.html`` and others.
         categories: which to evaluate; default: all that have images and a model.
+        good_name: the name of the folders of good images.
         **compute: fields of ``ssray.config.Compute``, such as ``workers`` or ``device``.
 
     Returns:
@@ -190,6 +193,7 @@ def evaluate(
         Location.parse(store),
         parse(Compute, compute, "evaluate"),
         Location.parse(out),
+        good_name=good_name,
     )
     return {row["category"]: row for row in metrics.to_pylist()}
 

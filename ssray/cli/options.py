@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from ssray.cluster.environment import quiet_local_ray
 from ssray.config import Compute, parse
+from ssray.data.labels import GOOD
 from ssray.errors import SsrayError
 from ssray.recipes.request import RecipeRequest
 
@@ -49,6 +50,14 @@ categories_option = click.option(
 )
 out_option = click.option(
     "--out", required=True, metavar="DIR", help="Folder or URI for the results."
+)
+good_name_option = click.option(
+    "--good-name",
+    default=GOOD,
+    show_default=True,
+    metavar="FOLDER",
+    help="What the folders of good images are called in the data set: CATEGORY/train/FOLDER, "
+    "CATEGORY/test/FOLDER.",
 )
 maps_option = click.option(
     "--maps",

@@ -12,6 +12,7 @@ from ssray.cli.options import (
     compute_from,
     compute_options,
     data_option,
+    good_name_option,
     maps_option,
     models_option,
     out_option,
@@ -24,11 +25,18 @@ from ssray.errors import ConfigError, ScoringError
 @data_option
 @models_option
 @categories_option
+@good_name_option
 @out_option
 @maps_option
 @compute_options(*SCORING)
 def evaluate(
-    root: str, store: str, only: tuple[str, ...], out: str, maps: str | None, **compute: Any
+    root: str,
+    store: str,
+    only: tuple[str, ...],
+    good_name: str,
+    out: str,
+    maps: str | None,
+    **compute: Any,
 ) -> None:
     """Score the labelled test images; write metrics, scores and a report."""
     from ssray.cli.terminal import scoring_progress, show_evaluation
@@ -45,6 +53,7 @@ def evaluate(
             place,
             Location.parse(maps) if maps else None,
             scored,
+            good_name,
         )
     show_evaluation(metrics, scores, place)
 
@@ -85,6 +94,7 @@ def score(images: str, store: str, category: str, out: str, **compute: Any) -> N
 @click.command()
 @data_option
 @click.option("--category", required=True, metavar="C", help="Category to diagnose.")
+@good_name_option
 @models_option
 @out_option
 @click.option(
@@ -96,7 +106,15 @@ def score(images: str, store: str, category: str, out: str, **compute: Any) -> N
     help="Training images that are compared and patched, and patches that are tried at each width.",
 )
 @compute_options("device", "precision", "seed")
-def diagnose(root: str, category: str, store: str, out: str, images: int, **compute: Any) -> None:
+def diagnose(
+    root: str,
+    category: str,
+    good_name: str,
+    store: str,
+    out: str,
+    images: int,
+    **compute: Any,
+) -> None:
     """Tell whether a category is a texture, which defects its model can repair, and whether its
     recipe corrupts no larger regions than the theory covers.
 
@@ -116,6 +134,7 @@ def diagnose(root: str, category: str, store: str, out: str, images: int, **comp
         images,
         compute_from(compute),
         counting,
+        good_name,
     )
     write_diagnosis(found, place)
     console.print(paragraph(found))

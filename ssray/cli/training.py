@@ -16,6 +16,7 @@ from ssray.cli.options import (
     data_option,
     events_option,
     force_option,
+    good_name_option,
     models_option,
     out_option,
     recipe_options,
@@ -40,6 +41,7 @@ from ssray.recipes.request import RecipeRequest
     metavar="C",
     help="Of --data: a category to train; repeatable; default: all.",
 )
+@good_name_option
 @click.option(
     "--good",
     metavar="FOLDER",
@@ -60,6 +62,7 @@ from ssray.recipes.request import RecipeRequest
 def train(
     root: str | None,
     only: tuple[str, ...],
+    good_name: str,
     good: str | None,
     name: str | None,
     recipe: RecipeRequest,
@@ -111,6 +114,7 @@ def train(
             events,
             board,
             force,
+            good_name,
         )
     board.show_totals(len(failed))
     if len(only) == 1:
@@ -126,6 +130,7 @@ def train(
 @models_option
 @out_option
 @categories_option
+@good_name_option
 @recipe_options
 @click.option(
     "--space",
@@ -183,6 +188,7 @@ def sweep(
     store: str,
     out: str,
     only: tuple[str, ...],
+    good_name: str,
     recipe: RecipeRequest,
     space: str,
     trials: int,
@@ -212,6 +218,7 @@ def sweep(
         grid=GRIDS.get(grid),
         ensemble=ensemble,
         force=force,
+        good_name=good_name,
     )
     place = Location.parse(out)
     with TrainingBoard() as board:

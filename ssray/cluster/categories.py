@@ -18,6 +18,7 @@ from ssray.cluster.session import ray_session
 from ssray.cluster.train import Trained, train_category
 from ssray.config import Compute, Decoding
 from ssray.data.dataset import categories, index_dataset, index_images, training_uris
+from ssray.data.labels import GOOD
 from ssray.data.loading import common_bits, common_shape, load_images, spread
 from ssray.data.pose import Framing
 from ssray.errors import ArtifactError, ConfigError, DataError, PoorModelError
@@ -34,6 +35,8 @@ SAMPLE = 64
 """How many training images are looked at to choose a recipe."""
 SAMPLE_SIDE = 384
 """The side of a square with as many pixels as they are shrunk to."""
+MAX_NAME_BYTES = 200
+"""How long a category's name may be: file systems allow 255 bytes a folder, some less."""
 _SILENT = Silent()
 
 
@@ -47,6 +50,7 @@ def train_categories(
     events: Path | None = None,
     progress: Progress = _SILENT,
     force: bool = False,
+    good_name: str = GOOD,
 ) -> dict[str, Exception]:
     """Trains categories of a data set on one Ray, as many at once as it holds.
 
@@ -62,6 +66,7 @@ def train_categories(
         events: a local folder for TensorBoard events, one folder in it for each category.
         progress: is told how it goes.
         force: puts a model into use even if it can't be shown to be better than guessing.
+        good_name: the name of the folders of good images.
 
     Returns:
         The error of each category that failed.
@@ -74,7 +79,7 @@ def train_categories(
     missing = [name for name in names if name not in present]
     if missing:
         raise DataError(f"{root}: no category {', '.join(missing)}. Found: {', '.join(present)}.")
-    sources = {name: functools.partial(training_uris, root, name) for name in names}
+    sources = {name: functools.partial(training_uris, root, name, good_name) for name in names}
     return _train(sources, recipe, compute, store, at_once, events, progress, force)
 
 
@@ -106,10 +111,11 @@ def train_on_folder(
         PoorModelError: if the model is hardly better than guessing, and not forced.
         SsrayError: as ``train_category``.
     """
-    if not name or name.startswith(".") or "/" in name:
+    if not name or name.startswith(".") or "/" in name or len(name.encode()) > MAX_NAME_BYTES:
         raise ConfigError(
             f"'{name}' can't be the name of a category: it becomes a folder of the store. Expected "
-            "a word such as bracket, without '/' and not beginning with '.'."
+            "a word such as bracket, without '/', not beginning with '.' and of at most "
+            f"{MAX_NAME_BYTES} bytes."
         )
 
     def uris() -> list[str]:
@@ -290,6 +296,7 @@ def evaluate_categories(
     out: Location,
     maps: Location | None = None,
     on_scored: Callable[[int, int], None] = lambda done, count: None,
+    good_name: str = GOOD,
 ) -> tuple[pa.Table, pa.Table]:
     """Evaluates published models on the labelled test images of a data set.
 
@@ -297,6 +304,7 @@ def evaluate_categories(
         only: categories to evaluate; empty takes those that have both images and a model.
         maps: keeps every anomaly map, ``CATEGORY/TYPE/NAME.npy``.
         on_scored: called with how many images are scored, and how many there are.
+        good_name: the name of the folders of good images.
 
     Returns:
         The ``METRICS`` and the ``SCORES`` table.
@@ -314,7 +322,7 @@ def evaluate_categories(
             f"{store}: no published model for {lacking}. "
             f"Models here: {', '.join(versions) or 'none'}."
         )
-    table = index_dataset(root, wanted)
+    table = index_dataset(root, wanted, good_name)
     tested = table.filter(pc.equal(table["split"], "test"))["category"].to_pylist()
     untested = [name for name in wanted if name not in tested]
     if untested:

@@ -27,6 +27,7 @@ from ssray.cluster.train import TRAININGS
 from ssray.cluster.tune import Search, search_category
 from ssray.config import STRIDE, Basis, Compute
 from ssray.data.dataset import categories, index_dataset, training_uris
+from ssray.data.labels import GOOD
 from ssray.data.loading import common_bits, load_images
 from ssray.data.pose import Framing
 from ssray.errors import ConfigError, DataError, PoorModelError, SsrayError, TrainingError
@@ -76,6 +77,7 @@ class SweepRequest:
         ensemble: whether the best models are tried in pairs, too.
         force: whether the best model goes into use even if it can't be shown to be better than
             guessing.
+        good_name: the name of the folders of good images.
     """
 
     recipe: RecipeRequest
@@ -86,6 +88,7 @@ class SweepRequest:
     grid: Grid | None = None
     ensemble: bool = False
     force: bool = False
+    good_name: str = GOOD
 
     def __post_init__(self) -> None:
         """Finds mistakes before any data is read.
@@ -197,7 +200,7 @@ class _Sweep:
 
     def _begun(self, category: str) -> Search:
         """The search of a category, once its images and the user's settings have been looked at."""
-        uris = sorted(training_uris(self.root, category))
+        uris = sorted(training_uris(self.root, category, self.request.good_name))
         bits = common_bits(uris, os.cpu_count() or 1)
         survey = survey_of(uris, bits)  # where none can be used, no trial needs to find out
         recipe = with_bits(self.request.recipe.resolve(category, lambda: survey), bits)
@@ -211,8 +214,14 @@ class _Sweep:
             wanted = seen_alike(wanted, stated=self.request.space not in SPACES)
         space = fitted_to(wanted, recipe)
         held_out, _ = split_uris(uris, recipe.schedule.holdout, self.compute.seed)
-        labelled = _labelled(self.request.validation, category)
-        files = [uri for row in labelled for uri in (row.uri, row.mask_uri) if uri]
+        labelled = _labelled(self.request.validation, category, self.request.good_name)
+        files = [
+            file
+            for row in labelled
+            for uri in (row.uri, row.mask_uri)
+            if uri
+            for file in uri.split("\n")
+        ]
         return Search(
             uris=uris,
             category=category,
@@ -367,7 +376,9 @@ class _Reported:
             )
 
 
-def _labelled(validation: Location | None, category: str) -> tuple[LabelledImage, ...]:
+def _labelled(
+    validation: Location | None, category: str, good_name: str
+) -> tuple[LabelledImage, ...]:
     """The test images of a category of the validation set.
 
     Raises:
@@ -375,7 +386,7 @@ def _labelled(validation: Location | None, category: str) -> tuple[LabelledImage
     """
     if validation is None:
         return ()
-    rows = index_dataset(validation, [category])
+    rows = index_dataset(validation, [category], good_name)
     rows = rows.filter(pc.equal(rows["split"], "test")).to_pylist()
     defective = [row["uri"] for row in rows if row["label"]]
     if not defective:

@@ -6,25 +6,33 @@ The layout is that of MVTec AD::
     ROOT/CATEGORY/test/TYPE/NAME.png                  TYPE is good or a kind of defect
     ROOT/CATEGORY/ground_truth/TYPE/NAME_mask.png     NAME as in test/TYPE
 
-A mask belongs to the image of exactly the same stem; its extension may differ. An archive
-``ROOT/CATEGORY.tar`` (or another of ``ssray.storage.archives.SUFFIXES``) may stand for the folder;
-the paths in it may begin with the category's name.
+or one that ``ssray.data.layouts`` brings into it. A mask belongs to the image of exactly the same
+stem; its extension may differ. An archive ``ROOT/CATEGORY.tar`` (or another of
+``ssray.storage.archives.SUFFIXES``) may stand for the folder.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 from pyarrow import fs
 
-from ssray.data.decode import FORMATS
+from ssray.data.category_files import (
+    SPLITS,
+    CategoryFile,
+    archives_of,
+    image_files,
+    refuse_lost,
+)
+from ssray.data.image_files import MASKS, passed_over_as, some
+from ssray.data.labels import GOOD
+from ssray.data.layouts import VISA_FOLDER, in_mvtec_ad, why_none
 from ssray.errors import DataError
-from ssray.storage.archives import category_of, members
+from ssray.storage.archives import category_of
+from ssray.storage.listing import is_hidden, lost_links, walk
 from ssray.storage.location import Location
 
 IMAGE_TABLE_SCHEMA = pa.schema(
@@ -34,83 +42,58 @@ IMAGE_TABLE_SCHEMA = pa.schema(
         pa.field("split", pa.string(), metadata={"values": "train, test; null for unlabelled"}),
         pa.field("split_type", pa.string(), metadata={"values": "good or a kind of defect"}),
         pa.field("label", pa.int8(), metadata={"values": "0 good, 1 defect, null unknown"}),
-        pa.field("mask_uri", pa.string()),
+        pa.field("mask_uri", pa.string(), metadata={"of": "several masks, a line for each"}),
         pa.field("size_bytes", pa.int64(), nullable=False),
     ]
 )
 
-GOOD = "good"
 MASK_SUFFIX = "_mask"
 """What a mask's name has after the name of its image, before the extension."""
-DEPTH = 2
-"""How many folders lie between a category's folder and an image: split and type."""
-
-
-def image_extensions() -> frozenset[str]:
-    """Returns the file extensions of the formats that are decoded, in lower case with the dot."""
-    known = Image.registered_extensions()
-    return frozenset(ext.lower() for ext, kind in known.items() if kind in FORMATS)
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file of a category, which may lie in a folder or an archive.
-
-    Attributes:
-        path: the path inside the category, such as ``train/good/000.png``.
-        uri: where to read it.
-        size: the size in bytes.
-    """
-
-    path: PurePosixPath
-    uri: str
-    size: int
-
-    @property
-    def is_image(self) -> bool:
-        return self.path.suffix.lower() in image_extensions()
+_SHOWN_OF_NONE = 100
+"""How many files are looked at to say what a place has in place of categories."""
 
 
 def categories(root: Location) -> list[str]:
     """Returns the names of the categories below ``root``, sorted.
 
-    A category is a folder that holds a ``train`` or ``test`` folder, or an archive that is named
-    after its category.
+    A category is a folder that holds a ``train`` or ``test`` folder, or VisA's ``Data/Images``, or
+    an archive that is named after its category.
 
     Raises:
-        DataError: if there is no category.
+        DataError: if there is no category, or a folder below ``root`` is a link to nothing.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Expected ROOT/CATEGORY/train/good/*.png.")
-    found = set(_archives(root))
+    refuse_lost([f for f in lost_links(root) if f.is_lost_folder or category_of(f.path)])
+    found = set(archives_of(root))
     for info in root.children():
-        place = root.at(info)
-        if info.type == fs.FileType.Directory and any(
-            (place / split).is_dir() for split in ("train", "test")
-        ):
-            found.add(info.base_name)
+        if info.type == fs.FileType.Directory and not is_hidden(info.base_name):
+            folders = (root.at(info) / name for name in (*SPLITS, "/".join(VISA_FOLDER)))
+            if any(folder.is_dir() for folder in folders):
+                found.add(info.base_name)
     if not found:
-        raise DataError(
-            f"{root}: no category found. Expected folders ROOT/CATEGORY/train/good "
-            "(MVTec AD layout) or archives ROOT/CATEGORY.tar; give the folder above the "
-            "categories."
-        )
+        paths = [file.path for file in itertools.islice(walk(root), _SHOWN_OF_NONE)]
+        raise DataError(why_none(root, paths))
     return sorted(found)
 
 
-def index_dataset(root: Location, only: list[str] | tuple[str, ...] = ()) -> pa.Table:
-    """Makes the image table of a labelled data set in the layout of MVTec AD.
+def index_dataset(
+    root: Location, only: list[str] | tuple[str, ...] = (), good_name: str = GOOD
+) -> pa.Table:
+    """Makes the image table of a labelled data set.
 
     Args:
         root: the folder above the categories.
         only: the categories to take; empty takes all.
+        good_name: the name of the folders of good images.
 
     Returns:
         A table of ``IMAGE_TABLE_SCHEMA``, ordered by category, split, type and path.
 
     Raises:
-        DataError: if a category is missing, a training image lies outside ``good``, a mask
-            has no image, or a defect folder has masks for only some of its images.
+        DataError: if a category is missing, a training image lies outside ``good``, good images
+            might be meant by the name of another folder, a mask has no image, or a defect folder
+            has masks for only some of its images.
     """
     present = categories(root)
     missing = [name for name in only if name not in present]
@@ -118,12 +101,14 @@ def index_dataset(root: Location, only: list[str] | tuple[str, ...] = ()) -> pa.
         raise DataError(f"{root}: no category {', '.join(missing)}. Found: {', '.join(present)}.")
     rows: list[dict[str, object]] = []
     for category in only or present:
-        rows += _category_rows(root, category)
+        rows += _category_rows(root, category, good_name)
     return pa.Table.from_pylist(rows, schema=IMAGE_TABLE_SCHEMA)
 
 
 def index_images(place: Location, category: str) -> pa.Table:
     """Makes the image table of unlabelled images: one file, or all below a folder or prefix.
+
+    Hidden files and masks below ``ground_truth`` are left out.
 
     Args:
         place: the file, folder or prefix.
@@ -136,67 +121,39 @@ def index_images(place: Location, category: str) -> pa.Table:
         raise DataError(
             f"{place}: no such file or folder. Expected an image or a folder of images."
         )
-    infos = place.files() if place.is_dir() else [place.filesystem.get_file_info(place.path)]
-    images = [info for info in infos if _is_image(info)] if place.is_dir() else infos
+    files = images = list(walk(place))
+    if place.is_dir():
+        files = sorted(files, key=lambda file: file.path)
+        images = [f for f in files if passed_over_as(f.path) is None or f.is_lost_folder]
     if not images:
         raise DataError(
-            f"{place}: {len(infos)} files, none with an image's extension. Expected files such as "
-            "NAME.png."
+            f"{place}: {len(files)} files, none with an image's extension. Found "
+            f"{some([file.path for file in files])}. Expected files such as NAME.png."
         )
-    rows = [_row(place.at(info).uri, info.size, category=category) for info in images]
+    rows = [_row(file.place.uri, file.size, category=category) for file in images]
     return pa.Table.from_pylist(rows, schema=IMAGE_TABLE_SCHEMA)
 
 
-def _archives(root: Location) -> dict[str, Location]:
-    """Returns the archives below ``root`` by the category that they are named after."""
-    found = {}
-    for info in root.children():
-        category = category_of(info.base_name)
-        if info.is_file and category:
-            found[category] = root.at(info)
-    return found
-
-
-def _files(root: Location, category: str) -> list[_File]:
-    """Lists all files of a category, sorted by path."""
-    folder = root / category
-    if folder.is_dir():
-        return [
-            _File(PurePosixPath(info.path).relative_to(folder.path), folder.at(info).uri, info.size)
-            for info in folder.files()
-        ]
-    archive = _archives(root)[category]
-    sizes = members(archive)
-    wrapped = all(PurePosixPath(name).parts[0] == category for name in sizes)
-    found = []
-    for name in sorted(sizes):
-        path = PurePosixPath(name)
-        uri = f"{archive.uri}#{name}"
-        found.append(_File(path.relative_to(category) if wrapped else path, uri, sizes[name]))
-    return found
-
-
-def _category_rows(root: Location, category: str) -> list[dict[str, object]]:
+def _category_rows(root: Location, category: str, good_name: str) -> list[dict[str, object]]:
     """Makes the rows of one category, and checks that its images and masks belong together."""
-    groups: dict[tuple[str, str], list[_File]] = defaultdict(list)
-    for file in _files(root, category):
-        if file.is_image and len(file.path.parts) > DEPTH:
-            groups[file.path.parts[0], file.path.parts[1]].append(file)
+    groups: dict[tuple[str, str], list[CategoryFile]] = defaultdict(list)
+    for file in in_mvtec_ad(root, category, image_files(root, category), good_name):
+        groups[file.path.parts[0], file.path.parts[1]].append(file)
     rows = []
-    for split in ("train", "test"):
+    for split in SPLITS:
         for kind in sorted(kind for found, kind in groups if found == split):
             if split == "train" and kind != GOOD:
                 raise DataError(
                     f"{root / category}: training images must be defect-free and lie in "
-                    f"train/{GOOD}; move '{kind}' to test/."
+                    f"train/{good_name}; move '{kind}' to test/."
                 )
             images = groups[split, kind]
             masks = {
                 file.path.stem.removesuffix(MASK_SUFFIX): file.uri
-                for file in groups.get(("ground_truth", kind), [])
+                for file in groups.get((MASKS, kind), [])
             }
             stems = [file.path.stem for file in images]
-            _check_pairing(root / category / "ground_truth" / kind, stems, masks, split, kind)
+            _check_pairing(root / category / MASKS / kind, stems, masks, split, kind)
             rows += [
                 _row(
                     file.uri,
@@ -246,19 +203,19 @@ def _row(uri: str, size: int, *, category: str, **labels: object) -> dict[str, o
     return {"uri": uri, "category": category, "size_bytes": size, **labels}
 
 
-def _is_image(info: fs.FileInfo) -> bool:
-    return PurePosixPath(info.path).suffix.lower() in image_extensions()
-
-
-def training_uris(root: Location, category: str) -> list[str]:
+def training_uris(root: Location, category: str, good_name: str = GOOD) -> list[str]:
     """The defect-free training images of a category.
 
     Raises:
         DataError: as ``index_dataset``, or if there is none.
     """
-    table = index_dataset(root, [category])
+    table = index_dataset(root, [category], good_name)
     training = table.filter(pc.equal(table["split"], "train"))
     if not len(training):
-        raise DataError(f"{root / category}: no images in train/good.")
+        found = [str(file.path) for file in image_files(root, category)]
+        raise DataError(
+            f"{root / category}: no images in train/{good_name}. Found {some(found)}. Expected "
+            f"good photographs in {category}/train/{good_name}."
+        )
     uris: list[str] = training["uri"].to_pylist()
     return uris

@@ -17,6 +17,7 @@ from torch import Tensor
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
 from ssray.data.decode import UInt8Image
+from ssray.data.labels import GOOD
 from ssray.data.loading import load_image
 from ssray.data.pose import Framing
 from ssray.diagnosis import MIN_IMAGES
@@ -54,6 +55,7 @@ def diagnose(
     images: int,
     compute: Compute,
     counting: Counting = _uncounted,
+    good_name: str = GOOD,
 ) -> Diagnosis:
     """Measures a category's training images and its model in use.
 
@@ -66,13 +68,14 @@ def diagnose(
             standard deviations are taken over all.
         compute: device, precision and seed.
         counting: shows the progress of the long parts.
+        good_name: the name of the folders of good images.
 
     Raises:
         ArtifactError: if there is no published model, or it can't be read.
         ConfigError: if the model was trained with objective (4) alone.
         DataError: if there is no such category, or it has fewer than 3 usable training images.
     """
-    table = index_dataset(root, [category])
+    table = index_dataset(root, [category], good_name)
     uris = table.filter(pc.equal(table["split"], "train"))["uri"].to_pylist()
     model = load(store, category, published_version(store, category))
     if model.recipe.objective.kind == "amplify":
@@ -87,7 +90,7 @@ def diagnose(
     surveyed = _survey([uris[i] for i in order], model.framing, images, counting)
     if surveyed.read < MIN_IMAGES:
         raise DataError(
-            f"{root / category}: {surveyed.read} usable images in train/good "
+            f"{root / category}: {surveyed.read} usable images in train/{good_name} "
             f"({len(uris) - surveyed.read} could not be read); at least {MIN_IMAGES} are needed."
         )
     kept = surveyed.kept.to(device)

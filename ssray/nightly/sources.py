@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ssray.data.dataset import image_extensions
+from ssray.data.image_files import image_extensions
 from ssray.errors import ConfigError, DataError, ImageError
 from ssray.nightly import CATEGORY_PATTERN
 from ssray.storage.archives import category_of, listed

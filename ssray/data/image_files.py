@@ -1,0 +1,56 @@
+"""Tells by their paths which of the listed files are images, and which of these are masks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from PIL import Image
+
+from ssray.data.decode import FORMATS
+
+MASKS = "ground_truth"
+"""The folder of masks, which are no photographs."""
+_SHOWN = 3
+
+
+@functools.cache
+def image_extensions() -> frozenset[str]:
+    """Returns the file extensions of the formats that are decoded, in lower case with the dot."""
+    known = Image.registered_extensions()
+    return frozenset(ext.lower() for ext, kind in known.items() if kind in FORMATS)
+
+
+def has_image_extension(path: str) -> bool:
+    """Tells whether a path ends like an image's.
+
+    >>> has_image_extension("grid/0.PNG"), has_image_extension("grid/notes.txt")
+    (True, False)
+    """
+    return PurePosixPath(path).suffix.lower() in image_extensions()
+
+
+def passed_over_as(path: str) -> str | None:
+    """Returns what a file that is no photograph is counted as; None for a photograph.
+
+    >>> passed_over_as("grid/notes.TXT"), passed_over_as("grid/README")
+    ('.txt', 'README')
+    >>> passed_over_as("grid/ground_truth/bent/0.png"), passed_over_as("grid/test/bent/0.png")
+    ('ground_truth/', None)
+    """
+    parts = PurePosixPath(path)
+    if MASKS in parts.parent.parts:
+        return f"{MASKS}/"
+    if not has_image_extension(path):
+        return parts.suffix.lower() or parts.name
+    return None
+
+
+def some(paths: Sequence[str]) -> str:
+    """Names the first of some paths, for an error message.
+
+    >>> some(["a.png", "b.png", "c.png", "d.png"]), some([])
+    ('a.png, b.png, c.png and others', 'nothing')
+    """
+    return (", ".join(paths[:_SHOWN]) or "nothing") + " and others" * (len(paths) > _SHOWN)
