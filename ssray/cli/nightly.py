@@ -23,6 +23,14 @@ from ssray.nightly import BATCH, CATEGORY_PATTERN
     help="A folder or prefix, in which archives are read as they lie; an archive; or a .parquet or "
     ".csv list with a column uri, perhaps one category. Repeatable.",
 )
+@click.option(
+    "--allow",
+    "allowed",
+    multiple=True,
+    metavar="ROOT",
+    help="Where a list may name files: a folder, bucket or prefix, beside the list's own folder "
+    "or, in S3, its own bucket. Repeatable.",
+)
 @models_option
 @out_option
 @click.option(
@@ -93,6 +101,7 @@ from ssray.nightly import BATCH, CATEGORY_PATTERN
 @compute_options("cpus_per_worker", "gpus_per_worker", "device", "precision", "backend")
 def nightly(
     places: tuple[str, ...],
+    allowed: tuple[str, ...],
     store: str,
     out: str,
     date: str,
@@ -121,6 +130,7 @@ def nightly(
     request = NightRequest(
         images=[Location.parse(place) for place in places],
         rule=CategoryRule(pattern, category),
+        allowed=[Location.parse(root) for root in allowed],
         models=Location.parse(store),
         out=Location.parse(out),
         date=date,

@@ -34,6 +34,12 @@ MOST_HELD_BYTES = 256 * 1024**2
 """The most bytes of files from a compressed tar waiting to be decoded; a larger one waits alone."""
 STAGES = ("fetch", "decode", "model", "pack", "write")
 """The stages of work whose times are measured."""
+_KNOWN = {
+    "forbidden": "may not be read, is no regular file, or lies outside of where its list may name "
+    "files (--allow)",
+    "missing": "a link whose target is not there",
+}
+"""Why an image was given up when it was listed, by reason code."""
 
 
 @dataclass
@@ -228,7 +234,8 @@ def _contents(
 def _reading(source: Source, fetch: Fetcher) -> Callable[[], bytes]:
     """Makes a function that fetches an image, or raises the error that is known already."""
     if source.error:
-        return _raising(ImageError(source.error, f"{source.uri}: known before it was read"))
+        why = _KNOWN.get(source.error, "known before it was read")
+        return _raising(ImageError(source.error, f"{source.uri}: {why}"))
     return lambda: fetch(source.uri, source.size, source.offset)
 
 

@@ -4,10 +4,13 @@ The files are, below ``OUT``::
 
     .nights/DATE/night.json                     the arguments, the models' versions, and RUN
     .nights/DATE/RUN/manifest/                  the list of all images, in batches
-    .nights/DATE/RUN/batches/000000=C.parquet   the rows of a batch that is done
+    .nights/DATE/RUN/batches/000000=C.parquet   the rows of a batch that is done, of category C
     .nights/DATE/RUN/notes/000000/              notes that a batch was begun
     date=DATE/category=C/part-000000-HOLDER.parquet   the results
     date=DATE/_COMPLETE.json                    the marker of a complete night: counts, checksums
+
+C is the category's name, percent-encoded; where that is longer than 144 characters, the beginning
+of the name, ``+`` and a digest of all of it.
 
 A batch that is scored again writes the same file again. When all batches are done they are joined
 into a few larger files, then the marker is written and ``.nights/DATE`` is deleted. A night without
@@ -29,7 +32,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,6 +55,8 @@ PART_BYTES = 64 * 1024**2
 """About how large the files are that batches are joined into."""
 _FACTS = b"ssray"
 """The key of ``BatchFacts`` in the metadata of a batch's file."""
+_LONGEST_NAME = 144
+"""How many characters a category's name may have in a path; longer ones are shortened."""
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _REMEDY = "Score the night anew with --again."
 
@@ -63,6 +68,7 @@ class Night(BaseModel):
         images: the places where the images are, sorted.
         category_pattern: how an image's category follows from its path.
         category: the category of all images, if it was given.
+        allowed: where lists may name files, beside their own folder or bucket, sorted.
         models: the model store.
         heatmaps: which images' heatmaps are kept.
         versions: the version of each category's model that was in use when the night began.
@@ -84,6 +90,7 @@ class Night(BaseModel):
     precision: Precision
     backend: Backend
     run: str
+    allowed: tuple[str, ...] = ()
 
 
 class Part(BaseModel):
@@ -244,9 +251,24 @@ def write_batch(places: Places, number: int, result: BatchResult) -> BatchFacts:
     table = result.rows.replace_schema_metadata({_FACTS: facts.model_dump_json().encode()})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    name = f"{number:06}={quote(facts.category, safe='')}.parquet"
+    name = f"{number:06}={name_in_paths(facts.category)}.parquet"
     (places.batches / name).write(buffer.getvalue())
     return facts
+
+
+def name_in_paths(category: str) -> str:
+    """Returns a name for files and folders that no other category has.
+
+    >>> name_in_paths("grid"), name_in_paths("a/b")
+    ('grid', 'a%2Fb')
+    >>> len(name_in_paths("é" * 1000))
+    105
+    """
+    whole = quote(category, safe="")
+    if len(whole) <= _LONGEST_NAME:
+        return whole
+    digest = hashlib.sha256(category.encode()).hexdigest()[:32]
+    return f"{quote(category[:12], safe='')}+{digest}"
 
 
 @dataclass(frozen=True)
@@ -255,7 +277,7 @@ class StoredBatch:
 
     Attributes:
         number: its number.
-        category: the category of its images.
+        category: the category of its images, as ``name_in_paths`` gives it.
         place: the file of its rows.
         size: the size of that file in bytes.
     """
@@ -273,7 +295,7 @@ def list_batches(places: Places) -> list[StoredBatch]:
         number, _, category = info.base_name.removesuffix(".parquet").partition("=")
         if number.isdecimal() and info.base_name.endswith(".parquet"):
             place = places.batches.at(info)
-            found.append(StoredBatch(int(number), unquote(category), place, info.size))
+            found.append(StoredBatch(int(number), category, place, info.size))
     return found
 
 
@@ -311,8 +333,7 @@ def join(
             writer.write_table(table.cast(NIGHT))
             rows += len(table)
     content = buffer.getvalue()
-    folder = f"category={quote(batches[0].category, safe='')}"
-    path = f"{folder}/part-{batches[0].number:06}-{holder}.parquet"
+    path = f"category={batches[0].category}/part-{batches[0].number:06}-{holder}.parquet"
     (places.results / path).write(content)
     sha256 = hashlib.sha256(content).hexdigest()
     return Part(path=path, rows=rows, bytes=len(content), sha256=sha256), facts

@@ -76,6 +76,7 @@ def write_manifest(
     batch: int,
     on_listed: Callable[[int], None] = lambda images: None,
     write_summary: Callable[[Location, bytes], None] = Location.write,
+    allowed: Sequence[Location] = (),
 ) -> Manifest:
     """Lists the images and writes the manifest, its summary last.
 
@@ -86,6 +87,7 @@ def write_manifest(
         batch: how many images a batch has.
         on_listed: called now and then with the number of images found so far.
         write_summary: writes the summary's content to a place.
+        allowed: where lists may name files, as ``find`` takes it.
 
     Raises:
         DataError: as ``find`` does.
@@ -93,7 +95,7 @@ def write_manifest(
     begun = time.monotonic()
     passed_over, categories = Counter[str](), Counter[str]()
     batches = 0
-    sources = (source for place in places for source in find(place, rule, passed_over))
+    sources = (source for place in places for source in find(place, rule, passed_over, allowed))
     for number, part in enumerate(_parts(_in_batches(sources, batch))):
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, ROWS, compression="zstd") as writer:

@@ -55,6 +55,7 @@ class NightRequest:
     Attributes:
         images: where they are, as for ``ssray.nightly.sources.find``.
         rule: how their category follows from their path.
+        allowed: where lists may name files, beside their own folder or bucket.
         models: the store.
         out: for the results, of many nights.
         date: of the night, YYYY-MM-DD.
@@ -77,6 +78,7 @@ class NightRequest:
     min_actors: int = 1
     price_per_hour: float | None = None
     again: bool = False
+    allowed: Sequence[Location] = ()
 
     def __post_init__(self) -> None:
         """Finds mistakes before any data is read.
@@ -119,6 +121,7 @@ class NightRequest:
             images=tuple(sorted(map(str, self.images))),
             category_pattern=self.rule.pattern,
             category=self.rule.fixed,
+            allowed=tuple(sorted(map(str, self.allowed))),
             models=str(self.models),
             heatmaps=self.heatmaps,
             versions=versions,
@@ -229,6 +232,7 @@ def _listed(places: Places, night: Night, lease: Lease, on_state: OnState) -> Ma
             night.batch,
             lambda images: on_state(f"listing images: {images:,}"),
             lease.write,
+            [Location.parse(uri) for uri in night.allowed],
         )
     if not manifest.images:
         places.work.delete()

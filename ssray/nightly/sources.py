@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
-
-from ssray.data.image_files import image_extensions
+from ssray.data.image_files import passed_over_as
 from ssray.errors import ConfigError, DataError, ImageError
 from ssray.nightly import CATEGORY_PATTERN
+from ssray.nightly.lists import Roots, is_list, read_list
 from ssray.storage.archives import category_of, listed
 from ssray.storage.fetch import Fetcher
-from ssray.storage.listing import ListedFile, walk
+from ssray.storage.listing import ListedFile, is_hidden, member_path, walk
 from ssray.storage.location import Location
 
 UNMATCHED = "unmatched"
 """The category of an image whose path the pattern does not match."""
-_LISTS = (".parquet", ".csv")
-"""The suffixes of lists of images."""
-_AS_TEXT = pyarrow.csv.ConvertOptions(column_types={"uri": pa.string(), "category": pa.string()})
-"""Makes pyarrow read these columns as text; a category 007 would become the number 7."""
-_MASKS = "ground_truth"
-"""The folder of masks, which are no images to score."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +84,12 @@ class CategoryRule:
         return (found and found["category"]) or UNMATCHED
 
 
-def find(place: Location, rule: CategoryRule, passed_over: Counter[str]) -> Iterator[Source]:
+def find(
+    place: Location,
+    rule: CategoryRule,
+    passed_over: Counter[str],
+    allowed: Sequence[Location] = (),
+) -> Iterator[Source]:
     """Yields the images of a place, one at a time.
 
     Args:
@@ -103,18 +98,22 @@ def find(place: Location, rule: CategoryRule, passed_over: Counter[str]) -> Iter
         rule: decides the category of images for which no column names one.
         passed_over: counts the files that are not scored: those that are neither images nor
             archives, by their suffix, and masks below ``ground_truth``.
+        allowed: where a list may name files, beside its own folder, or in S3 its own bucket; what
+            it names elsewhere has the error ``forbidden``.
 
     Raises:
         DataError: if there is no such place, it can't be listed now, or a list can't be read.
     """
-    if place.path.endswith(_LISTS) and not place.is_dir():
-        yield from _from_list(place, rule)
+    if is_list(place):
+        yield from _from_list(place, rule, Roots.of(place, allowed))
         return
     for file in walk(place):
-        if category_of(file.path) is not None:
+        if file.is_lost_folder:
+            yield _source(file.place.uri, rule.of(f"{file.path}/"), file.size, error=file.error)
+        elif category_of(file.path) is not None:
             yield from _members(file, rule, passed_over)
         elif _is_wanted(file.path, passed_over):
-            yield _source(file.place.uri, rule.of(file.path), file.size)
+            yield _source(file.place.uri, rule.of(file.path), file.size, error=file.error)
 
 
 def _source(
@@ -142,14 +141,10 @@ def _source(
 
 def _is_wanted(path: str, passed_over: Counter[str]) -> bool:
     """Tells whether a path is that of an image and no mask; counts it if it is not."""
-    parts = PurePosixPath(path)
-    if _MASKS in parts.parent.parts:
-        passed_over[f"{_MASKS}/"] += 1
-    elif parts.suffix.lower() not in image_extensions():
-        passed_over[parts.suffix.lower() or parts.name] += 1
-    else:
-        return True
-    return False
+    reason = passed_over_as(path)
+    if reason:
+        passed_over[reason] += 1
+    return reason is None
 
 
 def _members(file: ListedFile, rule: CategoryRule, passed_over: Counter[str]) -> Iterator[Source]:
@@ -162,10 +157,14 @@ def _members(file: ListedFile, rule: CategoryRule, passed_over: Counter[str]) ->
         DataError: if the archive can't be fetched now.
     """
     folder, uri = category_of(file.path), file.place.uri
+    if file.error:
+        yield _source(uri, rule.of(f"{folder}/"), file.size, error=file.error)
+        return
     try:
         for member in Fetcher().each(uri, lambda: listed(file.place)):
-            if _is_wanted(member.name, passed_over):
-                category = rule.of(f"{folder}/{member.name}")
+            path = member_path(member.name)
+            if not is_hidden(path) and _is_wanted(path, passed_over):
+                category = rule.of(f"{folder}/{path}")
                 yield _source(f"{uri}#{member.name}", category, member.size, member.offset)
     except ImageError as error:
         if error.code == "unreadable":  # as it may be tomorrow, or in a minute
@@ -173,28 +172,8 @@ def _members(file: ListedFile, rule: CategoryRule, passed_over: Counter[str]) ->
         yield _source(uri, rule.of(f"{folder}/"), file.size, error=error.code)
 
 
-def _from_list(place: Location, rule: CategoryRule) -> Iterator[Source]:
+def _from_list(place: Location, rule: CategoryRule, roots: Roots) -> Iterator[Source]:
     """Yields the images that a list names."""
-    try:
-        for batch in _batches(place):
-            if "uri" not in batch.schema.names:
-                raise DataError(f"{place}: no column 'uri'; found {', '.join(batch.schema.names)}.")
-            uris = batch.column("uri").cast(pa.string()).to_pylist()
-            named: list[str | None] = [None] * len(uris)
-            if "category" in batch.schema.names:
-                named = batch.column("category").cast(pa.string()).to_pylist()
-            for uri, category in zip(uris, named, strict=True):
-                if uri:
-                    yield Source(uri, category or rule.of(uri))
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{place}: not a table that can be read. ({error})") from None
-
-
-def _batches(place: Location) -> Iterator[pa.RecordBatch]:
-    """Reads a list some rows at a time."""
-    if place.path.endswith(".parquet"):
-        with place.open_file() as file:
-            yield from pq.ParquetFile(file).iter_batches()
-    else:
-        with place.filesystem.open_input_stream(place.path) as stream:
-            yield from pyarrow.csv.open_csv(stream, convert_options=_AS_TEXT)
+    for name, category in read_list(place):
+        uri = roots.absolute(name)
+        yield Source(uri, category or rule.of(name), error=roots.error(uri))

@@ -388,6 +388,23 @@ def test_a_night_goes_on_as_it_was_begun(tmp_path: Path) -> None:
         Places(Location.parse(tmp_path), "21.11.2026")
 
 
+def test_long_names_of_categories_are_shortened_in_paths_and_stay_apart(
+    store: Location, tmp_path: Path
+) -> None:
+    places = Places(Location.parse(tmp_path / "out"), "2026-11-21")
+    long = "\N{LATIN SMALL LETTER E WITH ACUTE}" * 100
+    names = [long, f"{long}!", "a" * 5000, "../" * 60, ".", "..", "a b", "a%20b", "A+b"]
+    for number, name in enumerate(names):
+        write_batch(places, number, scored(store, [Source(f"/{number}.png", name)]))
+    joined = [join(places, share, "me") for share in shares(list_batches(places))]
+    assert {facts.category for _, found in joined for facts in found} == set(names)
+    folders = [Path(part.path).parent for part, _ in joined]
+    assert len({str(folder).casefold() for folder in folders}) == len(names)
+    assert all(len(folder.parts) == 1 and len(folder.name) < 200 for folder in folders)
+    rows = pq.read_table(tmp_path / "out", partitioning=None)
+    assert sorted(rows["category"].to_pylist()) == sorted(names)
+
+
 def test_batches_become_a_night_that_is_seen_when_it_is_whole(
     store: Location, images: list[Path], tmp_path: Path
 ) -> None:
@@ -401,7 +418,7 @@ def test_batches_become_a_night_that_is_seen_when_it_is_whole(
     assert [(batch.number, batch.category) for batch in batches] == [
         (0, "weave"),
         (1, "weave"),
-        (2, "b/olt"),
+        (2, "b%2Folt"),
     ]
     joined = [join(places, share, "me") for share in shares(batches)]
     assert [part.path for part, _ in joined] == [

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from ssray.errors import ConfigError, DataError
 from ssray.nightly import sources as nightly_sources
+from ssray.nightly.lists import Roots
 from ssray.nightly.plan import (
     BATCHES_A_PART,
     batch_sizes,
@@ -92,6 +94,15 @@ def test_archives_count_as_folders(tmp_path: Path, suffix: str) -> None:
             assert source.offset is None
 
 
+def test_a_folder_that_is_gone_is_a_row_of_its_category(tmp_path: Path) -> None:
+    write(tmp_path, "bolt/0.png")
+    (tmp_path / "grid").symlink_to("nowhere")
+    assert [(s.category, s.error) for s in found(tmp_path)[0]] == [
+        ("bolt", None),
+        ("grid", "missing"),
+    ]
+
+
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
 def test_a_damaged_archive_is_a_row_of_its_own(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"grid{suffix}").write_bytes(b"no archive" * 100)
@@ -118,22 +129,136 @@ def test_an_archive_that_ends_early_gives_what_it_has(tmp_path: Path) -> None:
     assert [source.error for source in sources] == [None] * (len(sources) - 1) + ["bad_archive"]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".zip"])
+def test_hidden_members_and_masks_are_passed_over_in_archives(tmp_path: Path, suffix: str) -> None:
+    names = ["./a/0.png", "/b/1.png", "c\\2.png", "a/ground_truth/bent/0_mask.png"]
+    names += ["__MACOSX/a/._0.png", "a/.DS_Store", "a/.ipynb_checkpoints/0.png", "a/Thumbs.db"]
+    if suffix == ".zip":
+        with zipfile.ZipFile(tmp_path / "grid.zip", "w") as archive:
+            for name in names:
+                info = zipfile.ZipInfo()
+                info.filename = name
+                archive.writestr(info, name)
+    else:
+        write_tar(tmp_path / f"grid{suffix}", names, "w:gz" if suffix == ".tar.gz" else "w")
+    sources, passed_over = found(tmp_path, CategoryRule(r"grid/(?P<category>\w)/"))
+    assert [source.category for source in sources] == ["a", "b", "c"]
+    assert passed_over == {"ground_truth/": 1}
+    for source in sources:
+        content = fetch.Fetcher()(source.uri, source.size, source.offset)
+        assert content.decode().endswith(source.uri[-5:])
+
+
+@pytest.mark.parametrize("name", ["0.png", "folder", "grid.tar", "grid.tar.gz", "grid.zip"])
+def test_lost_links_and_pipes_are_rows_with_a_reason(tmp_path: Path, name: str) -> None:
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / name).symlink_to("nowhere")
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / name)
+    sources, passed_over = found(tmp_path)
+    rows = [(str(tmp_path / "gone" / name), "missing")]
+    if name != "folder":  # a pipe is none, and not called like an image
+        rows.append((str(tmp_path / "pipe" / name), "forbidden"))
+    assert [(source.uri, source.error) for source in sources] == rows
+    assert passed_over.total() == 2 - len(rows)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".CSV", ".Parquet"])
 def test_lists_name_images_and_perhaps_categories(tmp_path: Path, suffix: str) -> None:
     place = tmp_path / f"list{suffix}"
-    table = pa.table({"uri": ["s3://b/x/0.png", "/y/1.png"], "category": ["grid", None]})
-    if suffix == ".csv":
+    uris = [str(tmp_path / "x/0.png"), f"file://{tmp_path}/y/1.png"]
+    table = pa.table({"uri": uris, "category": ["grid", None]})
+    if suffix.lower() == ".csv":
         pyarrow.csv.write_csv(table, place)
     else:
         pq.write_table(table, place)
-    sources, _ = found(place, CategoryRule(r"/(?P<category>\w)/"))
-    assert sources == [Source("s3://b/x/0.png", "grid"), Source("/y/1.png", "y")]
+    sources, _ = found(place, CategoryRule(r".*/(?P<category>\w)/"))
+    assert sources == [Source(uris[0], "grid"), Source(uris[1], "y")]
     (tmp_path / "other.csv").write_text("path,category\n/0.png,grid\n")
     with pytest.raises(DataError, match="no column 'uri'; found path, category"):
         found(tmp_path / "other.csv")
     (tmp_path / "other.parquet").write_text("no table")
     with pytest.raises(DataError, match="not a table that can be read"):
         found(tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"none\.csv: no such list"):
+        found(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table([pa.array(["0.png"]), pa.array(["1.png"])], names=["uri", "uri"]),
+        pa.table({"uri": [{"path": "0.png"}]}),
+        pa.table({"uri": [b"\xff\xfe.png"]}),
+    ],
+)
+def test_a_table_that_is_no_list_is_told_in_a_line(tmp_path: Path, table: pa.Table) -> None:
+    pq.write_table(table, tmp_path / "list.parquet")
+    with pytest.raises(DataError, match="not a table that can be read") as refusal:
+        found(tmp_path / "list.parquet")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_damaged_list_is_told_in_a_line(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"uri": [f"{n}.png" for n in range(500)]}), tmp_path / "list.parquet")
+    whole = (tmp_path / "list.parquet").read_bytes()
+    random.seed(0)
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for place in random.sample(range(len(whole)), 8):
+            damaged[place] = random.randrange(256)
+        (tmp_path / "list.parquet").write_bytes(damaged[: random.randrange(len(damaged))])
+        with pytest.raises(DataError) as refusal:
+            found(tmp_path / "list.parquet")
+        assert "\n" not in str(refusal.value)
+
+
+def test_other_columns_of_a_list_do_no_harm(tmp_path: Path) -> None:
+    lines = [f"{n}.png,{n if n < 200_000 else 'scratched'},grid" for n in range(200_100)]
+    lines.append('last.png,"two\nlines",grid')
+    (tmp_path / "list.csv").write_text("\n".join(["uri,note,category", *lines]))
+    sources, _ = found(tmp_path / "list.csv")
+    assert len(sources) == 200_101
+    assert sources[-1] == Source(str(tmp_path / "last.png"), "grid")
+
+
+def test_a_list_names_nothing_outside_of_its_roots(tmp_path: Path) -> None:
+    write(tmp_path, "lists/in.png", "other/0.png", "secret/1.png", "secret.png", "lists/deep/2.png")
+    inside = tmp_path / "lists"
+    (inside / "link.png").symlink_to(tmp_path / "secret/1.png")
+    (inside / "folder").symlink_to(tmp_path / "secret")
+    (inside / "fine.png").symlink_to("in.png")
+    os.mkfifo(inside / "pipe.png")
+    allowed = ["in.png", "deep/2.png", "fine.png", "absent.png", "deep/../in.png"]
+    allowed += [str(inside / "in.png"), f"file://{inside}/in.png", "grid.tar#../../1.png"]
+    refused = ["link.png", "folder/1.png", "pipe.png", "deep", "../secret.png", "../lists.png"]
+    refused += ["/etc/passwd", "/dev/zero", "~/x.png", str(tmp_path / "secret/1.png")]
+    refused += ["file:///etc/passwd", f"file://{inside}/%2e%2e/secret.png", "http://h/0.png"]
+    refused += ["../grid.tar#0.png", "folder/grid.zip#0.png", "s3://bucket/0.png", "a\0.png"]
+    also = [str(tmp_path / "other/0.png"), "../other/0.png"]
+    uris = pa.table({"uri": [*allowed, *refused, *also]})
+    pq.write_table(uris, inside / "list.parquet")
+    place, passed_over = Location.parse(inside / "list.parquet"), Counter[str]()
+    errors = [source.error for source in find(place, CategoryRule(fixed="grid"), passed_over)]
+    assert errors == [None] * len(allowed) + ["forbidden"] * (len(refused) + len(also))
+    roots = [Location.parse(tmp_path / "other")]
+    errors = [
+        source.error for source in find(place, CategoryRule(fixed="grid"), passed_over, roots)
+    ]
+    assert errors == [None] * len(allowed) + ["forbidden"] * len(refused) + [None] * len(also)
+
+
+def test_a_list_in_s3_names_what_lies_in_its_bucket() -> None:
+    files = fs.LocalFileSystem()  # nothing is asked of it
+    place = Location(files, "night/lists/a.csv", "s3://")
+    roots = Roots.of(place, [Location(files, "other/images", "s3://")])
+    assert roots.absolute("0.png") == "s3://night/lists/0.png"
+    for uri in ("s3://night/0.png", "s3://night//0.png", "s3://other/images/0.png"):
+        assert roots.error(uri) is None
+    refused = ["s3://other/0.png", "s3://other/images2/0.png", "s3://nights/0.png", "/etc/passwd"]
+    refused += ["s3://night/../other/0.png", "s3://other/images/../0.png", "s3:///other/0.png"]
+    for uri in refused:
+        assert roots.error(uri) == "forbidden"
 
 
 def test_a_category_of_digits_is_no_number(tmp_path: Path) -> None:
