@@ -4,11 +4,11 @@
 
 The light on the good test photographs is changed, that on the defective ones is not: brightness or
 contrast of all pixels up or down, brightness along a gradient by the same amount from one side to
-the other, or the lamp's colour: red up by half of it and blue down, or the reverse. For each change a row shows the image AUROC, the share of the good images that is
-flagged at the model's threshold, and in how many no part was found, which so have no score. The
-photographs are changed as a camera would have taken them, 8 bits a channel, before the part is
-located in them and turned upright: a gradient lies across the photograph, and where the part is
-found may depend on the light.
+the other, or the lamp's colour: red up by half of it and blue down, or the reverse. For each change
+a row shows the image AUROC, the share of the good images that is flagged at the model's threshold,
+and in how many no part was found, which so have no score. The photographs are changed as a camera
+would have taken them, 8 bits a channel, before the part is located in them and turned upright: a
+gradient lies across the photograph, and where the part is found may depend on the light.
 """
 
 from __future__ import annotations

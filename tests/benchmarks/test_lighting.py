@@ -61,6 +61,8 @@ def test_each_light_changes_what_its_name_says(lighting: ModuleType) -> None:
     assert np.array_equal(left, right[:, ::-1])
     assert down[[0, -1], 3, 1].tolist() == [90, 220]
     assert up[[0, -1], 3, 1].tolist() == [110, 180]
+    assert lit["warmer by 20 %"][0, 0].tolist() == [110, 100, 90]
+    assert lit["colder by 20 %"][0, 0].tolist() == [90, 100, 110]
     assert {image.dtype for image in lit.values()} == {np.dtype(np.uint8)}
     assert lighting.even(0.5)["brightness +50 %"](photograph).max() == 255
 
@@ -74,7 +76,7 @@ def test_only_good_images_are_lit_and_all_else_is_as_photographed(lighting: Modu
     assert set(auroc.values()) == {1.0}
     assert found["none"].scores.tolist() == [100, 104]
     assert found["brightness -20 %"].scores.tolist() == [80, 83]
-    assert len(found) == 9
+    assert len(found) == 11
 
 
 def test_an_image_whose_part_is_not_found_is_counted_and_has_no_score(
@@ -141,7 +143,9 @@ def test_a_stored_model_gets_a_row_for_each_light(
     lighting.main()
     *table, blank, last = capsys.readouterr().out.splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
-    assert [row[0] for row in rows] == ["none", *lighting.even(0.1), *lighting.gradients(0.1)]
+    assert [row[0] for row in rows] == [
+        *("none", *lighting.even(0.1), *lighting.gradients(0.1), *lighting.colours(0.1))
+    ]
     aurocs = [float(row[1]) for row in rows]
     assert blank == ""
     assert last.startswith(f"lowest {min(aurocs):.4f}, ")

@@ -149,8 +149,8 @@ PECULIAR = {
     "empty.png": (b"", "empty", None),
     "text.png": (b"not an image at all", "unknown_format", None),
     "huge.png": (huge(), "too_large", None),
-    "inks.jpg": (cmyk(), None, "cmyk"),
-    "deep.png": (png("I;16"), None, "16_bit"),
+    "inks.jpg": (cmyk(), None, "cmyk, constant"),
+    "deep.png": (png("I;16"), None, "16_bit, constant"),
     "moving.gif": (animated(), None, "animated"),
 }
 
