@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ssray.storage.location import Location
-
 BUCKET = "factory"
 
 
@@ -53,12 +51,12 @@ class Ended:
 
 
 def breaking_off(
-    begin: Callable[[Location], Iterator[Any]], at: int, failures: list[Exception]
-) -> Callable[[Location], Iterator[Any]]:
+    begin: Callable[..., Iterator[Any]], at: int, failures: list[Exception]
+) -> Callable[..., Iterator[Any]]:
     """Gives what ``begin`` gives; while there are failures it raises one before item ``at``."""
 
-    def broken(place: Location) -> Iterator[Any]:
-        for number, item in enumerate(begin(place)):
+    def broken(*arguments: Any) -> Iterator[Any]:
+        for number, item in enumerate(begin(*arguments)):
             if number == at and failures:
                 raise failures.pop()
             yield item

@@ -26,7 +26,14 @@ from ssray.nightly.rows import NIGHT
 from ssray.nightly.sources import Source
 from ssray.scoring.heatmap import levels_to_png
 from ssray.scoring.judge import SCORE_BATCH, Judge, Judged, Prepared, prepare
-from ssray.storage.archives import is_compressed_tar, split_member, streamed
+from ssray.storage.archives import (
+    Member,
+    is_compressed_tar,
+    listed,
+    normalised,
+    split_member,
+    streamed,
+)
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
 
@@ -203,40 +210,70 @@ def _contents(
         for source in sources:
             yield source, _reading(source, fetch), 0
         return
-    for source in sources:
-        if source.error:
-            yield source, _reading(source, fetch), 0
-    sources = [source for source in sources if not source.error]
-    wanted = defaultdict[str, list[Source]](list)
-    for source in sources:
-        wanted[source.uri].append(source)
-    left = len(sources)
+    waiting = defaultdict[int, list[Source]](list)
+    for source, place in _located(parts[0], sources, fetch):
+        if isinstance(place, ImageError):
+            yield source, _raising(place), 0
+        else:
+            waiting[place].append(source)
+    offsets = frozenset(waiting)
+    reason = ImageError("missing", f"{parts[0]}: no longer has it")
     try:
-        members = fetch.each(parts[0], lambda: streamed(Location.parse(parts[0])))
-        while left:
+        files = fetch.each(parts[0], lambda: streamed(Location.parse(parts[0]), offsets))
+        while waiting:
             with spent.on("fetch"):
-                name, content = next(members)
-            same = wanted.get(f"{parts[0]}#{name}")
-            if same:
-                left -= 1
-                yield same.pop(0), functools.partial(bytes, content), len(content)
+                offset, content = next(files)
+            for source in waiting.pop(offset):
+                yield source, functools.partial(bytes, content), len(content)
     except StopIteration:
-        reason = ImageError("missing", f"{parts[0]}: no longer has it")
+        pass
     except ImageError as error:
         reason = error
-    else:
-        return
-    for same in wanted.values():
+    for same in waiting.values():
         for source in same:
             yield source, _raising(reason), 0
+
+
+def _located(
+    archive: str, sources: Sequence[Source], fetch: Fetcher
+) -> Iterator[tuple[Source, int | ImageError]]:
+    """Yields each member of a compressed tar with its position, or the reason why it has none.
+
+    Where the listing of the night did not say the position, as of what a list names, the archive
+    is listed for it.
+    """
+    known: dict[str, Member] = {}
+    reason = ImageError("missing", f"{archive}: has no such file")
+    if any(source.offset is None and not source.error for source in sources):
+        try:
+            for member in fetch.each(archive, lambda: listed(Location.parse(archive))):
+                known[member.name] = member
+        except ImageError as error:
+            reason = error
+    for source in sources:
+        if source.error:
+            yield source, _known_before(source)
+        elif source.offset is not None:
+            yield source, source.offset
+        else:
+            found = known.get(normalised(source.uri.removeprefix(f"{archive}#")))
+            if found is None or found.offset is None:
+                yield source, (found and found.error) or reason
+            else:
+                yield source, found.offset
 
 
 def _reading(source: Source, fetch: Fetcher) -> Callable[[], bytes]:
     """Makes a function that fetches an image, or raises the error that is known already."""
     if source.error:
-        why = _KNOWN.get(source.error, "known before it was read")
-        return _raising(ImageError(source.error, f"{source.uri}: {why}"))
+        return _raising(_known_before(source))
     return lambda: fetch(source.uri, source.size, source.offset)
+
+
+def _known_before(source: Source) -> ImageError:
+    code = source.error or ""
+    why = _KNOWN.get(code, "known before it was read")
+    return ImageError(code, f"{source.uri}: {why}")
 
 
 def _raising(error: ImageError) -> Callable[[], bytes]:

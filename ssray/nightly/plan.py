@@ -34,7 +34,7 @@ ROWS = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         pa.field("category", pa.string(), nullable=False),
         pa.field("size_bytes", pa.int64()),
-        pa.field("offset", pa.int64(), metadata={"of": "the member in a plain tar"}),
+        pa.field("offset", pa.int64(), metadata={"of": "the member in a tar"}),
         pa.field("error", pa.string()),
     ]
 )

@@ -28,7 +28,8 @@ class Source:
         uri: the URI of the file, or ``ARCHIVE#MEMBER``.
         category: the category, whose model scores the image.
         size: the size of the file in bytes, if it is known.
-        offset: the position of its first byte in a plain tar; None for all others.
+        offset: the position of its first byte in a plain tar, or in what a compressed tar unpacks
+            to; None for all others.
         error: a reason code if it is known already that the image can't be scored.
     """
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from pyarrow import fs
 
 from ssray.errors import DataError, ImageError
-from ssray.storage.archives import read_file, split_member
+from ssray.storage.archives import is_compressed_tar, read_file, split_member
 from ssray.storage.location import Location
 
 ATTEMPTS = 8
@@ -93,9 +93,9 @@ class Fetcher:
         parts = split_member(uri)
         if parts is None:
             return self._patiently(uri, lambda: _whole(uri, size))
-        if offset is None or size is None:
-            return self._patiently(uri, lambda: read_file(uri))
         archive = parts[0]
+        if offset is None or size is None or is_compressed_tar(archive):
+            return self._patiently(uri, lambda: read_file(uri))
         return self._patiently(uri, lambda: self._range(archive, offset, size))
 
     def each(self, uri: str, begin: Callable[[], Iterator[_Result]]) -> Iterator[_Result]:
