@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 UNIT := tests/unit ssray
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help venv demo test test-unit coverage check bench gpu-check ablation docs clean
+.PHONY: help venv demo test test-unit coverage check bench fuzz gpu-check ablation docs clean
 
 help:
 	@echo "make demo   generate data, train, evaluate; ends with a report to open"
@@ -14,6 +14,7 @@ help:
 	@echo "make coverage    the same, with the lines that they miss; fails under the floor"
 	@echo "make check  format, lint, types, import contracts, documentation"
 	@echo "make bench  slow tests and timings"
+	@echo "make fuzz   read 10,000 mutated images and 2,000 archives under limits of time and memory"
 	@echo "make ablation DATA=ROOT   what parts and defaults contribute; hours, resumable"
 	@echo "make gpu-check   compare training and scoring on a GPU with the CPU"
 	@echo "make docs   build the documentation into site/"
@@ -49,6 +50,9 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m pytest -m slow -s
+
+fuzz: $(STAMP)
+	$(PY) -m tests.fuzz --archives 2000 --images 10000
 
 gpu-check: $(STAMP)
 	$(PY) benchmarks/gpu_check.py

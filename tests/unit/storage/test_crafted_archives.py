@@ -553,3 +553,17 @@ def test_a_compressed_tar_that_is_damaged_keeps_what_it_has(tmp_path: Path) -> N
     found = night(place)
     assert found.pop("") == "bad_archive"
     assert {name: found[name] for name, _ in files[:40]} == dict(files[:40])
+
+
+@pytest.mark.parametrize("suffix", [".tgz", ".tar.bz2", ".tar.xz"])
+def test_compressed_streams_in_a_row_are_one_archive(tmp_path: Path, suffix: str) -> None:
+    """As parallel packers write them; what follows and is none is ignored."""
+    content = random.Random(0).randbytes(600_000)
+    tar = pack(tmp_path / "x.tar", [file("0.png", content)]).read_bytes()
+    place, piece = tmp_path / f"weave{suffix}", tmp_path / f"piece{suffix}"
+    packed = b""
+    for at in range(0, len(tar), 77_777):
+        write(piece, tar[at : at + 77_777])
+        packed += piece.read_bytes()
+    place.write_bytes(packed + b"what follows")
+    assert night(place) == {"0.png": content}
