@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from ssray.data.image_files import MASKS, has_image_extension
 from ssray.errors import DataError
 from ssray.storage.archives import category_of, members
-from ssray.storage.listing import ListedFile, is_hidden, member_path, walk
+from ssray.storage.listing import ListedFile, is_hidden, walk
 from ssray.storage.location import Location
 
 SPLITS = ("train", "test")
@@ -61,9 +61,9 @@ def image_files(root: Location, category: str) -> list[CategoryFile]:
         found = [CategoryFile(PurePosixPath(f.path), f.place.uri, f.size) for f in listed]
     else:
         found = [
-            CategoryFile(PurePosixPath(path), f"{archive.uri}#{name}", size)
+            CategoryFile(PurePosixPath(name), f"{archive.uri}#{name}", size)
             for name, size in members(archive).items()
-            if not is_hidden(path := member_path(name))
+            if not is_hidden(name)
         ]
     images = [file for file in found if has_image_extension(file.path.name)]
     if archive:

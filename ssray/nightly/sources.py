@@ -13,7 +13,7 @@ from ssray.nightly import CATEGORY_PATTERN
 from ssray.nightly.lists import Roots, is_list, read_list
 from ssray.storage.archives import category_of, listed
 from ssray.storage.fetch import Fetcher
-from ssray.storage.listing import ListedFile, is_hidden, member_path, walk
+from ssray.storage.listing import ListedFile, is_hidden, walk
 from ssray.storage.location import Location
 
 UNMATCHED = "unmatched"
@@ -163,9 +163,8 @@ def _members(file: ListedFile, rule: CategoryRule, passed_over: Counter[str]) ->
         return
     try:
         for member in Fetcher().each(uri, lambda: listed(file.place)):
-            path = member_path(member.name)
-            if not is_hidden(path) and _is_wanted(path, passed_over):
-                category = rule.of(f"{folder}/{path}")
+            if not is_hidden(member.name) and _is_wanted(member.name, passed_over):
+                category = rule.of(f"{folder}/{member.name}")
                 yield _source(f"{uri}#{member.name}", category, member.size, member.offset)
     except ImageError as error:
         if error.code == "unreadable":  # as it may be tomorrow, or in a minute

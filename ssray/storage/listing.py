@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ _LEFT_BY_PROGRAMS = frozenset(
     ]
 )
 """Names of files and folders, in lower case, that nobody photographed."""
-_OUTER = re.compile(r"([A-Za-z]:)?/*(\.\./)*")
-"""What leads out of an archive at the beginning of a member's name."""
 
 
 @dataclass(frozen=True)
@@ -69,17 +66,6 @@ def is_hidden(path: str) -> bool:
     return any(
         part.startswith(".") or part.casefold() in _LEFT_BY_PROGRAMS for part in path.split("/")
     )
-
-
-def member_path(name: str) -> str:
-    r"""Returns the path of an archive's member below the archive, with slashes.
-
-    Like tar, it drops what leads out of the archive: a drive, a root, ``..``.
-
-    >>> member_path(r"C:\data\grid\0.png"), member_path("/data/grid/0.png"), member_path("./0.png")
-    ('data/grid/0.png', 'data/grid/0.png', '0.png')
-    """
-    return _OUTER.sub("", posixpath.normpath(name.replace("\\", "/")), count=1)
 
 
 def walk(root: Location) -> Iterator[ListedFile]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ssray.data.decode import decode_noted
+from ssray.data.decode import decode_photograph
 from ssray.data.large import decode_framed
 from ssray.data.pose import Framing
 from ssray.errors import ImageError
@@ -51,14 +51,14 @@ def read(place: Path) -> str:
     content = place.read_bytes()
     found = []
     try:
-        image, _ = decode_noted(content)
+        image = decode_photograph(content).pixels
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
         found.append("decoded")
     except ImageError as error:
         found.append(error.code)
     try:
-        decoded = decode_framed(content, Framing((64, 48)))
-        assert decoded.image.shape == (64, 48, 3) and decoded.image.dtype == np.uint8
+        decoded = decode_framed(content, Framing((40, 56)))
+        assert decoded.image.shape == (40, 56, 3) and decoded.image.dtype == np.uint8
         found.append("framed")
     except ImageError as error:
         found.append(error.code)
@@ -92,6 +92,8 @@ def seeds() -> dict[str, bytes]:
         "still.gif": saved(grey, "GIF"),
         "moving.gif": saved(grey, "GIF", save_all=True, append_images=[colour.convert("L")]),
         "deep.tif": saved(deep, "TIFF"),
+        "grey.pgm": saved(grey, "PPM"),
+        "colour.jp2": saved(colour, "JPEG2000"),
     }
     for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
         found[f"{compression}.tif"] = saved(colour, "TIFF", compression=compression)

@@ -13,7 +13,7 @@ from tests.fuzz.harness import Input, fuzz
 @pytest.mark.parametrize(("kind", "count"), [("archives", 250), ("images", 250)])
 def test_mutated_input_is_read_or_refused(tmp_path: Path, kind: str, count: int) -> None:
     module = importlib.import_module(f"tests.fuzz.{kind}")
-    inputs = module.inputs(1, count)
+    inputs = module.inputs(0, count)
     report = fuzz(module.__name__, inputs, module.SECONDS, module.MEMORY_BYTES, tmp_path)
     assert report.outcomes.total() == count
     assert not report.failures, str(report)

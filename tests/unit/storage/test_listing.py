@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssray.errors import DataError
-from ssray.storage.listing import is_hidden, member_path, walk
+from ssray.storage.listing import is_hidden, walk
 from ssray.storage.location import Location
 
 
@@ -113,16 +113,3 @@ def test_folders_may_be_nested_deeper_than_calls_may(tmp_path: Path) -> None:
 def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: no such file, folder or prefix"):
         listed(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        *(("a/0.png", "a/0.png"), ("./a/0.png", "a/0.png"), ("a/./0.png", "a/0.png")),
-        *(("/home/me/a/0.png", "home/me/a/0.png"), ("../../a/0.png", "a/0.png")),
-        *((r"a\good\0.png", "a/good/0.png"), (r"D:\a\0.png", "a/0.png")),
-        (r"\\server\share\0.png", "server/share/0.png"),
-    ],
-)
-def test_members_lie_below_their_archive(name: str, path: str) -> None:
-    assert member_path(name) == path
