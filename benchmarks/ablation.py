@@ -230,7 +230,7 @@ def perform(run: Run) -> dict[str, Any]:
             seconds + fitted.history[-1].seconds,
         )
     reconstructor = Reconstructor(networks, PRECISION)
-    criterion = Criterion(radius=run.recipe.corruption.patches.radius, seed=run.seed, grid=NARROW)
+    criterion = Criterion(seed=run.seed, grid=NARROW)
     calibration, places = calibrate(
         reconstructor, held_out, training, run.recipe, run.seed, criterion
     )

@@ -198,7 +198,7 @@ def judged(
     recipe = override(run.recipe, way.settings)
     takes_part = (way.network, bool(recipe.linear) if way.linear is None else way.linear)
     networks = [each for each, used in zip(autoencoders, takes_part, strict=True) if used]
-    criterion = Criterion.of(recipe, run.seed).model_copy(update={"grid": GRIDS[way.grid]})
+    criterion = Criterion.alone(run.seed).model_copy(update={"grid": GRIDS[way.grid]})
     calibration, places = calibrate(
         Reconstructor(networks, PRECISION),
         *(held_out, training, recipe, run.seed),

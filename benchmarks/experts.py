@@ -5,9 +5,10 @@
 
 Takes the networks of the published model, fits the memory bank again, and calibrates each way of
 making maps as a training does, so nothing is trained and no label is used but for the figures. The
-row "chosen" is what a training would have taken. With ``--contaminated``, so many of the images in
-the bank are defective ones of the test set, which then do not count in the figures: what becomes of
-a bank that was filled with parts that nobody looked at closely.
+column "synthetic" is the image AUROC on synthetic defects, by which experts are chosen. The row
+"chosen" is what a training would have taken. With ``--contaminated``, so many of the images in the
+bank are defective ones of the test set, which then do not count in the figures: what becomes of a
+bank that was filled with parts that nobody looked at closely.
 """
 
 from __future__ import annotations
@@ -47,7 +48,15 @@ WAYS: dict[str, tuple[str, ...]] = {
     "joined": ("anomaly_map.experts=joined",),
     "chosen": (),
 }
-COLUMNS = ("image AUROC", "pixel AUROC", "AU-PRO 0.3", "held-out", "false alarms", "s an image")
+COLUMNS = (
+    "image AUROC",
+    "pixel AUROC",
+    "AU-PRO 0.3",
+    "held-out",
+    "false alarms",
+    "s an image",
+    "synthetic",
+)
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,7 @@ def judged(category: Category, settings: Sequence[str]) -> tuple[str | None, lis
         image_auroc(labels, np.concatenate([unseen, defective])),
         float(alarms.mean()),
         seconds,
+        calibration.selection.image_auroc or float("nan"),
     ]
 
 

@@ -33,8 +33,6 @@ from ssray.config import MapSettings, Recipe
 from ssray.method.inference import Reconstructor
 
 RESULTS = Path(__file__).with_name("ablation.jsonl")
-RADIUS = (0.024, 0.2)
-"""Of the synthetic defects, the same for all runs of a category, whatever they were trained on."""
 
 
 def study(
@@ -59,10 +57,10 @@ def study(
     }
     reconstructor = Reconstructor(networks, precision)
     for name, grid in GRIDS.items():
-        criterion = Criterion(radius=RADIUS, seed=0, grid=grid)
+        criterion = Criterion(seed=0, grid=grid)
         examined = criterion.examine(reconstructor, references, recipe.anomaly_map)
         found[name] = _row(examined.selection.error, measured[examined.settings])
-    by_error = Criterion(by="reconstruction", radius=RADIUS, seed=0)
+    by_error = Criterion(by="reconstruction", seed=0)
     examined = by_error.examine(reconstructor, references, recipe.anomaly_map)
     found["reconstruction"] = _row(examined.selection.error, measured[examined.settings])
     return found

@@ -12,6 +12,7 @@ that the network has seen.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from ssray.calibration import conformal
 from ssray.calibration.criterion import Criterion
-from ssray.calibration.evidence import mean_differences
+from ssray.calibration.evidence import Evidence, mean_differences
 from ssray.calibration.map_settings import Choice
 from ssray.config import Experts, MapSettings, Recipe
 from ssray.data.pose import Framing
@@ -82,6 +83,9 @@ class Calibration(BaseModel):
             on.
         joining: how the maps of two experts become one; None for one expert.
         expert_limits: the score of each expert above which it finds an image unusual by itself.
+        defect_scores: the scores of the images with a synthetic defect that the model was judged
+            on, by the kind of defect; none where some were made in images that the networks were
+            trained on, which have other scores.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,6 +100,7 @@ class Calibration(BaseModel):
     selection: Choice
     joining: Joining | None = None
     expert_limits: tuple[float, ...] = ()
+    defect_scores: dict[str, tuple[float, ...]] = {}
 
     def map_maker(self, places: PlaceMaps, device: torch.device) -> MapMaker:
         """Makes what turns difference maps into anomaly maps and image scores, on ``device``."""
@@ -109,6 +114,15 @@ class Calibration(BaseModel):
         if not self.image_scores:
             return math.nan
         return conformal.threshold(np.array(self.image_scores), self.false_alarm_rate)
+
+    @property
+    def flagged(self) -> dict[str, tuple[int, int]]:
+        """How many of the synthetic defects of each kind are flagged, and of how many."""
+        limit = self.image_threshold
+        return {
+            kind: (sum(score > limit for score in scores), len(scores))
+            for kind, scores in self.defect_scores.items()
+        }
 
     @property
     def supported_rate(self) -> float:
@@ -174,7 +188,7 @@ def calibrate(
         seed: the seed of the synthetic defects, if no criterion is given.
         criterion: what several models are compared by; the settings are chosen by it, too, on
             held-out images alone, since training images would favour the model that knows them
-            best. Default: ``Criterion.of`` the recipe, which chooses none but the experts.
+            best. Default: ``Criterion.alone``, which chooses none but the experts.
         judged: the same with neighbours that do not know the training images which fill up the
             references (``filling_up``), as they would recognise them; default: ``reconstructor``.
 
@@ -187,7 +201,7 @@ def calibrate(
         references = torch.cat([references, training[:further]])
     wanted = recipe.anomaly_map
     seen = training[:MAX_TRAINING] if wanted.relative else None
-    criterion = criterion or Criterion.of(recipe, seed)
+    criterion = criterion or Criterion.alone(seed)
     framing = Framing.of(recipe, (references.shape[1], references.shape[2]))
     found = criterion.examine(
         judged or reconstructor, references, wanted, training=seen, framing=framing
@@ -213,6 +227,7 @@ def calibrate(
         selection=selection,
         joining=maker.joining,
         expert_limits=tuple(conformal.threshold(own, rate) for own in by_expert.T),
+        defect_scores=_by_kind(maker, chosen) if len(unseen) == len(references) else {},
     )
     places = PlaceMaps(maker.average, maker.usual).to(torch.device("cpu"))
     return calibration, places
@@ -253,6 +268,16 @@ def filling_up(held_out: int, training: Tensor, neighbours: bool) -> int:
     """
     most = len(training) // 2 if neighbours else len(training)
     return min(most, max(0, MIN_REFERENCES - held_out))
+
+
+def _by_kind(maker: MapMaker, evidence: Evidence) -> dict[str, tuple[float, ...]]:
+    """The scores of the images with a defect, by its kind; none if kinds are not known."""
+    found = defaultdict[str, list[float]](list)
+    if evidence.defect_kinds:
+        scores = maker.scores(maker(evidence.defects)).tolist()
+        for kind, score in zip(evidence.defect_kinds, scores, strict=True):
+            found[kind].append(score)
+    return {kind: tuple(scores) for kind, scores in found.items()}
 
 
 def _held_out_scores(

@@ -24,7 +24,7 @@ from ssray.calibration.defect_images import (
 )
 from ssray.calibration.evidence import DefectSource, Evidence, SyntheticDefects, gather_evidence
 from ssray.calibration.map_settings import NARROW, PLAIN, Choice, Grid, choose
-from ssray.config import Alignment, AnomalyMap, Basis, Difference, MapSettings, Recipe
+from ssray.config import Alignment, AnomalyMap, Basis, Difference, MapSettings
 from ssray.data.pose import Framing
 from ssray.method.inference import Reconstructor, evaluating
 
@@ -53,8 +53,6 @@ class Criterion(BaseModel):
         by: what a model's error is: ``Candidate.error`` on synthetic or on labelled defects; or the
             mean squared error of reconstructing defect-free images, in which case the settings of
             the map are still chosen on synthetic defects.
-        radius: the range of the synthetic defects' radius, as shares of the image's shorter side;
-            the same for all models that are compared.
         seed: the seed of the synthetic defects.
         labelled: the images of the user's validation set, if ``by`` is ``labelled``.
         labelled_fingerprint: a checksum of these images and their masks, which tells whether any
@@ -70,7 +68,6 @@ class Criterion(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Basis = "synthetic"
-    radius: tuple[float, float]
     seed: int
     labelled: tuple[LabelledImage, ...] = ()
     labelled_fingerprint: str = ""
@@ -80,13 +77,13 @@ class Criterion(BaseModel):
     grid: Grid = NARROW
 
     @classmethod
-    def of(cls, recipe: Recipe, seed: int) -> Criterion:
+    def alone(cls, seed: int) -> Criterion:
         """Makes the criterion of a model that is compared with no other.
 
-        Its synthetic defects have the sizes that the model was taught to repair, and choose no
-        settings: they say what the model is worth.
+        Its synthetic defects choose whose maps count, and no other setting: they say what the model
+        is worth.
         """
-        return cls(radius=recipe.corruption.patches.radius, seed=seed, grid=PLAIN)
+        return cls(seed=seed, grid=PLAIN)
 
     def examine(
         self,
@@ -146,14 +143,14 @@ class Criterion(BaseModel):
             DataError: if no defective image of the validation set can be used.
         """
         framing = framing or Framing((references.shape[1], references.shape[2]))
-        source: DefectSource = SyntheticDefects(self.radius, self.seed, framing.light)
+        source: DefectSource = SyntheticDefects(self.seed, framing.light)
         clean = references
         if self.by == "labelled":
             good, source = read_labelled(self.labelled, framing)
             clean = torch.cat([references, good])
         elif self.photographs:
             source = with_synthetic_defects(
-                self.photographs, self.image_size, self.alignment, framing, self.radius, self.seed
+                self.photographs, self.image_size, self.alignment, framing, self.seed
             )
         with evaluating(*reconstructor.networks):
             evidence = gather_evidence(

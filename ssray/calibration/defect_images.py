@@ -8,6 +8,7 @@ frames the photographs as it would any other.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +22,18 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from ssray.calibration.evidence import SYNTHETIC_DEFECTS, JudgedOn
+from ssray.calibration.evidence import DefectBatch, JudgedOn, in_turn, part_masks
 from ssray.config import Alignment
 from ssray.data.decode import UInt8Image, read_image, read_mask
 from ssray.data.loading import common_framing
 from ssray.data.pose import Framing, Placement, locate
 from ssray.errors import DataError, ImageError
 from ssray.method.inference import BATCH, image_batches
-from ssray.method.synthetic_defects import draw_defects
+from ssray.method.synthetic_defects import KINDS, draw_defects
+
+FINER = 2
+"""How many times finer than the largest images synthetic defects are made, so that what is laid
+into photographs is sharper than any model sees it."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -89,6 +94,7 @@ class DefectImages:
         basis: where the defects come from.
         covered: the share of their photographs that the images show.
         hidden: the share of the defects' area that they do not show.
+        kinds: of the defects; empty if they are not known.
     """
 
     images: Tensor
@@ -96,6 +102,7 @@ class DefectImages:
     basis: JudgedOn = "labelled images"
     covered: float = 1.0
     hidden: float = 0.0
+    kinds: tuple[str, ...] = ()
 
     @classmethod
     def framed(cls, shown: Sequence[FramedDefect], basis: JudgedOn) -> Self:
@@ -114,10 +121,11 @@ class DefectImages:
         hidden = max(0.0, 1 - found / of_all) if of_all and covered < 1 else 0.0
         return cls(images, truth, basis, covered, hidden)
 
-    def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the images and masks as ``DefectSource`` says."""
-        images = image_batches(self.images, BATCH, device)
-        yield from zip(images, self.truth.to(device).split(BATCH), strict=True)
+    def batches(self, references: Tensor, device: torch.device) -> Iterator[DefectBatch]:
+        """Yields as ``DefectSource`` says."""
+        truths = self.truth.to(device).split(BATCH)
+        for number, images in enumerate(image_batches(self.images, BATCH, device)):
+            yield images, truths[number], self.kinds[number * BATCH :][:BATCH]
 
 
 def read_labelled(
@@ -165,28 +173,26 @@ def with_synthetic_defects(
     size: int,
     alignment: Alignment | None,
     seen_in: Framing,
-    radius: tuple[float, float],
     seed: int,
 ) -> DefectImages:
     """Lays synthetic defects into photographs: whatever sees them, they are the same.
 
-    A defect is made as ``SyntheticDefects`` makes it, in the frame of ``alignment`` at the largest
-    size of any model, and what it changes is added to the photograph. Defects that are not
-    perceptible there, or that hide where the part lies, are left out for all models. A process that
-    judges a model several times does this once.
+    A defect is made as ``SyntheticDefects`` makes it for a model of the largest size, in the frame
+    of ``alignment`` at ``FINER`` times this size, and what it changes is added to the photograph.
+    Defects that are not perceptible there, or that hide where the part lies, are left out for all
+    models. A process that judges a model several times does this once.
 
     Args:
         uris: defect-free photographs.
         size: the largest ``image_size`` of the models.
         alignment: the frame around the part, if the recipe has one.
         seen_in: the framing of the model that is judged.
-        radius: the range of the defects' radius, as shares of the frame's shorter side.
         seed: the seed of all random choices.
 
     Raises:
         DataError: if no photograph can be used.
     """
-    made_in = common_framing(uris, size, alignment, threads=1)
+    made_in = common_framing(uris, FINER * size, alignment, threads=1)
     found: list[tuple[UInt8Image, UInt8Image, Placement | None]] = []
     for uri in uris:
         with contextlib.suppress(ImageError):
@@ -196,37 +202,39 @@ def with_synthetic_defects(
         raise DataError(f"none of {len(uris)} held-out photographs can be used to judge models on.")
     images = torch.from_numpy(np.stack([image for _, image, _ in found]))
     generator = torch.Generator().manual_seed(seed)
-    source = torch.arange(SYNTHETIC_DEFECTS) % len(found)
-    source = source[torch.randperm(SYNTHETIC_DEFECTS, generator=generator)]
-    shown = []
-    batches = image_batches(images[source], BATCH, torch.device("cpu"))
-    for numbers, clean in zip(source.split(BATCH), batches, strict=True):
-        defective, truth, perceptible = draw_defects(clean, generator, radius)
-        changes = torch.cat([defective - clean, truth.float()], dim=1)
-        for number, change in zip(numbers[perceptible], changes[perceptible], strict=True):
-            photograph, _, placement = found[int(number)]
+    where = part_masks(images)
+    shown, kinds = [], []
+    for numbers, kind in in_turn(len(found), generator):
+        [clean] = image_batches(images[numbers], BATCH, torch.device("cpu"))
+        made = draw_defects(clean, generator, kind, where[numbers], pixel=FINER)
+        changes = torch.cat([made.images - clean, made.truth.float()], dim=1)
+        for place in made.perceptible.nonzero()[:, 0].tolist():
+            photograph, _, placement = found[int(numbers[place])]
+            change = changes[place]
             laid, mask = _laid(change, photograph, made_in, placement)
             with contextlib.suppress(ImageError):
                 if alignment and not seen_in.alignment:
                     locate(laid)
                 shown.append(FramedDefect.of(laid, mask, seen_in))
+                kinds.append(KINDS[kind[place]])
     if not shown:
         raise DataError(
             f"no synthetic defect is perceptible in {len(found)} held-out photographs, so models "
             "can't be compared by them. Use --select-by labelled with labelled images, or "
             "--select-by reconstruction."
         )
-    return DefectImages.framed(shown, "synthetic defects")
+    framed = DefectImages.framed(shown, "synthetic defects")
+    return dataclasses.replace(framed, kinds=tuple(kinds))
 
 
 def _reduced(photograph: UInt8Image, framing: Framing) -> UInt8Image:
-    """A photograph shrunk by a whole number, if it keeps twice the frame's resolution.
+    """A photograph shrunk by a whole number, if it keeps the frame's resolution.
 
     A photograph of many megapixels would take long to lay defects into.
     """
     rows, columns = photograph.shape[:2]
     shown = framing.covered((rows, columns)) * rows * columns
-    factor = int((shown / (4 * framing.shape[0] * framing.shape[1])) ** 0.5)
+    factor = int((shown / (framing.shape[0] * framing.shape[1])) ** 0.5)
     return photograph if factor < 2 else np.asarray(Image.fromarray(photograph).reduce(factor))
 
 

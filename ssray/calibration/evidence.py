@@ -6,6 +6,7 @@ images, or those of ``ssray.calibration.defect_images``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,14 +18,18 @@ from torch import Tensor
 
 from ssray.config import Difference, Experts, Light
 from ssray.data.light import levels
+from ssray.data.pose import covered_by_part
+from ssray.errors import ImageError
 from ssray.method.inference import BATCH, Reconstructor, image_batches
-from ssray.method.synthetic_defects import add_defects
+from ssray.method.synthetic_defects import KINDS, draw_defects
 
-SYNTHETIC_DEFECTS = 96
+SYNTHETIC_DEFECTS = 120
 """How many images with a synthetic defect are made; imperceptible defects are dropped."""
 
 JudgedOn = Literal["synthetic defects", "labelled images", "recipe"]
 """What settings were judged on; ``recipe`` if there was nothing to judge on."""
+DefectBatch = tuple[Tensor, Tensor, Sequence[str]]
+"""Some images with a defect, where it is, and of which kind, as ``DefectSource`` says."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Evidence:
             a part.
         hidden: the share of the defects' area that the images do not show.
         neighbours: whether the last channel is that of the neighbours.
+        defect_kinds: of which kind each defect is; empty if that is not known.
     """
 
     clean: Tensor
@@ -55,6 +61,7 @@ class Evidence:
     covered: float = 1.0
     hidden: float = 0.0
     neighbours: bool = False
+    defect_kinds: tuple[str, ...] = ()
 
     def of(self, experts: Experts | None) -> Evidence:
         """The same with the channels of these experts alone; all where there are no neighbours."""
@@ -119,15 +126,16 @@ class DefectSource(Protocol):
     def basis(self) -> JudgedOn:
         """What the defects are, for the report."""
 
-    def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields images with a defect, B at a time, and where their defects are.
+    def batches(self, references: Tensor, device: torch.device) -> Iterator[DefectBatch]:
+        """Yields images with a defect, B at a time, where their defects are, and of which kind.
 
         Args:
             references: (M, H, W, 3) uint8 defect-free images.
             device: where to put the images and the masks.
 
         Yields:
-            (B, 3, H, W) float32 images in [0, 1] and (B, 1, H, W) bool masks.
+            (B, 3, H, W) float32 images in [0, 1], (B, 1, H, W) bool masks, and B names of kinds, or
+            none where they are not known.
         """
 
 
@@ -136,29 +144,52 @@ class SyntheticDefects:
     """A ``DefectSource`` that makes defects in the references, of kinds no network is trained on.
 
     Attributes:
-        radius: the range of their radius, as shares of the image's shorter side; best the range
-            that the networks were taught to repair.
         seed: the seed of all random choices.
         light: what the network's images are brought to; an image with a defect is, too.
     """
 
-    radius: tuple[float, float]
     seed: int
     light: Light | None = None
     basis: JudgedOn = "synthetic defects"
 
-    def batches(self, references: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, references: Tensor, device: torch.device) -> Iterator[DefectBatch]:
         """Yields as ``DefectSource`` says; defects that are not perceptible are left out."""
         generator = torch.Generator().manual_seed(self.seed)
-        source = torch.arange(SYNTHETIC_DEFECTS) % len(references)
-        # Kinds of defect take turns along a batch: in a fixed order an image would get only one.
-        source = source[torch.randperm(SYNTHETIC_DEFECTS, generator=generator)]
-        for batch in image_batches(references[source], BATCH, device):
-            defective, truth = add_defects(batch, generator, self.radius)
-            if self.light and len(defective):
-                defective = levels(defective, self.light) / 255
-            if len(defective):
-                yield defective, truth
+        where = part_masks(references)
+        for numbers, kind in in_turn(len(references), generator):
+            [batch] = image_batches(references[numbers], BATCH, device)
+            found = draw_defects(batch, generator, kind, where[numbers]).visible()
+            images = found.images
+            if self.light and len(images):
+                images = levels(images, self.light) / 255
+            if len(images):
+                yield images, found.truth, [KINDS[number] for number in found.kind]
+
+
+def in_turn(references: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Decides which defect is made in which of the references, ``BATCH`` at a time.
+
+    Yields:
+        (B,) int64, the numbers of the references, and as many of the kinds, which take turns. All
+        references get about as many defects, in an order that has nothing to do with the kinds.
+    """
+    source = torch.arange(SYNTHETIC_DEFECTS) % references
+    source = source[torch.randperm(SYNTHETIC_DEFECTS, generator=generator)]
+    kinds = torch.arange(SYNTHETIC_DEFECTS) % len(KINDS)
+    yield from zip(source.split(BATCH), kinds.split(BATCH), strict=True)
+
+
+def part_masks(images: Tensor) -> Tensor:
+    """Where the part is in each image, (N, 1, H, W) bool; everywhere where none stands out.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+    """
+    found = torch.ones(len(images), 1, *images.shape[1:3], dtype=torch.bool)
+    for mask, image in zip(found, images.cpu().numpy(), strict=True):
+        with contextlib.suppress(ImageError):
+            mask[0] = torch.tensor(covered_by_part(image))
+    return found
 
 
 def gather_evidence(
@@ -182,7 +213,7 @@ def gather_evidence(
         The evidence for each kind of difference, all from the same images.
     """
     clean, defects = (defaultdict[Difference, list[Tensor]](list) for _ in range(2))
-    truths = []
+    truths, defect_kinds = [], list[str]()
 
     def compare(images: Tensor, into: dict[Difference, list[Tensor]]) -> None:
         for kind, maps in reconstructor.all_differences(images, kinds).items():
@@ -191,9 +222,11 @@ def gather_evidence(
     means = mean_differences(reconstructor, kinds, training)
     for batch in reconstructor.batches(references):
         compare(batch, clean)
-    for defective, truth in source.batches(references, reconstructor.device) if source else ():
+    batches = source.batches(references, reconstructor.device) if source else ()
+    for defective, truth, kinds_made in batches:
         compare(defective, defects)
         truths.append(truth)
+        defect_kinds += kinds_made
     evidence = {}
     for kind in kinds:
         maps = torch.cat(clean[kind])
@@ -206,6 +239,7 @@ def gather_evidence(
             basis,
             mean=means.get(kind),
             neighbours=reconstructor.neighbours is not None,
+            defect_kinds=tuple(defect_kinds),
         )
     return evidence
 

@@ -229,7 +229,6 @@ class _Sweep:
             space=space,
             criterion=Criterion(
                 by=self.request.by,
-                radius=recipe.corruption.patches.radius,
                 seed=self.compute.seed,
                 labelled=labelled,
                 labelled_fingerprint=fingerprint(files),

@@ -101,11 +101,8 @@ def locate(image: UInt8Image) -> Part:
         ImageError: with code ``part_not_found``.
     """
     height, width = image.shape[:2]
-    scale = min(1.0, SIDE / max(height, width))
-    rows, columns = (max(1, round(side * scale)) for side in (height, width))
-    small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BOX)
-    planes = np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1)).astype(np.float32)
-    covered = _covered(planes / np.float32(255))
+    covered = _found(image)
+    rows, columns = covered.shape
     rows_of, columns_of = np.nonzero(covered)
     unit = min(height, width)
     x = (columns_of + 0.5) * (width / columns / unit)
@@ -119,6 +116,26 @@ def locate(image: UInt8Image) -> Part:
         angle, across, down = angle + math.pi, -across, -down
     placement = Placement(middle_x, middle_y, math.remainder(angle, 2 * math.pi))
     return Part(placement, across, down, float(covered.mean()))
+
+
+def covered_by_part(image: UInt8Image) -> Region:
+    """Where the part is in an image, (H, W, 3) uint8, as (H, W) bool.
+
+    Raises:
+        ImageError: with code ``part_not_found``.
+    """
+    size = (image.shape[1], image.shape[0])
+    return np.asarray(Image.fromarray(_found(image)).resize(size, Image.Resampling.NEAREST))
+
+
+def _found(image: UInt8Image) -> Region:
+    """Where the part is in a photograph that was shrunk to ``SIDE``, as ``_covered`` says."""
+    height, width = image.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    rows, columns = (max(1, round(side * scale)) for side in (height, width))
+    small = Image.fromarray(image).resize((columns, rows), Image.Resampling.BOX)
+    planes = np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1)).astype(np.float32)
+    return _covered(planes / np.float32(255))
 
 
 def _covered(pixels: Pixels) -> Region:

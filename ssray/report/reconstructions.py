@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssray.config import Difference
 from ssray.method.anomaly_map import difference_maps, smooth
 from ssray.method.inference import evaluating, reconstruct, to_network
-from ssray.method.synthetic_defects import add_defects
+from ssray.method.synthetic_defects import KINDS, draw_defects
 from ssray.scoring.heatmap import encode_levels, overlay
 
 IMAGES = 3
@@ -48,8 +48,9 @@ def reconstruction_sheet(
         The sheet as the content of a PNG file.
     """
     clean = to_network(held_out[:IMAGES], next(network.parameters()).device)
-    defective, _ = add_defects(clean, torch.Generator().manual_seed(0))
-    images = torch.cat([clean, defective])
+    foreign = torch.full((len(clean),), KINDS.index("foreign"))
+    made = draw_defects(clean, torch.Generator().manual_seed(0), foreign).visible()
+    images = torch.cat([clean, made.images])
     with evaluating(network):
         reconstructions = reconstruct(network, images, precision)
     kernel = min(images.shape[2:]) // _SIDE_OVER_KERNEL // 2 * 2 + 1

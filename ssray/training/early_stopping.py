@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssray.config import Objective
 from ssray.method.anomaly_map import smooth
 from ssray.method.inference import Reconstructor, evaluating, image_batches
-from ssray.method.synthetic_defects import add_defects
+from ssray.method.synthetic_defects import draw_defects
 from ssray.metrics.pixels import pixel_auroc
 from ssray.training.checkpoint import Checkpoint, prefixed
 from ssray.training.distributed import ProcessGroup
@@ -43,15 +43,15 @@ def separation(model: nn.Module, held_out: Tensor, precision: torch.dtype) -> fl
     generator = torch.Generator().manual_seed(0)
     chosen = torch.arange(DEFECTS) % len(held_out)
     [images] = image_batches(held_out[chosen], DEFECTS, device)
-    defective, truth = add_defects(images, generator)
-    if not len(defective):
+    made = draw_defects(images, generator).visible()
+    if not len(made.images):
         return math.nan
     with evaluating(model):
-        maps = Reconstructor([model], precision).differences(defective, "squared")
+        maps = Reconstructor([model], precision).differences(made.images, "squared")
     maps = smooth(maps, min(images.shape[2:]) // 48 * 2 + 1, 2)
     if not maps.isfinite().all():
         return math.nan
-    return pixel_auroc(maps.cpu().numpy(), truth.cpu().numpy())
+    return pixel_auroc(maps.cpu().numpy(), made.truth.cpu().numpy())
 
 
 class EarlyStopping:

@@ -187,7 +187,7 @@ def search_of(demo_root: Path, recipe: Recipe, folder: Path) -> Search:
         category="weave",
         recipe=recipe,
         space={"objective.corrupted_weight": (0.5, 0.8)},
-        criterion=Criterion.of(recipe, 0),
+        criterion=Criterion.alone(0),
         compute=Compute(precision="float32", cpus_per_worker=1),
         trials=2,
         at_once=1,

@@ -66,10 +66,15 @@ def test_training_publishes_a_model_and_its_log(store: Location) -> None:
 
 
 def test_a_model_that_guesses_is_kept_out_of_use(demo_root: Path, tmp_path: Path) -> None:
-    """Defects of a pixel can't be told from grain. Trained once, forced by the same request."""
+    """A map that is smoothed over the whole image tells nothing. Trained once, forced by the same
+    request.
+    """
     from ssray.cluster.categories import train_categories
 
-    request = RecipeRequest("demo", (*TINY_FAMILY, "corruption.patches.radius=[0.01, 0.011]"))
+    request = RecipeRequest(
+        "demo",
+        (*TINY_FAMILY, "anomaly_map.kernel=63", "anomaly_map.experts=autoencoders"),
+    )
     root, store = Location.parse(demo_root), Location.parse(tmp_path)
     failed = train_categories(root, ["weave"], request, FLOAT32, store)
     assert isinstance(failed["weave"], PoorModelError), failed

@@ -19,7 +19,6 @@ from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import Reconstructor
 
 SIDE = 32
-RADIUS = (0.1, 0.2)
 
 
 class Repairs(nn.Module):
@@ -59,21 +58,21 @@ def examined(
 def test_synthetic_defects_prefer_the_network_that_repairs_them(
     normal: Tensor, references: Tensor
 ) -> None:
-    criterion = Criterion(radius=RADIUS, seed=0)
+    criterion = Criterion(seed=0)
     repairs, copies = (
         examined(criterion, Repairs(normal, share), references) for share in (1.0, 1e-3)
     )
     assert repairs < 1e-4
     assert repairs < examined(criterion, Repairs(normal.flip(0), 1.0), references)
     assert repairs <= copies
-    by_error = Criterion(by="reconstruction", radius=RADIUS, seed=0)
+    by_error = Criterion(by="reconstruction", seed=0)
     assert examined(by_error, Repairs(normal, 1.0), references) > examined(
         by_error, Repairs(normal, 1e-3), references
     ), "plain reconstruction error prefers the network that copies its input"
 
 
 def test_every_setting_of_a_wide_grid_is_judged(normal: Tensor, references: Tensor) -> None:
-    criterion = Criterion(radius=RADIUS, seed=0, grid=WIDE)
+    criterion = Criterion(seed=0, grid=WIDE)
     wanted = AnomalyMap(difference="squared")
     reconstructor = Reconstructor([Repairs(normal, 1.0).eval()], torch.float32)
     found = criterion.examine(reconstructor, references, wanted)
@@ -108,7 +107,7 @@ def test_examining_a_network_leaves_it_as_it_was(normal: Tensor, references: Ten
     torch.manual_seed(0)
     network = Autoencoder(Network(width=2)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    criterion = Criterion(radius=RADIUS, seed=0)
+    criterion = Criterion(seed=0)
     error = examined(criterion, network, references, mode=True)
     assert network.training
     for name, value in network.state_dict().items():
@@ -124,7 +123,7 @@ def test_labelled_images_choose_with_their_masks_and_without(
         (labelled, True),
         ([row.model_copy(update={"mask_uri": None}) for row in labelled], False),
     ):
-        criterion = Criterion(by="labelled", radius=RADIUS, seed=0, labelled=tuple(rows))
+        criterion = Criterion(by="labelled", seed=0, labelled=tuple(rows))
         found = criterion.examine(reconstructor, references, AnomalyMap())
         assert found.selection.basis == "labelled images"
         assert found.selection.defects == 2
@@ -139,6 +138,6 @@ def test_a_validation_set_without_a_usable_defect_is_refused(
     references: Tensor, labelled: list[LabelledImage]
 ) -> None:
     rows = (labelled[0], labelled[-1])
-    criterion = Criterion(by="labelled", radius=RADIUS, seed=0, labelled=rows)
+    criterion = Criterion(by="labelled", seed=0, labelled=rows)
     with pytest.raises(DataError, match=r"no defective image.*broken\.png"):
         criterion.examine(Reconstructor([nn.Identity()], torch.float32), references, AnomalyMap())

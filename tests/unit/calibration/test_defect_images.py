@@ -19,7 +19,6 @@ from ssray.errors import DataError
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.inference import Reconstructor
 
-RADIUS = (0.1, 0.3)
 FRAME = Alignment(frame=(-0.4, -0.2, 0.4, 0.2))
 SIZE = 48
 
@@ -45,7 +44,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 def seen(
     photographs: tuple[str, ...], framing: Framing, alignment: Alignment | None = None
 ) -> DefectImages:
-    return with_synthetic_defects(photographs, SIZE, alignment, framing, RADIUS, 0)
+    return with_synthetic_defects(photographs, SIZE, alignment, framing, 0)
 
 
 def area(found: DefectImages) -> Tensor:
@@ -102,9 +101,7 @@ def test_photographs_that_cannot_be_used_are_said(tmp_path: Path) -> None:
 
 def test_the_criterion_judges_each_model_in_its_own_frame(photographs: tuple[str, ...]) -> None:
     """What an aligned model does not see of a photograph counts for it, as on a test image."""
-    criterion = Criterion(
-        radius=RADIUS, seed=0, photographs=photographs, image_size=SIZE, alignment=FRAME
-    )
+    criterion = Criterion(seed=0, photographs=photographs, image_size=SIZE, alignment=FRAME)
     reconstructor = Reconstructor([Autoencoder(Network(width=2)).eval()], torch.float32)
     framing = Framing.around(FRAME, SIZE)
     references = torch.from_numpy(

@@ -12,6 +12,8 @@ from ssray.calibration.evidence import Evidence
 from ssray.calibration.map_settings import PLAIN, Choice, choose
 from ssray.config import AnomalyMap, Difference, Experts, Features, MapSettings, Recipe
 from ssray.method.inference import Reconstructor
+from ssray.method.synthetic_defects import KINDS
+from ssray.models.quality import LEAST_AUROC, lower_bound
 
 
 class Repairs(nn.Module):
@@ -54,6 +56,44 @@ def test_two_experts_that_see_are_joined() -> None:
         kept, _ = calibrate(experts, grey(20), grey(24)[20:], alone, seed=0)
         assert kept.anomaly_map.experts == stated and kept.selection.tried == 1
         assert kept.joining is None and len(kept.scale) == 1
+
+
+class Copies(nn.Module):
+    """Gives every image back as it is, so its maps are 0 everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images * self.gain
+
+
+def test_a_model_that_is_blind_fails_the_gate_and_one_that_sees_does_not() -> None:
+    for network, passes in ((Copies(), False), (Repairs(), True)):
+        reconstructor = Reconstructor([network.eval()], torch.float32)
+        found, _ = calibrate(reconstructor, grey(20), grey(24)[20:], Recipe(image_size=32), seed=0)
+        chosen = found.selection
+        assert chosen.image_auroc is not None and chosen.defects > 60
+        least = lower_bound(chosen.image_auroc, found.reference_images, chosen.defects)
+        assert (least > LEAST_AUROC) == passes
+        assert (chosen.image_auroc == 0.5) != passes
+        flagged = found.flagged
+        assert (
+            set(flagged) <= set(KINDS) and sum(of for _, of in flagged.values()) == chosen.defects
+        )
+        assert (sum(seen for seen, _ in flagged.values()) > 0) == passes
+
+
+def test_what_is_flagged_of_each_kind_is_said_only_of_images_that_no_network_knows() -> None:
+    reconstructor = Reconstructor([Repairs().eval()], torch.float32)
+    recipe = Recipe(image_size=32)
+    found, _ = calibrate(reconstructor, grey(20), grey(24)[20:], recipe, seed=0)
+    for kind, scores in found.defect_scores.items():
+        seen = sum(score > found.image_threshold for score in scores)
+        assert found.flagged[kind] == (seen, len(scores))
+    few, _ = calibrate(reconstructor, grey(15), grey(24)[20:], recipe, seed=0)
+    assert few.reference_images > few.held_out_references and few.flagged == {}
 
 
 def shown(autoencoders: float, neighbours: float) -> dict[Difference, Evidence]:

@@ -224,7 +224,7 @@ def test_evidence_shows_the_same_images_with_and_without_defects() -> None:
     networks = [Autoencoder(Network(width=2)).eval() for _ in range(2)]
     images = torch.randint(256, (5, 32, 32, 3), dtype=torch.uint8)
     reconstructor = Reconstructor(networks, torch.float32)
-    source = SyntheticDefects((0.1, 0.3), seed=0)
+    source = SyntheticDefects(seed=0)
     found = gather_evidence(reconstructor, images, KINDS, source)
     again = gather_evidence(reconstructor, images, ["ssim"], source)
     bare = gather_evidence(reconstructor, images, ["ssim"], None)

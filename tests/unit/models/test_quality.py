@@ -52,6 +52,19 @@ def test_a_rate_that_can_not_be_held_is_named_with_the_remedy(tiny_model: ModelA
     assert "--calibration-folds" in warning
 
 
+def test_what_is_flagged_of_each_kind_is_said_best_first(tiny_model: ModelArtifact) -> None:
+    assert not [line for line in in_words(tiny_model) if "flags, of synthetic defects" in line]
+    scores = {"line": (0.5, 1.5, 2.5, 2.6), "foreign": (3.0, 4.0), "stain": (0.1, 0.2, 0.3)}
+    calibration = tiny_model.calibration.model_copy(
+        update={"image_scores": tuple(n / 20 for n in range(1, 41)), "defect_scores": scores}
+    )
+    assert 1.5 < calibration.image_threshold < 2.5
+    assert (
+        "flags, of synthetic defects, 2 of 2 patches of other texture, 2 of 4 thin lines, 0 of 3 "
+        "faint stains"
+    ) in in_words(dataclasses.replace(tiny_model, calibration=calibration))
+
+
 @pytest.mark.parametrize("auroc", [0.97, None])
 def test_a_good_model_is_told_without_a_warning(
     tiny_model: ModelArtifact, auroc: float | None
@@ -80,17 +93,17 @@ def test_the_lower_bound_holds_in_nineteen_of_twenty_samples(auroc: float) -> No
 def test_a_model_near_guessing_is_refused_and_the_reason_says_what_to_do(
     tiny_model: ModelArtifact,
 ) -> None:
-    reason = refusal(with_auroc(tiny_model, 0.62))
+    reason = refusal(with_auroc(tiny_model, 0.57))
     assert reason is not None
-    assert "image AUROC 0.62, 0.5" in reason
+    assert "image AUROC 0.57, 0.4" in reason
     for remedy in ("photographs", "--max-minutes", "image_size=128", "--force"):
         assert remedy in reason
 
 
 def test_what_counts_is_what_the_images_can_show(tiny_model: ModelArtifact) -> None:
-    assert refusal(with_auroc(tiny_model, 0.72, defects=90)) is None
-    assert refusal(with_auroc(tiny_model, 0.72, defects=5)) is not None
-    assert lower_bound(0.72, 30, 90) > LEAST_AUROC > lower_bound(0.72, 30, 5)
+    assert refusal(with_auroc(tiny_model, 0.65, defects=90)) is None
+    assert refusal(with_auroc(tiny_model, 0.65, defects=5)) is not None
+    assert lower_bound(0.65, 30, 90) > LEAST_AUROC > lower_bound(0.65, 30, 5)
 
 
 @pytest.mark.parametrize(("auroc", "defects"), [(None, 0), (None, 90)])

@@ -21,7 +21,7 @@ from ssray.storage.location import Location
 
 SIDE = 32
 CPU = torch.device("cpu")
-CRITERION = Criterion(radius=(0.1, 0.15), seed=0)
+CRITERION = Criterion(seed=0)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import importlib.metadata
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from ssray.method.inference import Reconstructor, to_network
 from ssray.method.linear import LinearAutoencoder
 from ssray.method.neighbours import MemoryBank
 from ssray.method.pretrained import FeatureNetwork
-from ssray.method.synthetic_defects import KINDS, add_defects
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.models.device import kept_precision, resolve_device, resolve_precision
@@ -581,30 +580,6 @@ def test_held_out_images_are_apart_and_at_least_two() -> None:
     assert split_uris(uris, 0.05, seed=1)[0] != held_out
     assert len(split_uris(uris[:6], 0.05, seed=0)[0]) == 2
     assert len(split_uris(uris * 200, 0.1, seed=0)[0]) == 1024
-
-
-def test_synthetic_defects_change_what_their_truth_says() -> None:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(1, 3, 64, 64, generator=generator).expand(16, 3, 64, 64)
-    images = torch.nn.functional.avg_pool2d(images, 5, 1, 2)
-    defective, truth = add_defects(images, generator)
-    assert len(defective) >= 8
-    assert truth.flatten(1).any(1).all()
-    change = (defective - images[:1]).abs().mean(1, keepdim=True)
-    assert change[truth].mean() > 10 * change[~truth].mean()
-    assert 0 <= defective.min() <= defective.max() <= 1
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_defect_leaves_the_rest_alone(kind: Callable[..., Any]) -> None:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(4, 3, 32, 32, generator=generator)
-    mask = torch.zeros(4, 1, 32, 32)
-    mask[..., 8:24, 8:24] = 1
-    defective, changed = kind(images, mask, generator)
-    assert torch.equal(defective[..., :8, :], images[..., :8, :])
-    assert not torch.equal(defective, images)
-    assert (changed <= mask).all()
 
 
 def test_no_held_out_pixel_exceeds_the_threshold(stripes: torch.Tensor, small: Recipe) -> None:
