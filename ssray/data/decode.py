@@ -368,10 +368,12 @@ def fetched(uri: str) -> bytes:
     """The bytes of a file or an archive's member.
 
     Raises:
-        ImageError: with code ``missing`` or ``unreadable``.
+        ImageError: with code ``missing`` or ``unreadable``, or one that its archive gives.
     """
     try:
         return read_file(uri)
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise ImageError("missing", f"{uri}: there is no such file") from None
     except (OSError, DataError) as error:

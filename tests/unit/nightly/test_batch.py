@@ -151,7 +151,7 @@ PECULIAR = {
     "huge.png": (huge(), "too_large", None),
     "inks.jpg": (cmyk(), None, "cmyk, constant"),
     "deep.png": (png("I;16"), None, "16_bit, constant"),
-    "moving.gif": (animated(), None, "animated"),
+    "moving.gif": (animated(), None, "animated, constant"),
 }
 
 
