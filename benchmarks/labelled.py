@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ssray.calibration.calibrate import Calibration, PlaceMaps
 from ssray.config import Difference
-from ssray.data.decode import read_image, read_mask
+from ssray.data.decode import read_image
+from ssray.data.masks import read_mask, with_mask_levels
 from ssray.data.pose import Framing, Placement
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import Reconstructor
@@ -56,11 +57,14 @@ class TestSet:
     @classmethod
     def read(cls, manifest: pa.Table, framing: Framing) -> TestSet:
         """The test images of a category's manifest."""
-        rows = manifest.filter(pc.equal(manifest["split"], "test")).to_pylist()
+        test = with_mask_levels(manifest.filter(pc.equal(manifest["split"], "test")))
+        rows = test.to_pylist()
         photographs = [read_image(row["uri"]) for row in rows]
         images, placements = zip(*map(framing, photographs), strict=True)
         masks = [
-            read_mask(row["mask_uri"]) if row["mask_uri"] else np.zeros(image.shape[:2], bool)
+            read_mask(row["mask_uri"], row["mask_level"])
+            if row["mask_uri"]
+            else np.zeros(image.shape[:2], bool)
             for row, image in zip(rows, photographs, strict=True)
         ]
         labels = np.array([row["label"] for row in rows])

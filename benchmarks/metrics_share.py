@@ -20,15 +20,15 @@ import numpy as np
 from labelled import category_parser
 
 from ssray.cluster.categories import evaluate_categories
-from ssray.cluster.evaluate import PARTS
 from ssray.cluster.session import ray_session
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
-from ssray.data.decode import read_mask
+from ssray.data.masks import read_mask, with_mask_levels
 from ssray.metrics.pixels import PixelCounts
 from ssray.scoring.evaluation import Figures
 from ssray.scoring.judge import SCORE_BATCH
 from ssray.scoring.labelled import map_place
+from ssray.scoring.outputs import PARTS
 from ssray.scoring.results import collect
 from ssray.storage.location import Location
 
@@ -47,7 +47,7 @@ def main() -> None:
             whole = time.perf_counter() - started
         rows = [
             row
-            for row in index_dataset(root, [options.category]).to_pylist()
+            for row in with_mask_levels(index_dataset(root, [options.category])).to_pylist()
             if row["split"] == "test"
         ]
         counting = 0.0
@@ -57,7 +57,9 @@ def main() -> None:
                 place = map_place(kept / "maps", options.category, row["split_type"], row["uri"])
                 values = np.load(Path(place.path))
                 mask = np.zeros(values.shape, bool)
-                pairs.append((values, read_mask(row["mask_uri"]) if row["mask_uri"] else mask))
+                if row["mask_uri"]:
+                    mask = read_mask(row["mask_uri"], row["mask_level"])
+                pairs.append((values, mask))
             started = time.perf_counter()
             counts = PixelCounts()
             for values, mask in pairs:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -24,8 +23,9 @@ from torch import Tensor
 
 from ssray.calibration.evidence import DefectBatch, JudgedOn, in_turn, part_masks
 from ssray.config import Alignment
-from ssray.data.decode import UInt8Image, read_image, read_mask
+from ssray.data.decode import UInt8Image, read_image
 from ssray.data.loading import common_framing
+from ssray.data.masks import Mask, read_mask, same_aspect
 from ssray.data.pose import Framing, Placement, locate
 from ssray.errors import DataError, ImageError
 from ssray.method.inference import BATCH, image_batches
@@ -35,8 +35,6 @@ FINER = 2
 """How many times finer than the largest images synthetic defects are made, so that what is laid
 into photographs is sharper than any model sees it."""
 
-Mask = npt.NDArray[np.bool_]
-
 
 class LabelledImage(BaseModel):
     """An image of the user's validation set.
@@ -45,6 +43,7 @@ class LabelledImage(BaseModel):
         uri: the image.
         defective: whether it has a defect.
         mask_uri: the mask that shows where the defect is; None if there is none.
+        mask_level: the value of defective pixels in it, as ``ssray.data.masks.read_mask`` takes it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +51,7 @@ class LabelledImage(BaseModel):
     uri: str
     defective: bool
     mask_uri: str | None = None
+    mask_level: int | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def read_labelled(
 ) -> tuple[Tensor, DefectImages]:
     """Reads the user's validation set, as a network sees it.
 
-    Images that can't be used are left out. Masks are used only if every defective image has one.
+    Images that can't be used are left out. Masks are used only if every defective image has one
+    that can be used.
 
     Args:
         labelled: the images of the set.
@@ -149,10 +150,9 @@ def read_labelled(
     reasons = []
     for row in labelled:
         try:
-            truth = read_mask(row.mask_uri) if row.mask_uri else None
-            groups[row.defective].append(
-                FramedDefect.of(read_image(row.uri, framing.decoding), truth, framing)
-            )
+            image = read_image(row.uri, framing.decoding)
+            truth = _mask(row, image) if row.defective else None
+            groups[row.defective].append(FramedDefect.of(image, truth, framing))
         except ImageError as error:
             reasons.append(f"{row.uri}: {error}")
     if not groups[True]:
@@ -165,6 +165,19 @@ def read_labelled(
         torch.stack(good) if good else torch.empty(0, *framing.shape, 3, dtype=torch.uint8),
         DefectImages.framed(groups[True], "labelled images"),
     )
+
+
+def _mask(row: LabelledImage, image: UInt8Image) -> Mask | None:
+    """The mask of a defective image, (h, w) bool; None if it has none that can be used."""
+    if row.mask_uri is None:
+        return None
+    try:
+        mask = read_mask(row.mask_uri, row.mask_level)
+    except ImageError:
+        return None
+    rows, columns = mask.shape
+    fits = same_aspect((rows, columns), (image.shape[0], image.shape[1]))
+    return mask if fits and mask.any() else None
 
 
 @functools.lru_cache(maxsize=1)

@@ -58,7 +58,7 @@ def demo(out: str, seed: int) -> None:
             failed = train_categories(
                 root, names, RecipeRequest("demo", DEMO_TRAINING), compute, store, progress=board
             )
-        board.show_totals(len(failed))
+        board.show_totals(failed)
         if failed:
             raise TrainingError(f"no model for {', '.join(failed)}; the reasons are above.")
         metrics, scores = evaluate_categories(root, names, store, compute, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -38,7 +39,10 @@ def evaluate(
     maps: str | None,
     **compute: Any,
 ) -> None:
-    """Score the labelled test images; write metrics, scores and a report."""
+    """Score the labelled test images; write metrics, scores and a report.
+
+    Exits with code 1 if a mask can't be used: its image then counts for no figure of pixels.
+    """
     from ssray.cli.terminal import scoring_progress, show_evaluation
     from ssray.cluster.categories import evaluate_categories
     from ssray.storage.location import Location
@@ -56,6 +60,7 @@ def evaluate(
             good_name,
         )
     show_evaluation(metrics, scores, place)
+    sys.exit(1 if len(scores) > scores["mask_error"].null_count else 0)
 
 
 @click.command()

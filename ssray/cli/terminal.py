@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,6 +21,7 @@ from rich.table import Table
 from ssray.cluster.progress import Lines, clock
 from ssray.models.store import StoredVersion
 from ssray.nightly.night_log import Completed
+from ssray.scoring.evaluation import in_words
 from ssray.storage.location import Location
 from ssray.training.progress import ProgressRow
 
@@ -101,12 +102,19 @@ class TrainingBoard:
         """Prints a line that stays, above the live table where there is one."""
         console.print(f"{category}  {words}")
 
-    def show_totals(self, failed: int) -> None:
-        """Prints how work on several categories ended; nothing for a single one."""
+    def show_totals(self, failed: Mapping[str, Exception]) -> None:
+        """Prints how work on several categories ended, and reasons that were not printed whole.
+
+        Args:
+            failed: the error of each category that failed.
+        """
         count = len(self._rows)
         if count > 1:
-            ended = f"{count - failed} of {count} categories have a model"
-            console.print(f"{ended}, {failed} failed." if failed else f"{ended}.")
+            ended = f"{count - len(failed)} of {count} categories have a model"
+            console.print(f"{ended}, {len(failed)} failed." if failed else f"{ended}.")
+        if count == 1 or console.is_terminal:
+            for category, error in failed.items():
+                console.print(f"Failed {category}: {error}")
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -234,7 +242,11 @@ def show_night(completed: Completed, new: bool, place: Location) -> None:
 def show_evaluation(metrics: pa.Table, scores: pa.Table, out: Location) -> None:
     """Prints the most important figures, what could not be scored, and where the rest is."""
     console.print(_summary(metrics))
+    for row in metrics.to_pylist():
+        if row["mask_level"] is not None:
+            console.print(f"{row['category']}: {in_words(row['mask_level'])}")
     show_unscored(scores)
+    _show_unusable_masks(scores)
     console.print(f"Figures: {out / 'metrics.md'}")
     console.print(f"Report: {out / 'report.html'}")
 
@@ -256,10 +268,24 @@ def show_unscored(scores: pa.Table) -> None:
     failed = scores.filter(pc.is_valid(scores["error"])).to_pylist()
     if failed:
         console.print(f"{len(failed)} of {len(scores)} images could not be scored:")
-    for row in failed[:_UNSCORED_SHOWN]:
-        console.print(f"  {row['uri']}: {row['error']}")
-    if len(failed) > _UNSCORED_SHOWN:
-        console.print(f"  and {len(failed) - _UNSCORED_SHOWN} more, in scores.parquet")
+    _show_some([f"{row['uri']}: {row['error']}" for row in failed])
+
+
+def _show_unusable_masks(scores: pa.Table) -> None:
+    """Prints which masks can't be used, and why; nothing if all can."""
+    failed = scores.filter(pc.is_valid(scores["mask_error"])).to_pylist()
+    if failed:
+        console.print(
+            f"{len(failed)} images count for no figure of pixels, as their masks can't be used:"
+        )
+    _show_some([f"{row['mask_detail']} ({row['mask_error']})" for row in failed])
+
+
+def _show_some(lines: Sequence[str]) -> None:
+    for line in lines[:_UNSCORED_SHOWN]:
+        console.print(f"  {line}")
+    if len(lines) > _UNSCORED_SHOWN:
+        console.print(f"  and {len(lines) - _UNSCORED_SHOWN} more, in scores.parquet")
 
 
 def _summary(metrics: pa.Table) -> Table:

@@ -116,12 +116,10 @@ def train(
             force,
             good_name,
         )
-    board.show_totals(len(failed))
     if len(only) == 1:
         for error in failed.values():
             raise error
-    for category, error in failed.items():
-        console.print(f"Failed {category}: {error}")
+    board.show_totals(failed)
     sys.exit(1 if failed else 0)
 
 
@@ -231,9 +229,7 @@ def sweep(
             place,
             board,
         )
-    board.show_totals(len(failed))
+    board.show_totals(failed)
     console.print(f"Trials: {place / 'leaderboard.parquet'}")
     console.print(f"Page: {place / 'sweep.html'}")
-    for category, error in failed.items():
-        console.print(f"Failed {category}: {error}")
     sys.exit(1 if failed else 0)

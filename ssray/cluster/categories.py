@@ -163,7 +163,7 @@ def each_category(
         names: of the categories.
         at_once: how many to work on at once.
         work: on one, by its name; returns how it ended in a few words.
-        progress: is told how each ended.
+        progress: is told how each ended; why a single one failed is left to whoever gets the error.
         on_end: called whenever one has.
 
     Returns:
@@ -179,7 +179,8 @@ def each_category(
                 progress.state(name, future.result())
             except Exception as error:  # whatever it is, the others go on
                 failed[name] = error
-                progress.state(name, f"failed: {error or type(error).__name__}")
+                reason = f"failed: {error or type(error).__name__}"
+                progress.state(name, reason if len(names) > 1 else "failed")
             on_end()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -9,18 +9,16 @@ import pyarrow.compute as pc
 
 from ssray.cluster.score import score_images
 from ssray.config import Compute
+from ssray.data.masks import mask_levels, with_mask_levels
 from ssray.errors import DataError
 from ssray.models.artifact import ModelArtifact, load
 from ssray.report.evaluation import write_report
 from ssray.scoring.evaluation import Figures
 from ssray.scoring.labelled import map_place
+from ssray.scoring.outputs import Outputs
 from ssray.scoring.results import Results, collect
 from ssray.storage.location import Location
-from ssray.storage.parquet import write_table
-
-PARTS = "scored_parts"
-"""Holds what the scoring actors wrote; a later run into the same folder replaces it."""
-
+from ssray.storage.parquet import as_parquet
 
 OnScored = Callable[[int, int], None]
 
@@ -41,13 +39,15 @@ def evaluate(
     """Scores a table's test images and writes ``metrics.parquet``, ``metrics_by_type.parquet``,
     ``metrics.md``, ``scores.parquet``, ``report.html`` and the heatmap pictures shown in it.
 
+    A mask that can't be used costs its image's figures of pixels alone; its row says why.
+
     Args:
         images: of a labelled data set; training images in it are passed over.
         store: the model store.
         versions: the model version of each category to evaluate.
         compute: as for ``score_images``.
-        out: the folder to write to. Tables, report and parts of an earlier run there are
-            replaced; pictures of other images stay.
+        out: the folder to write to. The results of an earlier run there are replaced, those of
+            one that goes on at the same time are kept apart (``ssray.scoring.outputs``).
         maps: keeps every anomaly map as ``score_images`` says.
         on_scored: called with how many images are scored, and how many there are.
 
@@ -58,20 +58,19 @@ def evaluate(
         DataError: if the maps of two images would be kept under one name, or a folder can't be
             created.
     """
-    test = images.filter(pc.equal(images["split"], "test"))
+    test = with_mask_levels(images.filter(pc.equal(images["split"], "test")))
     if maps is not None:
         _refuse_shared_places(test, maps)
         maps.make_folder()
-    models = _load(store, versions)
-    results = _scored(test, store, versions, compute, out, maps, on_scored)
-    figures = Figures.of(results, _held_out(models))
-    write_table(figures.categories, out / "metrics.parquet")
-    write_table(figures.types, out / "metrics_by_type.parquet")
-    (out / "metrics.md").write(figures.markdown().encode())
-    mask_uris = {
-        row["uri"]: row["mask_uri"] for row in test.to_pylist() if row["mask_uri"] is not None
-    }
-    write_report(results, figures, models, out, "Evaluation", mask_uris)
+    models, outputs = _load(store, versions), Outputs(out)
+    results = _scored(test, store, versions, compute, outputs, maps, on_scored)
+    figures = Figures.of(results, _held_out(models), mask_levels(test))
+    with outputs.replacing() as write:
+        write("scores.parquet", as_parquet(results.scores))
+        write("metrics.parquet", as_parquet(figures.categories))
+        write("metrics_by_type.parquet", as_parquet(figures.types))
+        write("metrics.md", figures.markdown().encode())
+        write_report(results, figures, models, test, "Evaluation", write)
     return figures.categories, results.scores
 
 
@@ -85,12 +84,17 @@ def score(
 ) -> pa.Table:
     """Scores unlabelled images; writes ``scores.parquet``, ``report.html`` and pictures.
 
+    They replace the results of an earlier run in that folder, as those of ``evaluate`` do.
+
     Returns:
         The ``SCORES`` table.
     """
-    models = _load(store, versions)
-    results = _scored(images, store, versions, compute, out, None, on_scored)
-    write_report(results, Figures.of(results, _held_out(models)), models, out, "Scores", {})
+    models, outputs = _load(store, versions), Outputs(out)
+    results = _scored(images, store, versions, compute, outputs, None, on_scored)
+    figures = Figures.of(results, _held_out(models))
+    with outputs.replacing() as write:
+        write("scores.parquet", as_parquet(results.scores))
+        write_report(results, figures, models, images, "Scores", write)
     return results.scores
 
 
@@ -116,16 +120,15 @@ def _scored(
     store: Location,
     versions: Mapping[str, str],
     compute: Compute,
-    out: Location,
+    outputs: Outputs,
     maps: Location | None,
     on_scored: OnScored,
 ) -> Results:
-    parts = out / PARTS
-    parts.delete()
-    parts.make_folder()
-    score_images(images, store, versions, compute, parts, maps, on_scored)
-    results = collect(parts)
-    write_table(results.scores, out / "scores.parquet")
+    """Scores all images of a table; the results are those of this run, and complete."""
+    with outputs.scored():
+        score_images(images, store, versions, compute, outputs.parts, maps, on_scored)
+        results = collect(outputs.parts)
+        results.check(images)
     return results
 
 

@@ -53,6 +53,8 @@ _PREPARED = pa.schema(
         pa.field("placement", pa.list_(pa.float64(), 3), metadata={"of": "the part: x, y, angle"}),
         pa.field("truth", pa.binary(), metadata={"layout": "packed bits of truth_shape"}),
         pa.field("truth_shape", pa.list_(pa.int32(), 2)),
+        pa.field("mask_error", pa.string()),
+        pa.field("mask_detail", pa.string()),
         pa.field("error", pa.string()),
         pa.field("detail", pa.string()),
     ]
@@ -174,6 +176,8 @@ def _packed(image: LabelledImage) -> dict[str, Any]:
         "placement": prepared.placement and dataclasses.astuple(prepared.placement),
         "truth": None if truth is None else np.packbits(truth).tobytes(),
         "truth_shape": None if truth is None else truth.shape,
+        "mask_error": image.mask_error,
+        "mask_detail": image.mask_detail,
         "error": prepared.error,
         "detail": prepared.detail,
     }
@@ -193,7 +197,14 @@ def _unpacked(row: Mapping[str, Any], shape: tuple[int, int]) -> LabelledImage:
         placement = row["placement"] and Placement(*row["placement"])
         prepared = Prepared(pixels, tuple(row["shape"]), placement)
     return LabelledImage(
-        row["uri"], row["category"], row["split_type"], row["label"], prepared, truth
+        row["uri"],
+        row["category"],
+        row["split_type"],
+        row["label"],
+        prepared,
+        truth,
+        row["mask_error"],
+        row["mask_detail"],
     )
 
 

@@ -29,6 +29,7 @@ from ssray.config import STRIDE, Basis, Compute
 from ssray.data.dataset import categories, index_dataset, training_uris
 from ssray.data.labels import GOOD
 from ssray.data.loading import common_bits, load_images
+from ssray.data.masks import with_mask_levels
 from ssray.data.pose import Framing
 from ssray.errors import ConfigError, DataError, PoorModelError, SsrayError, TrainingError
 from ssray.models.artifact import SweepFacts, is_complete, load, save
@@ -386,7 +387,7 @@ def _labelled(
     if validation is None:
         return ()
     rows = index_dataset(validation, [category], good_name)
-    rows = rows.filter(pc.equal(rows["split"], "test")).to_pylist()
+    rows = with_mask_levels(rows.filter(pc.equal(rows["split"], "test"))).to_pylist()
     defective = [row["uri"] for row in rows if row["label"]]
     if not defective:
         raise DataError(
@@ -394,7 +395,12 @@ def _labelled(
         )
     load_images(defective, Framing((STRIDE, STRIDE)), threads=os.cpu_count() or 1)
     return tuple(
-        LabelledImage(uri=row["uri"], defective=bool(row["label"]), mask_uri=row["mask_uri"])
+        LabelledImage(
+            uri=row["uri"],
+            defective=bool(row["label"]),
+            mask_uri=row["mask_uri"],
+            mask_level=row["mask_level"],
+        )
         for row in rows
     )
 

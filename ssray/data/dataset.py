@@ -7,8 +7,8 @@ The layout is that of MVTec AD::
     ROOT/CATEGORY/ground_truth/TYPE/NAME_mask.png     NAME as in test/TYPE
 
 or one that ``ssray.data.layouts`` brings into it. A mask belongs to the image of exactly the same
-stem; its extension may differ. An archive ``ROOT/CATEGORY.tar`` (or another of
-``ssray.storage.archives.SUFFIXES``) may stand for the folder.
+stem; its extension may differ (``ssray.data.masks``). An archive ``ROOT/CATEGORY.tar`` (or another
+of ``ssray.storage.archives.SUFFIXES``) may stand for the folder.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ssray.data.category_files import (
 from ssray.data.image_files import MASKS, passed_over_as, some
 from ssray.data.labels import GOOD
 from ssray.data.layouts import VISA_FOLDER, in_mvtec_ad, why_none
+from ssray.data.masks import mask_columns, pair_masks
 from ssray.errors import DataError
 from ssray.storage.archives import category_of
 from ssray.storage.listing import is_hidden, lost_links, walk
@@ -42,13 +43,17 @@ IMAGE_TABLE_SCHEMA = pa.schema(
         pa.field("split", pa.string(), metadata={"values": "train, test; null for unlabelled"}),
         pa.field("split_type", pa.string(), metadata={"values": "good or a kind of defect"}),
         pa.field("label", pa.int8(), metadata={"values": "0 good, 1 defect, null unknown"}),
-        pa.field("mask_uri", pa.string(), metadata={"of": "several masks, a line for each"}),
+        pa.field(
+            "mask_uri",
+            pa.string(),
+            metadata={"values": "null if there is none; of parts that belong together a line each"},
+        ),
+        pa.field("mask_conflict", pa.string(), metadata={"values": "the masks, if several"}),
+        pa.field("mask_level", pa.int32(), metadata={"of": "ssray.data.masks.with_mask_levels"}),
         pa.field("size_bytes", pa.int64(), nullable=False),
     ]
 )
 
-MASK_SUFFIX = "_mask"
-"""What a mask's name has after the name of its image, before the extension."""
 _SHOWN_OF_NONE = 100
 """How many files are looked at to say what a place has in place of categories."""
 
@@ -148,12 +153,14 @@ def _category_rows(root: Location, category: str, good_name: str) -> list[dict[s
                     f"train/{good_name}; move '{kind}' to test/."
                 )
             images = groups[split, kind]
-            masks = {
-                file.path.stem.removesuffix(MASK_SUFFIX): file.uri
-                for file in groups.get((MASKS, kind), [])
-            }
-            stems = [file.path.stem for file in images]
-            _check_pairing(root / category / MASKS / kind, stems, masks, split, kind)
+            masks: dict[str, list[str]] = {}
+            if split == "test":
+                masks = pair_masks(
+                    root / category / MASKS / kind,
+                    [file.path.stem for file in images],
+                    [(file.path.stem, file.uri) for file in groups.get((MASKS, kind), [])],
+                    defective=kind != GOOD,
+                )
             rows += [
                 _row(
                     file.uri,
@@ -162,41 +169,11 @@ def _category_rows(root: Location, category: str, good_name: str) -> list[dict[s
                     split=split,
                     split_type=kind,
                     label=int(kind != GOOD),
-                    mask_uri=masks.get(file.path.stem) if split == "test" else None,
+                    **mask_columns(masks.get(file.path.stem, ())),
                 )
                 for file in images
             ]
     return rows
-
-
-def _check_pairing(
-    folder: Location, stems: list[str], masks: dict[str, str], split: str, kind: str
-) -> None:
-    """Checks that a defect folder has a mask for each of its images, or none at all.
-
-    Raises:
-        DataError: if it does not, or two images share a name.
-    """
-    if split == "train" or kind == GOOD:
-        return
-    duplicates = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if duplicates and masks:
-        raise DataError(
-            f"{folder}: two images share the name {duplicates[0]}, so that their masks cannot be "
-            "told apart. Rename one."
-        )
-    orphans = sorted(masks.keys() - set(stems))
-    if orphans:
-        raise DataError(
-            f"{folder}: {len(orphans)} masks without an image, first {orphans[0]}. Expected an "
-            f"image of that name in test/{kind}; add it or remove the mask."
-        )
-    bare = sorted(set(stems) - masks.keys())
-    if masks and bare:
-        raise DataError(
-            f"{folder}: {len(bare)} of {len(stems)} images have no mask, first {bare[0]}. "
-            f"Expected {bare[0]}{MASK_SUFFIX}.png; give all of them or none."
-        )
 
 
 def _row(uri: str, size: int, *, category: str, **labels: object) -> dict[str, object]:

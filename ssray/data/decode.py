@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyvips
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from ssray.config import STRIDE, Decoding
 from ssray.data.depth import (
@@ -284,17 +284,16 @@ def _reason_codes() -> Iterator[None]:
         raise ImageError("truncated", f"the image data is damaged or cut short ({error})") from None
 
 
-def decode_mask(content: bytes) -> npt.NDArray[np.bool_]:
-    """Decodes a ground-truth mask: a pixel is defective if its value is above 127 of 255.
-
-    Returns:
-        (H, W) bool, True where the image is defective.
+def decode_as_stored(content: bytes) -> Image.Image:
+    """Decodes an image upright, and otherwise as its file has it: palette indices, bits and alpha.
 
     Raises:
         ImageError: as ``decode_image`` does.
     """
-    mask: npt.NDArray[np.bool_] = decode_image(content).max(axis=2) > 127
-    return mask
+    with _reason_codes():
+        image = _opened(content)
+        image.load()
+        return ImageOps.exif_transpose(image)
 
 
 def read_image(uri: str, decoding: Decoding | None = AS_PHOTOGRAPHED) -> UInt8Image:
@@ -321,22 +320,6 @@ def read_image_shape(uri: str) -> tuple[int, int]:
         ImageError: as ``read_image`` does.
     """
     return image_shape(fetched(uri))
-
-
-def read_mask(uri: str) -> npt.NDArray[np.bool_]:
-    """Reads and decodes the mask of an image, (H, W) bool, True where the image is defective.
-
-    Args:
-        uri: where it is; of several masks, whose union counts, a line each.
-
-    Raises:
-        ImageError: as ``read_image`` does, or with code ``sizes_differ`` if several do.
-    """
-    masks = [decode_mask(fetched(line)) for line in uri.split("\n")]
-    if len({mask.shape for mask in masks}) > 1:
-        raise ImageError("sizes_differ", f"{uri}: the masks of one image differ in size")
-    union: npt.NDArray[np.bool_] = np.logical_or.reduce(masks)
-    return union
 
 
 def network_shape(height: int, width: int, side: int) -> tuple[int, int]:

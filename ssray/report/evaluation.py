@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from PIL import Image
 
 import ssray
 from ssray.calibration.calibrate import Calibration
 from ssray.calibration.map_settings import EXPERTS_TRIED
-from ssray.data.decode import read_image, read_mask
+from ssray.data.decode import read_image
+from ssray.errors import ImageError
 from ssray.metrics.values import percent
 from ssray.models.artifact import ModelArtifact
 from ssray.report.gallery import GalleryImage, choose_gallery
 from ssray.report.page import CategoryReport, render_page
-from ssray.scoring.evaluation import Figures, expert_figures
+from ssray.scoring.evaluation import Figures, expert_figures, in_words
 from ssray.scoring.heatmap import overlay, png_to_levels
+from ssray.scoring.labelled import read_truth
+from ssray.scoring.outputs import Write
 from ssray.scoring.results import Results, usable
-from ssray.storage.location import Location
+from ssray.storage.fetch import Fetcher
 
 NETWORK_NAMES = {
     "none": "Model I",
@@ -53,9 +57,9 @@ def write_report(
     results: Results,
     figures: Figures,
     models: dict[str, ModelArtifact],
-    out: Location,
+    images: pa.Table,
     title: str,
-    mask_uris: Mapping[str, str],
+    write: Write,
 ) -> None:
     """Writes ``report.html``, and an overlay picture of every image shown in it.
 
@@ -63,47 +67,60 @@ def write_report(
         results: the scores and heatmaps of all images.
         figures: the metrics of each category and defect type.
         models: the model of each category.
-        out: the folder to write to.
+        images: the table of the images that were scored.
         title: the title of the page.
-        mask_uris: the ground-truth mask of each image that has one, by the image's URI.
+        write: writes a file.
     """
-    reports = []
+    reports, rows = [], {row["uri"]: row for row in images.to_pylist()}
     for row in figures.categories.to_pylist():
         category = row["category"]
-        gallery = _gallery(results, category, mask_uris)
-        _write_overlays(gallery, out / "heatmaps" / category)
+        gallery = _gallery(results, category, rows)
+        _write_overlays(gallery, f"heatmaps/{category}", write)
         reports.append(_category_report(row, figures, results, gallery, models[category]))
     generated = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = render_page(title, reports, generated, ssray.__version__)
-    (out / "report.html").write(page.encode())
+    write("report.html", page.encode())
 
 
-def _write_overlays(gallery: list[GalleryImage], folder: Location) -> None:
+def _write_overlays(gallery: list[GalleryImage], folder: str, write: Write) -> None:
     """Writes the overlay of each image to ``TYPE/RANK-NAME.png``, at the image's resolution.
 
     The rank is the image's place in the gallery.
     """
     for rank, picture in enumerate(gallery):
         name = f"{rank:02}-{PurePosixPath(picture.name).stem}.png"
-        place = folder / (picture.split_type or "images") / name
-        place.write(_png(overlay(picture.image, picture.levels)))
+        place = f"{folder}/{picture.split_type or 'images'}/{name}"
+        write(place, _png(overlay(picture.image, picture.levels)))
 
 
-def _gallery(results: Results, category: str, mask_uris: Mapping[str, str]) -> list[GalleryImage]:
-    """Chooses the images of a category to show, and reads them with heatmap and mask."""
+def _gallery(
+    results: Results, category: str, images: Mapping[str, Mapping[str, Any]]
+) -> list[GalleryImage]:
+    """Chooses the images of a category to show, and reads them with heatmap and mask.
+
+    An image that can't be read whole is not shown.
+
+    Args:
+        results: the scores and heatmaps of all images.
+        category: the category.
+        images: the rows of the table of images, by their URI.
+    """
     table = results.of(category)
     rows = [row for row in table.to_pylist() if row["error"] is None]
+    names = names_for_people([row["uri"] for row in rows])
     labels, scores = usable(table)
     chosen = choose_gallery(labels, scores, worst=WORST, borderline=BORDERLINE)
     heatmaps = results.heatmaps([rows[i]["uri"] for i, _ in chosen])
-    gallery = []
+    gallery, fetch = [], Fetcher()
     for i, why in chosen:
         row = rows[i]
-        image = read_image(row["uri"])
-        truth = _truth(mask_uris.get(row["uri"]), row["label"], image.shape[:2])
+        try:
+            image = read_image(row["uri"])
+        except ImageError:  # too large to be decoded whole, or gone since it was scored
+            continue
         gallery.append(
             GalleryImage(
-                name=PurePosixPath(row["uri"]).name,
+                name=names[i],
                 uri=row["uri"],
                 split_type=row["split_type"] or "",
                 label=row["label"],
@@ -111,22 +128,41 @@ def _gallery(results: Results, category: str, mask_uris: Mapping[str, str]) -> l
                 why=why,
                 image=image,
                 levels=png_to_levels(heatmaps[row["uri"]]),
-                truth=truth,
+                truth=_truth(images[row["uri"]], image, fetch),
             )
         )
     return gallery
 
 
+def names_for_people(uris: Sequence[str]) -> list[str]:
+    """Paths that tell images apart: without the folders that all share, but with at least one.
+
+    >>> names_for_people(["/data/nut/test/bent/000.png", "/data/nut/test/good/000.png"])
+    ['bent/000.png', 'good/000.png']
+    """
+    paths = [PurePosixPath(uri).parts for uri in uris]
+    shared = 0
+    for level in zip(*(parts[:-2] for parts in paths), strict=False):
+        if len(set(level)) > 1:
+            break
+        shared += 1
+    return [str(PurePosixPath(*parts[shared:])) for parts in paths]
+
+
 def _truth(
-    mask_uri: str | None, label: int | None, shape: tuple[int, ...]
+    row: Mapping[str, Any], image: npt.NDArray[np.uint8], fetch: Fetcher
 ) -> npt.NDArray[np.bool_] | None:
-    """Returns where an image is defective: (H, W) bool at its resolution; None if unknown.
+    """Where an image, (H, W, 3), is defective: (H, W) bool; None if unknown.
 
     A mask of another size is resized by taking the nearest pixels.
     """
-    if mask_uri is None:
-        return np.zeros(shape, bool) if label == 0 else None
-    mask = read_mask(mask_uri)
+    shape = image.shape[0], image.shape[1]
+    try:
+        mask = read_truth(row, shape, fetch)
+    except ImageError:  # said where its image was scored
+        return None
+    if mask is None:
+        return None
     rows = np.arange(shape[0]) * mask.shape[0] // shape[0]
     columns = np.arange(shape[1]) * mask.shape[1] // shape[1]
     truth: npt.NDArray[np.bool_] = mask[np.ix_(rows, columns)]
@@ -145,6 +181,9 @@ def _category_report(
     labels, scores = usable(table)
     scored = [row for row in table.to_pylist() if row["error"] is None]
     errors = [(row["uri"], row["error"]) for row in table.to_pylist() if row["error"]]
+    mask_errors = [
+        (row["uri"], row["mask_detail"]) for row in table.to_pylist() if row["mask_error"]
+    ]
     types = [row for row in figures.types.to_pylist() if row["category"] == metrics["category"]]
     return CategoryReport(
         category=metrics["category"],
@@ -153,10 +192,11 @@ def _category_report(
         scores=scores,
         split_types=[row["split_type"] or "" for row in scored],
         errors=errors,
+        mask_errors=mask_errors,
         metrics=metrics,
         metrics_by_type={row["defect_type"]: row for row in types},
         facts=_facts(model) + _expert_facts(model, metrics),
-        notes=_notes(model),
+        notes=_notes(model) + _mask_notes(metrics["mask_level"]),
         gallery=gallery,
     )
 
@@ -215,6 +255,11 @@ def _linear(model: ModelArtifact) -> str:
 def _notes(model: ModelArtifact) -> list[str]:
     """Explains how map settings, pixel threshold and image threshold came about, in sentences."""
     return [_choice(model), _pixel_threshold(model.calibration), _decision(model.calibration)]
+
+
+def _mask_notes(level: int | None) -> list[str]:
+    """Says how masks were read, unless they were read as most are."""
+    return [] if level is None else [in_words(level)]
 
 
 def _choice(model: ModelArtifact) -> str:

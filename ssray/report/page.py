@@ -59,6 +59,7 @@ class CategoryReport:
         scores: (N,) image scores; an image whose score is NaN is left out.
         split_types: the defect type of each of the N images, or ``good``.
         errors: the URI and error of every image that could not be scored.
+        mask_errors: the URI of every image whose mask can't be used, and the reason in words.
         metrics: the metrics by their name in the ``METRICS`` table; an undefined one is NaN.
         metrics_by_type: the metrics of each defect type.
         facts: labels and values to list.
@@ -72,6 +73,7 @@ class CategoryReport:
     scores: Floats
     split_types: list[str]
     errors: list[tuple[str, str]] = field(default_factory=list)
+    mask_errors: list[tuple[str, str]] = field(default_factory=list)
     metrics: Mapping[str, Any]
     metrics_by_type: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     facts: list[tuple[str, str]] = field(default_factory=list)

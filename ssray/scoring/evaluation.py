@@ -47,6 +47,11 @@ _COLUMNS = {
     "AU-PRO 0.05": "aupro_05",
     "AUPIMO": "aupimo",
 }
+_LOST = {
+    "n_error": "Images that could not be scored",
+    "n_mask_error": "Masks that could not be used, whose images count for no figure of pixels",
+}
+_NO_LEVELS: Mapping[str, int] = {}
 _TYPE_COLUMNS = {
     "image AUROC": "image_auroc",
     "held-out good": "image_auroc_held_out",
@@ -70,18 +75,28 @@ class Figures:
     types: pa.Table
 
     @classmethod
-    def of(cls, results: Results, held_out: Mapping[str, Sequence[float]]) -> Figures:
+    def of(
+        cls,
+        results: Results,
+        held_out: Mapping[str, Sequence[float]],
+        mask_levels: Mapping[str, int] = _NO_LEVELS,
+    ) -> Figures:
         """Works out the figures of every category, and of every defect type in it.
 
         Args:
             results: the scored images.
             held_out: the scores of the good images that each category's model was calibrated on.
+            mask_levels: of each category that has one, as ``ssray.data.masks`` says.
         """
         categories, types = [], []
         for category in results.categories():
             table = results.of(category)
             unseen = np.asarray(held_out.get(category, ()), np.float64)
-            facts = {"category": category, "model_version": table["model_version"][0].as_py()}
+            facts = {
+                "category": category,
+                "model_version": table["model_version"][0].as_py(),
+                "mask_level": mask_levels.get(category),
+            }
             all_pixels, good_pixels = PixelCounts(), PixelCounts()
             good = table.filter(pc.equal(table["label"], GOOD))
             for name in _types(good):
@@ -97,7 +112,10 @@ class Figures:
                     facts
                     | {"defect_type": name}
                     | _figures(pa.concat_tables([good, of_type]), pixels, unseen)
-                    | {"n_error": len(of_type) - of_type["error"].null_count}
+                    | {
+                        f"n_{name}": len(of_type) - of_type[name].null_count
+                        for name in ("error", "mask_error")
+                    }
                 )
             categories.append(facts | _figures(table, all_pixels, unseen))
         return cls(
@@ -109,10 +127,13 @@ class Figures:
         """Both tables beside the paper's numbers, with averages."""
         categories, types = self.categories.to_pylist(), self.types.to_pylist()
         lines = [_HEAD.strip(), "", *_category_lines(categories), *_reasons(categories)]
-        unscored = [f"{row['category']} {row['n_error']}" for row in categories if row["n_error"]]
-        if unscored:
-            named = ", ".join(unscored)
-            lines += ["", f"Images that could not be scored, named in `scores.parquet`: {named}."]
+        for name, what in _LOST.items():
+            lost = [f"{row['category']} {row[name]}" for row in categories if row[name]]
+            if lost:
+                lines += ["", f"{what}, named in `scores.parquet`: {', '.join(lost)}."]
+        for row in categories:
+            if row["mask_level"] is not None:
+                lines += ["", f"{row['category']}: {in_words(row['mask_level'])}"]
         lines += _expert_lines(categories)
         if types:
             lines += ["", "## By defect type", "", "Each against all good images of its category."]
@@ -124,6 +145,11 @@ class Figures:
                 lines.append(_line([row["category"], row["defect_type"], images, *figures]))
             lines += _reasons(types)
         return "\n".join(lines) + "\n"
+
+
+def in_words(mask_level: int) -> str:
+    """How the masks of a category are read that have 0 and one other value, in a sentence."""
+    return f"Masks have the values 0 and {mask_level}; {mask_level} is read as defective."
 
 
 def reasons(row: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -160,6 +186,7 @@ def _figures(table: pa.Table, pixels: PixelCounts, held_out: Floats) -> Row:
         "n_good": int((labels == GOOD).sum()),
         "n_defect": int((labels == DEFECT).sum()),
         "n_error": len(table) - len(labels),
+        "n_mask_error": len(table) - table["mask_error"].null_count,
         "n_regions": pixels.regions,
         "n_pixels_good": pixels.good_pixels,
         "n_pixels_defect": pixels.defective_pixels,

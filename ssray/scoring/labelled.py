@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssray.data.decode import read_mask
+from ssray.data.masks import Mask, read_mask, same_aspect
 from ssray.data.pose import Framing
 from ssray.errors import ImageError
 from ssray.metrics.labels import DEFECT, GOOD
@@ -21,9 +21,6 @@ from ssray.scoring.judge import Judge, Prepared, prepare
 from ssray.scoring.scorer import resize_map
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
-
-Truth = npt.NDArray[np.bool_]
-"""(H, W) bool, True where an image is defective."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,9 @@ class LabelledImage:
         split_type: ``good``, or the kind of its defect; None where nobody knows.
         label: 0 good, 1 defective; None where nobody knows.
         prepared: the image at the network's size, or why there is none.
-        truth: where it is defective; None where nobody knows.
+        truth: (h, w) bool, True where it is defective, at the mask's size; None where nobody knows.
+        mask_error: the reason code of a mask that can't be used.
+        mask_detail: the reason in words.
     """
 
     uri: str
@@ -44,13 +43,15 @@ class LabelledImage:
     split_type: str | None
     label: int | None
     prepared: Prepared
-    truth: Truth | None
+    truth: Mask | None
+    mask_error: str | None = None
+    mask_detail: str | None = None
 
 
 def prepare_labelled(row: Mapping[str, Any], framing: Framing, fetch: Fetcher) -> LabelledImage:
     """Fetches and decodes an image, makes a network's input of it, and reads its mask.
 
-    A mask that can't be used makes its image unusable: the reason code then begins with ``mask_``.
+    A mask that can't be used leaves its image as it is, of unknown truth.
 
     Args:
         row: of a table of images.
@@ -58,27 +59,61 @@ def prepare_labelled(row: Mapping[str, Any], framing: Framing, fetch: Fetcher) -
         fetch: reads files.
     """
     prepared = prepare(lambda: fetch(row["uri"], row["size_bytes"]), framing)
-    truth = None
+    truth, code, detail = None, None, None
     if prepared.shape:
         try:
-            truth = _truth(row, prepared.shape)
+            truth = read_truth(row, prepared.shape, fetch)
         except ImageError as error:
-            prepared = Prepared.unusable(error.code, str(error))
-    return LabelledImage(
-        row["uri"], row["category"], row["split_type"], row["label"], prepared, truth
-    )
+            code, detail = error.code, str(error)
+    kind, label = row["split_type"], row["label"]
+    return LabelledImage(row["uri"], row["category"], kind, label, prepared, truth, code, detail)
 
 
-def _truth(row: Mapping[str, Any], shape: tuple[int, int]) -> Truth | None:
-    """The mask; no defect anywhere for a good image; None for a defect without a mask."""
-    if row["mask_uri"] is None:
-        return np.zeros(shape, bool) if row["label"] == GOOD else None
+def read_truth(row: Mapping[str, Any], shape: tuple[int, int], fetch: Fetcher) -> Mask | None:
+    """Reads where an image is defective.
+
+    Args:
+        row: of a table of images.
+        shape: rows and columns of the image.
+        fetch: reads files.
+
+    Returns:
+        (h, w) bool: the mask, which may be smaller or larger than the image but has its aspect; no
+        defect anywhere for a good image without a mask; None for a defect without one.
+
+    Raises:
+        ImageError: if the image has a mask that can't be used. The code begins with ``mask_``.
+    """
+    uri, label = row["mask_uri"], row["label"]
+    if row["mask_conflict"] is not None:
+        raise ImageError(
+            "mask_twice",
+            f"{row['mask_conflict']}: masks of one image; expected one. Remove others.",
+        )
+    if uri is None:
+        return np.zeros(shape, bool) if label == GOOD else None
     try:
-        mask = read_mask(row["mask_uri"])
+        mask = read_mask(uri, row["mask_level"], fetch)
     except ImageError as error:
         raise ImageError(f"mask_{error.code}", str(error)) from None
-    if row["label"] == DEFECT and not mask.any():
-        raise ImageError("mask_empty", f"{row['mask_uri']}: no pixel above 127 of 255")
+    if not same_aspect(_shape(mask), shape):
+        raise ImageError(
+            "mask_shape",
+            f"{uri}: {mask.shape[0]} rows x {mask.shape[1]} columns; expected the aspect of its "
+            f"image, {shape[0]} rows x {shape[1]} columns",
+        )
+    if label == GOOD and mask.any():
+        raise ImageError(
+            "mask_on_good",
+            f"{uri}: {np.count_nonzero(mask)} defective pixels in an image that lies in 'good'; "
+            "expected none. Move the image or remove its mask.",
+        )
+    if label == DEFECT and not mask.any():
+        raise ImageError(
+            "mask_empty",
+            f"{uri}: no defective pixel in a defective image; expected values above half of the "
+            "range, or 0 and one other value in all masks of the category",
+        )
     return mask
 
 
@@ -105,6 +140,8 @@ def judge_labelled(
             "split_type": image.split_type,
             "label": image.label,
             "model_version": judge.artifact.version,
+            "mask_error": image.mask_error,
+            "mask_detail": image.mask_detail,
         }
         rows.append(row)
         if judged.verdict is None:
@@ -128,7 +165,7 @@ def map_place(maps: Location, category: str, split_type: str | None, uri: str) -
     return maps / category / (split_type or "images") / f"{PurePosixPath(uri).stem}.npy"
 
 
-def _shape(truth: Truth) -> tuple[int, int]:
+def _shape(truth: Mask) -> tuple[int, int]:
     return truth.shape[0], truth.shape[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
+from ssray.errors import ScoringError
 from ssray.metrics.labels import UNKNOWN
 from ssray.metrics.pixels import PixelCounts
 from ssray.scoring.tables import SCORED_PARTS, SCORES
@@ -28,6 +30,24 @@ class Results:
 
     scores: pa.Table
     parts: Location
+
+    def check(self, images: pa.Table) -> None:
+        """Checks that there is one row for each row of a table of images, and no other.
+
+        Raises:
+            ScoringError: if there is not.
+        """
+        wanted, found = (
+            Counter(zip(table["category"].to_pylist(), table["uri"].to_pylist(), strict=True))
+            for table in (images, self.scores)
+        )
+        wrong = [f"no row for {uri}" for _, uri in (wanted - found)]
+        wrong += [f"a row too many for {uri}" for _, uri in (found - wanted)]
+        if wrong:
+            raise ScoringError(
+                f"{self.parts}: {found.total()} rows, expected {wanted.total()}, one for each "
+                f"image. First of {len(wrong)} that are wrong: {wrong[0]}. Start again."
+            )
 
     def categories(self) -> list[str]:
         return sorted(set(self.scores["category"].to_pylist()))

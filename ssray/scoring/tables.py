@@ -21,6 +21,8 @@ SCORES = pa.schema(
         pa.field("autoencoders_score", pa.float32()),
         pa.field("neighbours_score", pa.float32()),
         pa.field("error", pa.string()),
+        pa.field("mask_error", pa.string()),
+        pa.field("mask_detail", pa.string()),
     ]
 )
 """A row an image. ``label``: 0 good, 1 defect, null unknown. ``score``: larger is more
@@ -29,7 +31,8 @@ usual such a score is among defect-free images; ``flagged``: whether that is too
 model's false-alarm rate. ``seen_by``: which expert finds a flagged image unusual, ``autoencoders``,
 ``neighbours``, or ``joined`` where both do, or neither by itself; null for an image that passed.
 ``autoencoders_score`` and ``neighbours_score``: those of each expert, on scales that are alike;
-null where a model has one expert."""
+null where a model has one expert. ``mask_error``: the code of the reason why the image's mask
+can't be used, so that the image counts for no figure of pixels; ``mask_detail``: that in words."""
 
 SCORED_PARTS = pa.schema(
     [*SCORES, pa.field("heatmap", pa.binary()), pa.field("pixel_counts", pa.binary())]
@@ -46,6 +49,8 @@ METRICS = pa.schema(
         pa.field("n_good", pa.int64(), nullable=False),
         pa.field("n_defect", pa.int64(), nullable=False),
         pa.field("n_error", pa.int64(), nullable=False),
+        pa.field("n_mask_error", pa.int64(), nullable=False),
+        pa.field("mask_level", pa.int32()),
         pa.field("n_regions", pa.int64(), nullable=False),
         pa.field("n_pixels_good", pa.int64(), nullable=False),
         pa.field("n_pixels_defect", pa.int64(), nullable=False),
@@ -65,8 +70,11 @@ METRICS = pa.schema(
 )
 """A row a category. Figures are as ``ssray.metrics`` defines them, shares of 1 or, for thresholds,
 in units of the score or the map; NaN where ``undefined`` gives the reason. Pixels are counted at
-the mask's resolution: of images with a mask, and of good ones. ``image_auroc_autoencoders`` and
-``image_auroc_neighbours`` are those of each expert by itself, null where a model has one."""
+the mask's resolution: of images with a mask, and of good ones; ``n_mask_error`` images have a mask
+that can't be used. ``mask_level``: the value of defective pixels, where all masks have only 0 and
+this one, below half of the range; null where values above that half are defective.
+``image_auroc_autoencoders`` and ``image_auroc_neighbours`` are those of each expert by itself, null
+where a model has one."""
 
 METRICS_BY_TYPE = METRICS.insert(1, pa.field("defect_type", pa.string(), nullable=False))
 """A row a category and defect type: its images against all good ones of the category."""

@@ -12,6 +12,11 @@ from ssray.storage.location import Location
 
 def write_table(table: pa.Table, place: Location) -> None:
     """Writes a table as one Parquet file."""
+    place.write(as_parquet(table))
+
+
+def as_parquet(table: pa.Table) -> bytes:
+    """A table as the content of a Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    place.write(buffer.getvalue())
+    return buffer.getvalue()

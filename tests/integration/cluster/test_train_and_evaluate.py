@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ssray.config import Compute, Recipe, override
 from ssray.data.dataset import index_dataset, index_images
-from ssray.data.decode import read_image, read_mask
+from ssray.data.decode import read_image
 from ssray.data.demo.dataset import write_demo_data
+from ssray.data.masks import read_mask
 from ssray.errors import ConfigError, DataError, PoorModelError, ScoringError, TrainingError
 from ssray.metrics.pixels import PixelCounts
 from ssray.models import artifact
@@ -32,7 +35,7 @@ from ssray.storage.fetch import Fetcher
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 from ssray.training.progress import ProgressRow
-from tests.helpers import TINY_FAMILY
+from tests.helpers import TINY_FAMILY, Ended
 
 pytestmark = pytest.mark.usefixtures("ray_local")
 
@@ -245,7 +248,7 @@ def cut(demo_root: Path, tmp_path: Path) -> pa.Table:
     for number, mask in enumerate(sorted((source / "ground_truth").rglob("*.png"))[:3]):
         image = source / "test" / mask.parent.name / mask.name.replace("_mask", "")
         shutil.copy(image, target / f"test/cut/{number}.png")
-        large = Image.new("L", (100, 90))
+        large = Image.new("L", (96, 96))
         if number < 2:
             large = Image.open(mask).resize(large.size, Image.Resampling.NEAREST)
         large.save(target / f"ground_truth/cut/{number}_mask.png")
@@ -257,20 +260,21 @@ def prepared(images: pa.Table, model: ModelArtifact) -> list[LabelledImage]:
     return [prepare_labelled(row, model.framing, Fetcher()) for row in images.to_pylist()]
 
 
-def test_maps_are_resampled_to_masks_of_another_size_and_empty_ones_are_errors(
+def test_maps_are_resampled_to_masks_of_another_size_and_empty_ones_are_left_out(
     cut: pa.Table, store: Location, tmp_path: Path
 ) -> None:
     model = artifact.load(store, "grain", model_store.published_version(store, "grain"))
     judge = Judge(model, torch.device("cpu"), "float32", "torch")
     rows = judge_labelled(judge, prepared(cut, model), Location.parse(tmp_path / "maps"))
-    assert [row["error"] for row in rows] == [None, None, "mask_empty"]
+    assert [row["error"] for row in rows] == [None, None, None]
+    assert [row["mask_error"] for row in rows] == [None, None, "mask_empty"]
     kept = sorted((tmp_path / "maps/grain/cut").iterdir())
-    assert [np.load(path).shape for path in kept] == [(90, 100)] * 2
+    assert [np.load(path).shape for path in kept] == [(96, 96), (96, 96), (64, 64)]
     counts = PixelCounts()
     counts.merge_bytes(rows[0]["pixel_counts"])
     masks = [read_mask(row["mask_uri"]) for row in cut.to_pylist()[:2]]
     assert counts.defective_pixels == sum(mask.sum() for mask in masks)
-    assert counts.good_pixels + counts.defective_pixels == 2 * 90 * 100
+    assert counts.good_pixels + counts.defective_pixels == 2 * 96 * 96
 
 
 def test_a_map_that_is_not_finite_costs_its_image_and_no_other(
@@ -287,7 +291,7 @@ def test_a_map_that_is_not_finite_costs_its_image_and_no_other(
     assert sound["score"] == pytest.approx(scored.scores[1])
     counts = PixelCounts()
     counts.merge_bytes(broken["pixel_counts"])  # the batch's first row carries them
-    assert (counts.images, counts.good_pixels + counts.defective_pixels) == (1, 90 * 100)
+    assert (counts.images, counts.good_pixels + counts.defective_pixels) == (1, 96 * 96)
 
 
 def figures(table: Path, **wanted: str) -> list[dict[str, Any]]:
@@ -299,8 +303,9 @@ def figures(table: Path, **wanted: str) -> list[dict[str, Any]]:
 def test_the_score_table_has_the_contracts_columns(evaluated: Path, demo_root: Path) -> None:
     table = pq.read_table(evaluated / "scores.parquet")
     columns = ["uri", "category", "split_type", "label", "model_version", "score"]
+    of_masks = ["mask_error", "mask_detail"]
     of_experts = ["seen_by", "autoencoders_score", "neighbours_score"]
-    assert table.column_names == [*columns, "p_value", "flagged", *of_experts, "error"]
+    assert table.column_names == [*columns, "p_value", "flagged", *of_experts, "error", *of_masks]
     for row in table.to_pylist():
         known = row["error"] is None
         assert [row[name] is not None for name in ("score", "p_value", "flagged")] == [known] * 3
@@ -321,6 +326,42 @@ def test_a_broken_image_is_a_row_with_a_reason(evaluated: Path) -> None:
     assert broken["score"] is None
     metrics = pq.read_table(evaluated / "metrics.parquet").to_pylist()
     assert {row["category"]: row["n_error"] for row in metrics} == {"grain": 0, "weave": 1}
+
+
+def test_masks_that_cannot_be_used_are_named_and_the_exit_code_tells(
+    store: Location, demo_root: Path, tmp_path: Path, program: Callable[..., Ended]
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(demo_root / "grain", root / "grain")
+    masks = sorted((root / "grain/ground_truth").rglob("*.png"))
+    for mask in masks:
+        Image.fromarray(np.asarray(Image.open(mask)) // 255).save(mask)
+    chosen = ("--data", root, "--models", store, "--precision", "float32")
+    sound = program("evaluate", *chosen, "--out", tmp_path / "sound")
+    assert sound.code == 0, sound.err
+    assert "grain: Masks have the values 0 and 1; 1 is read as defective." in sound.out
+    Image.fromarray(np.asarray(Image.open(masks[0]))[:32]).save(masks[0])
+    shutil.copy(masks[1], masks[1].with_name(masks[1].name.replace("_mask", "")))
+    found = program("evaluate", *chosen, "--out", tmp_path / "out")
+    assert found.code == 1
+    assert "2 images count for no figure of pixels" in found.out
+    assert f"{masks[0]}: 32 rows x 64 columns" in found.out
+    assert f" and {masks[1]}: masks of one image" in found.out
+    before, after = (
+        figures(tmp_path / out / "metrics.parquet", category="grain")[0] for out in ("sound", "out")
+    )
+    for name in ("image_auroc", "image_ap", "defects_flagged", "n_defect", "n_error", "mask_level"):
+        assert after[name] == before[name], name
+    assert (before["n_mask_error"], after["n_mask_error"]) == (0, 2)
+    assert after["n_pixels_defect"] < before["n_pixels_defect"]
+    rows = pq.read_table(tmp_path / "out/scores.parquet").to_pylist()
+    assert sorted(filter(None, (row["mask_error"] for row in rows))) == ["mask_shape", "mask_twice"]
+    assert {row["error"] for row in rows} == {None}
+    assert "32 rows x 64 columns" in (tmp_path / "out/report.html").read_text()
+    assert (
+        "figure of pixels, named in `scores.parquet`: grain 2."
+        in (tmp_path / "out/metrics.md").read_text()
+    )
 
 
 def test_report_and_heatmaps_are_written(evaluated: Path) -> None:
@@ -361,6 +402,51 @@ def test_evaluating_again_replaces_the_result(
         evaluate_categories(Location.parse(demo_root), ["grain"], store, FLOAT32, out)
     table = pq.read_table(f"{out}/scores.parquet")
     assert len(set(table["uri"].to_pylist())) == len(table)
+
+
+def test_runs_into_one_folder_get_their_own_rows_and_leave_those_of_one(
+    store: Location, demo_root: Path, tmp_path: Path
+) -> None:
+    """Two at once, and a third one after them."""
+    from ssray.cluster.evaluate import score
+
+    versions = {"grain": model_store.published_version(store, "grain")}
+    kinds = sorted(path.name for path in (demo_root / "grain/test").iterdir())[:3]
+
+    def work(kind: str) -> tuple[pa.Table, pa.Table]:
+        images = index_images(Location.parse(demo_root / "grain/test" / kind), "grain")
+        return images, score(images, store, versions, FLOAT32, Location.parse(tmp_path))
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [*pool.map(work, kinds[:2]), work(kinds[2])]
+    for images, scores in runs:
+        assert scores["uri"].to_pylist() == sorted(images["uri"].to_pylist())
+        assert scores["error"].null_count == len(scores)
+    last = runs[-1][1]
+    assert pq.read_table(tmp_path / "scores.parquet").equals(last)
+    parts = pq.read_table(tmp_path / "scored_parts")
+    assert sorted(parts["uri"].to_pylist()) == last["uri"].to_pylist()
+    shown = {path.name.partition("-")[2] for path in (tmp_path / "heatmaps").rglob("*.png")}
+    assert shown <= {Path(uri).name for uri in last["uri"].to_pylist()}
+
+
+@pytest.mark.parametrize("order", [("evaluate", "score"), ("score", "evaluate")])
+def test_scores_without_labels_leave_no_figures_of_an_evaluation(
+    store: Location, demo_root: Path, tmp_path: Path, order: tuple[str, str]
+) -> None:
+    from ssray.cluster.evaluate import evaluate, score
+
+    versions = {"grain": model_store.published_version(store, "grain")}
+    for what in order:
+        if what == "score":
+            images = index_images(Location.parse(demo_root / "grain/test/good"), "grain")
+            score(images, store, versions, FLOAT32, Location.parse(tmp_path))
+        else:
+            images = index_dataset(Location.parse(demo_root), ["grain"])
+            evaluate(images, store, versions, FLOAT32, Location.parse(tmp_path))
+    assert (tmp_path / "metrics.md").exists() == (order[-1] == "evaluate")
+    assert (tmp_path / "metrics.parquet").exists() == (order[-1] == "evaluate")
+    assert (tmp_path / "report.html").exists()
 
 
 def test_unlabelled_images_get_scores(store: Location, demo_root: Path, tmp_path: Path) -> None:

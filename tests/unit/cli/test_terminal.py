@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from ssray.cli import terminal
 from ssray.cli.terminal import TrainingBoard
+from ssray.cluster.categories import each_category
 from ssray.cluster.environment import worker_environment
+from ssray.errors import DataError
 from ssray.report.reconstructions import IMAGES, reconstruction_sheet
 from ssray.scoring.heatmap import CONTOUR
 from ssray.training.progress import ProgressRow
@@ -112,13 +114,37 @@ def test_without_a_terminal_each_change_is_a_line(monkeypatch: pytest.MonkeyPatc
         board.begin(["grid"])
         board.state("grid", "reading images")
         board.update("grid", EPOCH)
-    board.show_totals(0)
+    board.show_totals({})
     board.begin([f"category-{number}" for number in range(15)])
-    board.show_totals(1)
+    board.show_totals({"category-3": DataError("no images")})
     first, second, third = wrote.getvalue().splitlines()
     assert first == "grid  reading images"
     assert second.startswith("grid   50 %  epoch 1.5  loss 0.25000  validation 0.12500")
     assert third == "14 of 15 categories have a model, 1 failed."
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("categories", [1, 2])
+def test_why_a_category_failed_is_printed_once(
+    monkeypatch: pytest.MonkeyPatch, live: bool, categories: int
+) -> None:
+    """And whole: a live table has no place for all of it."""
+    wrote = io.StringIO()
+    screen = Console(file=wrote, force_terminal=live, width=100, soft_wrap=True, highlight=False)
+    monkeypatch.setattr(terminal, "console", screen)
+    reason = "none of 8 images can be used, although every one of them was looked at twice"
+
+    def work(name: str) -> str:
+        if name == "nut":
+            raise DataError(reason)
+        return "published v1"
+
+    with TrainingBoard() as board:
+        names = ["nut", "bolt"][:categories]
+        board.begin(names)
+        failed = each_category(names, 1, work, board)
+    board.show_totals(failed)
+    assert wrote.getvalue().count(reason) == 1
 
 
 def test_workers_get_the_aws_variables_that_the_job_was_not_given(

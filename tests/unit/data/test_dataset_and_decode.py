@@ -11,7 +11,7 @@ from PIL import Image
 from pyarrow import fs
 
 from ssray.data.dataset import categories, index_dataset, index_images
-from ssray.data.decode import decode_image, decode_mask, network_shape, read_image, resize
+from ssray.data.decode import decode_image, network_shape, read_image, resize
 from ssray.data.loading import common_framing, load_images
 from ssray.data.pose import Framing
 from ssray.errors import DataError, ImageError
@@ -88,17 +88,6 @@ def test_a_missing_file_has_a_code(tmp_path: Path) -> None:
     assert refusal.value.code == "missing"
 
 
-def test_a_mask_is_what_exceeds_127() -> None:
-    values = np.array([[0, 1, 127, 128, 255]], np.uint8)
-    np.testing.assert_array_equal(decode_mask(encoded(values)), [[False, False, False, True, True]])
-    one_bit = Image.fromarray(values > 127)
-    buffer = io.BytesIO()
-    one_bit.save(buffer, format="PNG")
-    np.testing.assert_array_equal(
-        decode_mask(buffer.getvalue()), [[False, False, False, True, True]]
-    )
-
-
 def test_network_shape_keeps_the_aspect_and_the_area() -> None:
     assert network_shape(600, 600, 256) == (256, 256)
     assert network_shape(450, 800, 240) == (180, 320)
@@ -153,20 +142,6 @@ def test_defects_without_any_masks_are_allowed(dataset: Path) -> None:
         mask.unlink()
     rows = index_dataset(Location.parse(dataset)).to_pylist()
     assert [row["mask_uri"] for row in rows if row["label"] == 1] == [None, None]
-
-
-def test_pairing_is_by_exact_stem(dataset: Path) -> None:
-    (dataset / "nut/ground_truth/bent/001_mask.png").rename(
-        dataset / "nut/ground_truth/bent/0010_mask.png"
-    )
-    with pytest.raises(DataError, match="1 masks without an image, first 0010"):
-        index_dataset(Location.parse(dataset))
-
-
-def test_a_missing_mask_is_named(dataset: Path) -> None:
-    (dataset / "nut/ground_truth/bent/001_mask.png").unlink()
-    with pytest.raises(DataError, match="1 of 2 images have no mask, first 001"):
-        index_dataset(Location.parse(dataset))
 
 
 def test_defects_among_training_images_are_refused(dataset: Path) -> None:

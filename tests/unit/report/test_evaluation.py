@@ -14,6 +14,7 @@ from PIL import Image
 from ssray.metrics.images import best_threshold, image_auroc, image_metrics, roc_points
 from ssray.report import charts, page
 from ssray.report.charts import thin_roc
+from ssray.report.evaluation import names_for_people
 from ssray.report.gallery import GalleryImage, choose_gallery
 from ssray.report.page import CategoryReport, render_page
 from ssray.scoring.heatmap import encode_levels
@@ -290,6 +291,36 @@ def test_undefined_metrics_give_their_reason() -> None:
     assert "nan" not in words.lower().split()
 
 
+def test_masks_that_cannot_be_used_are_listed_with_the_reason() -> None:
+    report = replace(labelled_report(), mask_errors=[("bolts/dent/000.png", "32 rows")])
+    assert (
+        "What is wrong with the mask bolts/dent/000.png 32 rows" in Document(render(report)).words
+    )
+    assert "wrong with the mask" not in Document(render(labelled_report())).words
+
+
+@pytest.mark.parametrize(
+    ("uris", "names"),
+    [
+        (
+            ["/d/nut/test/bent/000.png", "/d/nut/test/good/000.png"],
+            ["bent/000.png", "good/000.png"],
+        ),
+        (["/d/new/000.png", "/d/new/001.png"], ["new/000.png", "new/001.png"]),
+        (["s3://b/a/x/0.png", "s3://b/c/x/0.png"], ["a/x/0.png", "c/x/0.png"]),
+        (["s3://b/0.png"], ["b/0.png"]),
+        (
+            ["/d/nut.tar#test/bent/0.png", "/d/nut.tar#test/good/0.png"],
+            ["bent/0.png", "good/0.png"],
+        ),
+        (["/0.png", "/d/e/0.png"], ["/0.png", "/d/e/0.png"]),
+        ([], []),
+    ],
+)
+def test_a_cards_name_tells_its_image_from_others(uris: list[str], names: list[str]) -> None:
+    assert names_for_people(uris) == names
+
+
 def test_mean_leaves_undefined_metrics_out() -> None:
     report = replace(labelled_report(), metrics=UNDEFINED | {"image_auroc": 0.75})
     words = Document(render(report, unlabelled_report())).words
@@ -309,6 +340,7 @@ def test_hostile_text_is_escaped() -> None:
         model_version=HOSTILE,
         split_types=[HOSTILE] * 60,
         errors=[(HOSTILE, HOSTILE)],
+        mask_errors=[(HOSTILE, HOSTILE)],
         facts=[(HOSTILE, HOSTILE)],
         notes=[HOSTILE],
         gallery=[item],

@@ -130,6 +130,8 @@ def test_pixels_are_counted_in_the_photograph(
     row = {
         "uri": str(folder / "missing.png"),
         "mask_uri": str(folder / "mask.png"),
+        "mask_conflict": None,
+        "mask_level": None,
         "category": "bracket",
         "split_type": "missing",
         "label": 1,

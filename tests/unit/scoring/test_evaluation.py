@@ -56,11 +56,12 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
     ]
     broken = dict(rows[2]) | {"uri": "grid/bent/9.png", "score": None, "error": "truncated"}
     broken.pop("pixel_counts")
-    lost = broken | {"uri": "grid/thread/0.png", "split_type": "thread", "error": "mask_empty"}
+    lost = broken | {"uri": "grid/thread/0.png", "split_type": "thread"}
+    rows[3] |= {"mask_error": "mask_shape", "mask_detail": "another aspect"}
     for number, half in enumerate((rows[:3], [broken, lost, *rows[3:]])):
         table = pa.Table.from_pylist(half, schema=SCORED_PARTS)
         write_table(table, place / f"{number}.parquet")
-    return Figures.of(collect(place), {"grid": [0.5, 1.0, 1.7], "own": [1.0]})
+    return Figures.of(collect(place), {"grid": [0.5, 1.0, 1.7], "own": [1.0]}, {"own": 1})
 
 
 def test_every_figure_has_its_column() -> None:
@@ -71,7 +72,7 @@ def test_every_figure_has_its_column() -> None:
     assert set(METRICS.names) > set(found)
     assert set(METRICS.names) - set(found) == {
         *("category", "model_version", "undefined", "n_good", "n_defect", "n_error"),
-        *("n_regions", "n_pixels_good", "n_pixels_defect"),
+        *("n_mask_error", "mask_level", "n_regions", "n_pixels_good", "n_pixels_defect"),
         *("image_auroc_autoencoders", "image_auroc_neighbours"),
     }
 
@@ -121,6 +122,19 @@ def test_what_is_undefined_is_named_and_left_out_of_averages(figures: Figures) -
 
 def test_images_without_a_score_are_counted_beside_the_table(figures: Figures) -> None:
     assert "could not be scored, named in `scores.parquet`: grid 2." in figures.markdown()
+
+
+def test_masks_that_cannot_be_used_are_counted_and_their_images_are_not_lost(
+    figures: Figures,
+) -> None:
+    text = figures.markdown()
+    assert "count for no figure of pixels, named in `scores.parquet`: grid 1." in text
+    assert "own: Masks have the values 0 and 1; 1 is read as defective." in text
+    grid, own, _ = figures.categories.to_pylist()
+    assert (grid["n_mask_error"], grid["n_defect"], grid["mask_level"]) == (1, 2, None)
+    assert (own["n_mask_error"], own["mask_level"]) == (0, 1)
+    bent, thread, _ = figures.types.to_pylist()
+    assert (bent["n_mask_error"], thread["n_mask_error"]) == (1, 0)
 
 
 def test_averages_stand_beside_the_papers_over_the_same_categories(figures: Figures) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ssray.data.dataset import categories, index_dataset
-from ssray.data.decode import read_image, read_mask
+from ssray.data.decode import read_image
+from ssray.data.masks import read_mask
 from ssray.errors import DataError, ImageError
 from ssray.storage import archives
 from ssray.storage.archives import SUFFIXES, members, read_file

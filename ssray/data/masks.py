@@ -1,0 +1,278 @@
+"""Ground-truth masks as annotation tools write them: which image each belongs to, what it says.
+
+A mask is read by the first of these rules that applies:
+
+- A palette image by its indices, whatever the palette's colours: 0 is background, every other index
+  is defective. A bilevel image by its bits.
+- A mask with transparent pixels by its alpha, if all opaque ones (alpha above 127) have the same
+  colour, which then says nothing. If they differ in colour they are read by the next rule, and
+  transparent pixels are not defective.
+- Otherwise by its values; of a pixel's channels the largest counts. A pixel is defective above half
+  of the range, 127 of 255 or 32767 of 65535. If all masks of a category have but 0 and one other
+  value, the same in all and no larger than that half, this value is defective instead
+  (``common_level``).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image
+
+from ssray.data.decode import decode_as_stored
+from ssray.errors import DataError, ImageError
+from ssray.storage.fetch import Fetcher
+from ssray.storage.location import Location
+
+MASK_SUFFIX = "_mask"
+"""What a mask's name has after the name of its image, before the extension."""
+_READERS = 8
+_HALF = {8: 127, 16: 32767}
+"""Half of the range, by the bits of a value."""
+
+Mask = npt.NDArray[np.bool_]
+
+
+def read_mask(uri: str, level: int | None = None, fetch: Fetcher | None = None) -> Mask:
+    """Reads and decodes the mask of an image.
+
+    Args:
+        uri: the path or URI of a file, or ``ARCHIVE#MEMBER``; of several parts, whose union is the
+            mask, a line each.
+        level: as for ``decode_mask``.
+        fetch: reads the file; default: a ``Fetcher`` of its own.
+
+    Returns:
+        (H, W) bool, True where the image is defective.
+
+    Raises:
+        ImageError: as ``Fetcher`` and ``decode_mask`` do, or with code ``sizes_differ`` if parts
+            do; the message names the file.
+    """
+    fetch = fetch or Fetcher()
+    parts = [_read_part(part, level, fetch) for part in parts_of(uri)]
+    if len({part.shape for part in parts}) > 1:
+        raise ImageError("sizes_differ", f"{uri}: the parts of one mask differ in size")
+    union: Mask = np.logical_or.reduce(parts)
+    return union
+
+
+def _read_part(uri: str, level: int | None, fetch: Fetcher) -> Mask:
+    content = fetch(uri)
+    try:
+        return decode_mask(content, level)
+    except ImageError as error:
+        raise ImageError(error.code, f"{uri}: {error}") from None
+
+
+def parts_of(mask_uri: str) -> list[str]:
+    """The files of a mask, by its entry in an image table."""
+    return mask_uri.split("\n")
+
+
+def decode_mask(content: bytes, level: int | None = None) -> Mask:
+    """Decodes a mask by the rules above.
+
+    Args:
+        content: the bytes of the file.
+        level: the value of defective pixels, as ``common_level`` finds it; None: above half of the
+            range.
+
+    Returns:
+        (H, W) bool, True where the image is defective.
+
+    Raises:
+        ImageError: with code ``empty``, ``unknown_format``, ``too_large``, ``truncated`` or
+            ``unsupported_mode``.
+    """
+    values = _values(decode_as_stored(content))
+    if values.dtype == np.bool_:
+        return values
+    mask: Mask = values > _half(values) if level is None else values == level
+    return mask
+
+
+def _values(image: Image.Image) -> npt.NDArray[Any]:
+    """The pixels of a mask, (H, W): bool if they say themselves what is defective, else uint8 or
+    uint16 values.
+
+    Raises:
+        ImageError: with code ``unsupported_mode``.
+    """
+    if image.mode in ("1", "P", "PA"):
+        stored = np.asarray(image)
+        found: Mask = (stored if stored.ndim == 2 else stored[:, :, 0]) > 0
+        return found
+    if image.mode.startswith("I"):  # grey of 16 or 32 bits
+        deep = np.asarray(image)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise ImageError("unsupported_mode", "integer pixels outside the 16 bits accepted")
+        return deep.astype(np.uint16)
+    if image.mode == "F":
+        raise ImageError("unsupported_mode", "floating-point pixels; expected 8 or 16 bits")
+    if image.has_transparency_data:
+        return _of_transparent(np.asarray(image.convert("RGBA")))
+    values: npt.NDArray[np.uint8] = np.asarray(image.convert("RGB")).max(axis=2)
+    return values
+
+
+def _of_transparent(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The values of an image with an alpha channel, (H, W, 4) uint8, by the second rule above."""
+    colours, alpha = pixels[:, :, :3], pixels[:, :, 3]
+    opaque = alpha > _HALF[8]
+    values: npt.NDArray[np.uint8] = colours.max(axis=2)
+    if opaque.all():
+        return values
+    counted = opaque if opaque.any() else ~opaque
+    seen = colours[counted]
+    if (seen == seen[0]).all():
+        return alpha
+    return np.where(counted, values, 0).astype(np.uint8)
+
+
+def _half(values: npt.NDArray[Any]) -> int:
+    return _HALF[8 * values.dtype.itemsize]
+
+
+def same_aspect(shape: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one of two shapes, (rows, columns), may be the other one scaled, to within a pixel.
+
+    >>> same_aspect((32, 64), (64, 64)), same_aspect((333, 500), (1000, 1501))
+    (False, True)
+    """
+    (rows, columns), (other_rows, other_columns) = shape, other
+    return abs(rows * other_columns - columns * other_rows) <= max(*shape, *other)
+
+
+def common_level(uris: Sequence[str]) -> int | None:
+    """The value of defective pixels, where the masks of a category agree on one below the half.
+
+    Masks that say themselves what is defective, are empty or can't be read have no part in it. The
+    first mask with a value above half of the range decides, so mostly one is read.
+
+    Args:
+        uris: the masks of one category.
+
+    Returns:
+        The one value beside 0 that they have; None if they have others, or one above half of the
+        range.
+    """
+    level: int | None = None
+    for found in _found(uris):
+        if found is None:
+            continue
+        if found.lowest != found.highest or found.highest > found.half:
+            return None
+        if level not in (None, found.highest):
+            return None
+        level = found.highest
+    return level
+
+
+class _Found(NamedTuple):
+    """The values above 0 in a mask: the lowest and the highest, and half of the mask's range."""
+
+    lowest: int
+    highest: int
+    half: int
+
+
+def _found(uris: Sequence[str]) -> Iterator[_Found | None]:
+    """Yields what each mask has; None for one that has no part in it. The first is read alone."""
+    fetch = Fetcher()
+
+    def find(uri: str) -> _Found | None:
+        try:
+            values = _values(decode_as_stored(fetch(uri)))
+        except ImageError:
+            return None
+        marked = values[values > 0]
+        if values.dtype == np.bool_ or not marked.size:
+            return None
+        return _Found(int(marked.min()), int(marked.max()), _half(values))
+
+    yield from map(find, uris[:1])
+    with ThreadPoolExecutor(_READERS) as pool:
+        yield from pool.map(find, uris[1:])
+
+
+def with_mask_levels(images: pa.Table) -> pa.Table:
+    """An image table with its column ``mask_level`` filled in, by ``common_level``.
+
+    Args:
+        images: of ``ssray.data.dataset.IMAGE_TABLE_SCHEMA``.
+    """
+    rows = images.select(["category", "mask_uri"]).to_pylist()
+    uris = defaultdict(list)
+    for row in rows:
+        if row["mask_uri"] is not None:
+            uris[row["category"]] += parts_of(row["mask_uri"])
+    levels = {category: common_level(masks) for category, masks in uris.items()}
+    column = pa.array([levels.get(row["category"]) for row in rows], pa.int32())
+    number = images.schema.get_field_index("mask_level")
+    return images.set_column(number, images.schema.field(number), column)
+
+
+def mask_levels(images: pa.Table) -> dict[str, int]:
+    """The level of each category of an image table whose masks agree on one below the half."""
+    found = zip(images["category"].to_pylist(), images["mask_level"].to_pylist(), strict=True)
+    return {category: level for category, level in found if level is not None}
+
+
+def pair_masks(
+    folder: Location, stems: Sequence[str], masks: Iterable[tuple[str, str]], *, defective: bool
+) -> dict[str, list[str]]:
+    """Finds the masks of the images of one type.
+
+    Args:
+        folder: where the masks lie, ``ground_truth/TYPE``; for error messages.
+        stems: of the images.
+        masks: stem and URI of each mask.
+        defective: whether the type is a kind of defect, whose images have masks all or none.
+
+    Returns:
+        The masks of each image that has any, by its stem: more than one is for the user to mend.
+
+    Raises:
+        DataError: if only some of the images of a defect have masks, a mask has no image, or two
+            images share a name.
+    """
+    found: dict[str, list[str]] = {}
+    for stem, uri in masks:
+        found.setdefault(stem.removesuffix(MASK_SUFFIX), []).append(uri)
+    if not found or not defective:
+        return found
+    duplicates = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if duplicates:
+        raise DataError(
+            f"{folder}: two images share the name {duplicates[0]}, so that their masks cannot be "
+            "told apart. Rename one."
+        )
+    orphans = sorted(found.keys() - set(stems))
+    if orphans:
+        raise DataError(
+            f"{folder}: {len(orphans)} masks without an image, first {orphans[0]}. Expected an "
+            f"image of that name in test/{PurePosixPath(folder.path).name}; add it or remove the "
+            "mask."
+        )
+    bare = sorted(set(stems) - found.keys())
+    if bare:
+        raise DataError(
+            f"{folder}: {len(bare)} of {len(stems)} images have no mask, first {bare[0]}. "
+            f"Expected {bare[0]}{MASK_SUFFIX}.png; give all of them or none."
+        )
+    return found
+
+
+def mask_columns(masks: Sequence[str]) -> dict[str, str | None]:
+    """The columns ``mask_uri`` and ``mask_conflict`` of an image with these masks."""
+    if len(masks) > 1:
+        return {"mask_uri": None, "mask_conflict": " and ".join(masks)}
+    return {"mask_uri": masks[0] if masks else None, "mask_conflict": None}
