@@ -116,12 +116,16 @@ def test_examining_a_network_leaves_it_as_it_was(normal: Tensor, references: Ten
 
 
 def test_labelled_images_choose_with_their_masks_and_without(
-    normal: Tensor, references: Tensor, labelled: list[LabelledImage]
+    normal: Tensor, references: Tensor, labelled: list[LabelledImage], tmp_path: Path
 ) -> None:
+    """A mask that can't be used, here of another aspect, is as good as none."""
     reconstructor = Reconstructor([Repairs(normal, 1.0).eval()], torch.float32)
+    Image.new("L", (SIDE, 2 * SIDE), 255).save(tmp_path / "long.png")
+    long = labelled[2].model_copy(update={"mask_uri": str(tmp_path / "long.png")})
     for rows, masked in (
         (labelled, True),
         ([row.model_copy(update={"mask_uri": None}) for row in labelled], False),
+        ([*labelled[:2], long, *labelled[3:]], False),
     ):
         criterion = Criterion(by="labelled", seed=0, labelled=tuple(rows))
         found = criterion.examine(reconstructor, references, AnomalyMap())
