@@ -29,7 +29,7 @@ from ssray.config import STRIDE, Basis, Compute
 from ssray.data.dataset import categories, index_dataset, training_uris
 from ssray.data.labels import GOOD
 from ssray.data.loading import common_bits, load_images
-from ssray.data.masks import with_mask_levels
+from ssray.data.masks import parts_of, with_mask_levels
 from ssray.data.pose import Framing
 from ssray.errors import ConfigError, DataError, PoorModelError, SsrayError, TrainingError
 from ssray.models.artifact import SweepFacts, is_complete, load, save
@@ -216,13 +216,8 @@ class _Sweep:
         space = fitted_to(wanted, recipe)
         held_out, _ = split_uris(uris, recipe.schedule.holdout, self.compute.seed)
         labelled = _labelled(self.request.validation, category, self.request.good_name)
-        files = [
-            file
-            for row in labelled
-            for uri in (row.uri, row.mask_uri)
-            if uri
-            for file in uri.split("\n")
-        ]
+        files = [row.uri for row in labelled]
+        files += [part for row in labelled if row.mask_uri for part in parts_of(row.mask_uri)]
         return Search(
             uris=uris,
             category=category,

@@ -210,7 +210,7 @@ def with_mask_levels(images: pa.Table) -> pa.Table:
         images: of ``ssray.data.dataset.IMAGE_TABLE_SCHEMA``.
     """
     rows = images.select(["category", "mask_uri"]).to_pylist()
-    uris = defaultdict(list)
+    uris = defaultdict[str, list[str]](list)
     for row in rows:
         if row["mask_uri"] is not None:
             uris[row["category"]] += parts_of(row["mask_uri"])

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ssray.data.dataset import categories, index_dataset, index_images, training_uris
-from ssray.data.decode import read_mask
+from ssray.data.masks import read_mask
 from ssray.errors import DataError, ImageError
 from ssray.storage.location import Location
 from tests.helpers import Ended
