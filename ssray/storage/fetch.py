@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from pyarrow import fs
-
 from ssray.errors import DataError, ImageError
 from ssray.storage.archives import is_compressed_tar, read_file, split_member
 from ssray.storage.location import Location
@@ -74,7 +72,6 @@ class Fetcher:
         self.retries = 0
         self._attempts = attempts
         self._lock = threading.Lock()
-        self._archives: dict[str, fs.NativeFile] = {}
 
     def __call__(self, uri: str, size: int | None = None, offset: int | None = None) -> bytes:
         """Returns the content of a file or archive member; retries as ``persistently`` does.
@@ -96,7 +93,7 @@ class Fetcher:
         archive = parts[0]
         if offset is None or size is None or is_compressed_tar(archive):
             return self._patiently(uri, lambda: read_file(uri))
-        return self._patiently(uri, lambda: self._range(archive, offset, size))
+        return self._patiently(uri, lambda: _range(archive, offset, size))
 
     def each(self, uri: str, begin: Callable[[], Iterator[_Result]]) -> Iterator[_Result]:
         """Yields what an iterator over an archive yields, with retries.
@@ -131,14 +128,6 @@ class Fetcher:
             given += 1
             yield result
 
-    def _range(self, archive: str, offset: int, size: int) -> bytes:
-        """Reads a byte range of an archive, which is kept open: one request for each member."""
-        file = self._archives.get(archive)
-        if file is None:
-            file = Location.parse(archive).without_retries().open_file()
-            self._archives[archive] = file
-        return _complete(archive, file.read_at(size, offset), size)
-
     def _patiently(self, uri: str, read: Callable[[], _Result]) -> _Result:
         try:
             return persistently(read, self._attempts, self._count)
@@ -165,7 +154,12 @@ def _whole(uri: str, size: int | None) -> bytes:
         place = Location.parse(uri)
     except DataError as error:
         raise ImageError("unreadable", str(error)) from None
-    return _complete(uri, place.without_retries().read(), size)
+    return _complete(uri, place.read(attempts=1), size)
+
+
+def _range(archive: str, offset: int, size: int) -> bytes:
+    """Reads a byte range of an archive: one request for each member."""
+    return _complete(archive, Location.parse(archive).read_range(offset, size, attempts=1), size)
 
 
 def _complete(uri: str, content: bytes, size: int | None) -> bytes:

@@ -142,12 +142,6 @@ class Location:
         """Returns the location of something that ``children`` or ``files`` found."""
         return Location(self.filesystem, info.path, self.prefix)
 
-    def without_retries(self) -> Location:
-        """Returns the same place with S3 requests that are made once and not again on failure."""
-        if not self.in_s3:
-            return self
-        return Location(s3.filesystem(self._bucket.path, attempts=1), self.path, self.prefix)
-
     def open_file(self) -> fs.NativeFile:
         """Opens the file for reads of byte ranges; many threads may call ``read_at`` at once.
 
@@ -157,22 +151,39 @@ class Location:
         self._refuse_devices()
         return self.filesystem.open_input_file(self._arrow_path)
 
-    def read(self) -> bytes:
+    def read(self, attempts: int = s3.ATTEMPTS) -> bytes:
         """Returns the content of the file.
+
+        Args:
+            attempts: how often a request to S3 is made before its error is raised.
 
         Raises:
             OSError: if there is no such file or it can't be read; a ``PermissionError`` if it is
                 a folder, a device or a pipe.
         """
         self._refuse_devices()
-        if self.in_s3 and "//" in self.path:  # a key that pyarrow refuses
-            found = self.read_tagged()
-            if found is None:
-                raise FileNotFoundError(self.uri)
-            return found.content
-        with self.filesystem.open_input_stream(self.path) as stream:
-            content: bytes = stream.read()
-        return content
+        if self.in_s3:
+            return s3.read(*self._bucket_and_key, attempts=attempts)
+        return Path(self.path).read_bytes()
+
+    def read_range(self, offset: int, size: int, attempts: int = s3.ATTEMPTS) -> bytes:
+        """Returns some bytes of the file; of a range beyond its end what there is, or an error.
+
+        Args:
+            offset: the position of the first byte.
+            size: how many bytes.
+            attempts: as in ``read``.
+
+        Raises:
+            OSError: as ``read`` does.
+        """
+        self._refuse_devices()
+        if size == 0:
+            return b""
+        if self.in_s3:
+            return s3.read(*self._bucket_and_key, (offset, size), attempts)
+        with Path(self.path).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, offset)
 
     def write(self, content: bytes) -> None:
         """Writes a file; a reader sees the old content or the new one, never a part of it."""
@@ -197,7 +208,7 @@ class Location:
     def read_tagged(self) -> Tagged | None:
         """Returns the content with the tag that ``write_if`` takes; None if there is no file."""
         if self.in_s3:
-            found = s3.read(*self._bucket_and_key)
+            found = s3.read_tagged(*self._bucket_and_key)
             return Tagged(*found) if found else None
         try:
             content = Path(self.path).read_bytes()

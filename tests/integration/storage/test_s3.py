@@ -1,19 +1,26 @@
-"""What only an S3 server can refuse or grant."""
+"""What only an S3 server can refuse or grant, and how often it is asked."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import boto3
 import pytest
 
 from ssray.data.dataset import categories, index_dataset, index_images
-from ssray.errors import DataError
-from ssray.storage import s3
+from ssray.errors import DataError, ImageError
+from ssray.storage import fetch, s3
+from ssray.storage.fetch import Fetcher
 from ssray.storage.listing import walk
 from ssray.storage.location import Location
+from ssray.storage.s3 import ATTEMPTS
 from tests.helpers import Ended
+from tests.integration.cluster import faulty_proxy
+from tests.integration.cluster.faulty_proxy import Traffic
 
 
 def test_a_bucket_that_is_not_there_is_named(s3_server: str) -> None:
@@ -107,3 +114,88 @@ def test_two_slashes_in_a_row_are_told_in_a_line(
     assert ended.code in (1, 2)
     assert f"did you mean s3://{s3_server}/models?" in ended.err + ended.out.replace("\n", " ")
     assert "Traceback" not in ended.err + ended.out
+
+
+@contextmanager
+def between(monkeypatch: pytest.MonkeyPatch, *faults: str) -> Iterator[Traffic]:
+    """What asks the server from here on meets a fault each time, if there are any."""
+    server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
+    assert server.hostname and server.port
+    monkeypatch.setattr(faulty_proxy, "FAULTS", faults)
+    share = 1.0 if faults else 0.0
+    with faulty_proxy.faulty_proxy(server.hostname, server.port, share) as traffic:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
+        yield traffic
+
+
+@pytest.fixture
+def folder(s3_server: str, tmp_path: Path) -> str:
+    """An empty folder's URI."""
+    return f"s3://{s3_server}/{tmp_path.name}"
+
+
+@pytest.mark.parametrize("size", [1, 3_000_000], ids=["small", "large"])
+def test_an_image_is_one_request(folder: str, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    content = os.urandom(size)
+    Location.parse(f"{folder}/0.png").write(content)
+    Location.parse(f"{folder}/weave.tar").write(b"head" + content + b"tail")
+    with between(monkeypatch) as traffic:
+        fetcher = Fetcher()
+        assert fetcher(f"{folder}/0.png", size) == content
+        assert traffic.faults.total() == 1
+        assert fetcher(f"{folder}/weave.tar#0.png", size, 4) == content
+        assert traffic.faults.total() == 2
+        assert Location.parse(f"{folder}/0.png").read() == content
+        assert traffic.faults.total() == 3
+
+
+def test_keys_may_hold_what_paths_may_not(s3_server: str, folder: str) -> None:
+    """Empty parts and control characters, which obstore refuses, and all that URLs escape."""
+    client = boto3.session.Session().client("s3")
+    prefix = folder.removeprefix(f"s3://{s3_server}/")
+    for name in ("a//b.png", "tab\t.png", "%2F?x#y&z=1*~^`{}|\\<>\"'[]:;,@!$ .png"):
+        content = name.encode()
+        client.put_object(Bucket=s3_server, Key=f"{prefix}/{name}", Body=content)
+        place = Location.parse(folder) / name
+        assert place.read() == content
+        assert place.read_range(1, 3) == content[1:4]
+
+
+def test_what_the_server_refuses_has_a_code(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cut answer is an error, however often it is tried; nothing is tried again in vain."""
+    monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
+    Location.parse(f"{folder}/0.png").write(bytes(1000))
+
+    def code(uri: str) -> tuple[str, int]:
+        fetcher = Fetcher(attempts=3)
+        with pytest.raises(ImageError) as raised:
+            fetcher(uri, 1000)
+        assert uri in str(raised.value)
+        assert "\n" not in str(raised.value)
+        return raised.value.code, fetcher.retries
+
+    assert code(f"{folder}/1.png") == ("missing", 0)
+    assert code("s3://nowhere/0.png") == ("missing", 0)
+    for fault in ("cut", "refused", "error_500", "error_503"):
+        with monkeypatch.context() as patch, between(patch, fault) as traffic:
+            assert code(f"{folder}/0.png") == ("unreadable", 2)
+            assert traffic.faults[fault] == 3
+            with pytest.raises(OSError, match=f"{folder}/0.png"):
+                Location.parse(f"{folder}/0.png").read()
+            assert traffic.faults[fault] == 3 + ATTEMPTS
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        assert code(f"{folder}/0.png") == ("forbidden", 0)
+    with monkeypatch.context() as patch:
+        for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+            patch.delenv(name)
+        assert Fetcher()(f"{folder}/0.png", 1000) == bytes(1000)
+    with monkeypatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.delenv(name)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        assert code(f"{folder}/0.png") == ("forbidden", 0)
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        assert code(f"{folder}/0.png") == ("unreadable", 2)
