@@ -38,6 +38,11 @@ class ImageError(DataError):
         return type(self), (self.code, str(self))
 
 
+def too_large(uri: str, size: int, most: int) -> ImageError:
+    """The error for a file of ``size`` bytes where ``most`` are read."""
+    return ImageError("too_large", f"{uri}: {size:,} bytes; at most {most:,} are read")
+
+
 class ConflictError(SsrayError):
     """Another process changed a file after this one read it, or holds the same lease."""
 

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from ssray.errors import DataError, ImageError
+from ssray.errors import DataError, ImageError, too_large
 from ssray.storage.archives import is_compressed_tar, read_file, split_member
 from ssray.storage.location import Location
 
 ATTEMPTS = 8
 """How often a read is tried before its error counts."""
+MAX_FILE_BYTES = 1024**3
+"""The largest file that is read whole; one in an archive has a limit of its own."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 _FORBIDDEN = ("ACCESS_DENIED", "AccessDenied", "HTTP status 403")
@@ -84,8 +86,8 @@ class Fetcher:
                 ``size`` the member is read by its byte range.
 
         Raises:
-            ImageError: with code ``missing``, ``forbidden``, ``bad_archive`` or, after all
-                attempts, ``unreadable``.
+            ImageError: with code ``missing``, ``forbidden``, ``too_large``, ``bad_archive`` or,
+                after all attempts, ``unreadable``.
         """
         parts = split_member(uri)
         if parts is None:
@@ -154,7 +156,9 @@ def _whole(uri: str, size: int | None) -> bytes:
         place = Location.parse(uri)
     except DataError as error:
         raise ImageError("unreadable", str(error)) from None
-    return _complete(uri, place.read(attempts=1), size)
+    if size is not None and size > MAX_FILE_BYTES:
+        raise too_large(uri, size, MAX_FILE_BYTES)
+    return _complete(uri, place.read(attempts=1, most=MAX_FILE_BYTES), size)
 
 
 def _range(archive: str, offset: int, size: int) -> bytes:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import fs
 
-from ssray.errors import ConflictError, DataError
+from ssray.errors import ConflictError, DataError, too_large
 from ssray.storage import s3
 
 _S3 = "s3://"
@@ -151,19 +151,23 @@ class Location:
         self._refuse_devices()
         return self.filesystem.open_input_file(self._arrow_path)
 
-    def read(self, attempts: int = s3.ATTEMPTS) -> bytes:
+    def read(self, attempts: int = s3.ATTEMPTS, most: int | None = None) -> bytes:
         """Returns the content of the file.
 
         Args:
             attempts: how often a request to S3 is made before its error is raised.
+            most: the largest file to read, in bytes; default: any.
 
         Raises:
+            ImageError: with code ``too_large``, before any of the content is read.
             OSError: if there is no such file or it can't be read; a ``PermissionError`` if it is
                 a folder, a device or a pipe.
         """
         self._refuse_devices()
         if self.in_s3:
-            return s3.read(*self._bucket_and_key, attempts=attempts)
+            return s3.read(*self._bucket_and_key, attempts=attempts, most=most)
+        if most is not None and (size := Path(self.path).stat().st_size) > most:
+            raise too_large(self.uri, size, most)
         return Path(self.path).read_bytes()
 
     def read_range(self, offset: int, size: int, attempts: int = s3.ATTEMPTS) -> bytes:

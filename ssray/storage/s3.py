@@ -27,7 +27,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError
 from obstore.store import S3Store
 from pyarrow import fs
 
-from ssray.errors import ConflictError
+from ssray.errors import ConflictError, too_large
 
 # Ray shows the log of its workers, where botocore says for each client how it found the endpoint.
 logging.getLogger("botocore").setLevel(logging.WARNING)
@@ -61,7 +61,11 @@ def filesystem(bucket: str) -> fs.S3FileSystem:
 
 
 def read(
-    bucket: str, key: str, span: tuple[int, int] | None = None, attempts: int = ATTEMPTS
+    bucket: str,
+    key: str,
+    span: tuple[int, int] | None = None,
+    attempts: int = ATTEMPTS,
+    most: int | None = None,
 ) -> bytes:
     """Returns the content of an object, or a part of it, in one request.
 
@@ -71,29 +75,30 @@ def read(
         span: the position of the part's first byte and the part's length, at least 1; of a part
             that goes beyond the object's end, what there is.
         attempts: how often the request is made before its error is raised.
+        most: the largest object to read whole, in bytes; default: any.
 
     Raises:
+        ImageError: with code ``too_large``, before any of the content is read.
         OSError: a ``FileNotFoundError`` if there is no such object, a ``PermissionError`` if the
             server refuses, another if it can't be reached or breaks off.
     """
     if _NOT_OBSTORES.search(key):
-        return _get(bucket, key, span)[0]
+        return _get(bucket, key, span, most)[0]
     uri = f"s3://{bucket}/{key}"
     store = _store(bucket, attempts, _environment())
     try:
-        found = (
-            obstore.get_range(store, key, start=span[0], length=span[1])
-            if span
-            else obstore.get(store, key).bytes()
-        )
-        content: bytes = found.to_bytes()
+        if span:
+            return bytes(obstore.get_range(store, key, start=span[0], length=span[1]))
+        found = obstore.get(store, key)
+        if most is not None and found.meta["size"] > most:
+            raise too_large(uri, found.meta["size"], most)
+        return bytes(found.bytes())
     except FileNotFoundError:
         raise FileNotFoundError(f"{uri}: no such object") from None
     except PermissionDeniedError as error:
         raise PermissionError(f"{uri}: {_in_short(error)}") from None
     except BaseError as error:
         raise OSError(f"{uri}: {_in_short(error)}") from None
-    return content
 
 
 def read_tagged(bucket: str, key: str) -> tuple[bytes, str] | None:
@@ -148,11 +153,15 @@ def write_if(bucket: str, key: str, content: bytes, tag: str | None) -> None:
         raise OSError(f"s3://{bucket}/{key}: {error}") from None
 
 
-def _get(bucket: str, key: str, span: tuple[int, int] | None = None) -> tuple[bytes, str]:
+def _get(
+    bucket: str, key: str, span: tuple[int, int] | None = None, most: int | None = None
+) -> tuple[bytes, str]:
     """Reads with boto3, which takes every key; returns the content and the ETag."""
     part = {"Range": f"bytes={span[0]}-{sum(span) - 1}"} if span else {}
     try:
         answer = _client(_environment()).get_object(Bucket=bucket, Key=key, **part)
+        if most is not None and answer["ContentLength"] > most:
+            raise too_large(f"s3://{bucket}/{key}", answer["ContentLength"], most)
         return answer["Body"].read(), answer["ETag"]
     except ClientError as error:
         kind = FileNotFoundError if _code(error) in _ABSENT else OSError

@@ -161,6 +161,19 @@ def test_keys_may_hold_what_paths_may_not(s3_server: str, folder: str) -> None:
         assert place.read_range(1, 3) == content[1:4]
 
 
+@pytest.mark.parametrize("name", ["0.png", "a//0.png"])
+def test_an_object_beyond_the_limit_is_refused_before_it_is_read(
+    s3_server: str, folder: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_FILE_BYTES", 10)
+    key = f"{folder}/{name}".removeprefix(f"s3://{s3_server}/")
+    put(s3_server, key, bytes(11))
+    for size in (None, 11):
+        with pytest.raises(ImageError, match="11 bytes; at most 10 are read") as error:
+            Fetcher()(f"{folder}/{name}", size)
+        assert error.value.code == "too_large"
+
+
 def test_what_the_server_refuses_has_a_code(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cut answer is an error, however often it is tried; nothing is tried again in vain."""
     monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)

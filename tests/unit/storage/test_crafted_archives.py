@@ -520,7 +520,14 @@ def test_a_store_that_fails_is_not_a_damaged_archive(
     pack_zip(place, files) if suffix == ".zip" else pack(place, [file(*each) for each in files])
     monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.0)
     failures = 5
-    opened = Location.open_file
+    opened, read_range = Location.open_file, Location.read_range
+
+    def failing_range(place: Location, *span: int, **attempts: int) -> bytes:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError("SLOW_DOWN")
+        return read_range(place, *span, **attempts)
 
     class Failing:
         def __init__(self, file: object) -> None:
@@ -534,6 +541,7 @@ def test_a_store_that_fails_is_not_a_damaged_archive(
             return getattr(self._file, name)
 
     monkeypatch.setattr(Location, "open_file", lambda self: Failing(opened(self)))
+    monkeypatch.setattr(Location, "read_range", failing_range)
     sources = list(find(Location.parse(place), CategoryRule(), Counter()))
     assert failures == 0
     assert [(source.error, source.size) for source in sources] == [(None, 200_000)] * 3
