@@ -44,6 +44,12 @@ Model = TypeVar("Model", bound=BaseModel)
 RENAMED_SETTINGS = {"objective.lam": "objective.corrupted_weight"}
 """Settings that were renamed: the key that earlier versions used, and the present one."""
 
+MOST_KERNEL = 1025
+"""Pixels of the side of the largest mean filter."""
+FRAME_SIDES = (0.02, 10.0)
+"""The least side of a frame, and how far it reaches from the part's centre at most, as shares of
+the photograph's shorter side."""
+
 STRIDE = 8
 """Side lengths of the network's input are padded to a multiple of this: it halves them thrice."""
 
@@ -63,7 +69,9 @@ def _check_range(name: str, bounds: tuple[float, float]) -> None:
 class Network(_Frozen):
     """The autoencoder: Table 1 of the paper (Model I), or that of Fig. 5 (Model II)."""
 
-    width: int = Field(16, ge=1, description="channels of the first stage; the paper has 64")
+    width: int = Field(
+        16, ge=1, le=256, description="channels of the first stage; the paper has 64"
+    )
     kernel: Literal[3, 5] = Field(3, description="kernel f of the dilated convolutions")
     blend: Blend = Field(
         "none",
@@ -318,10 +326,14 @@ class AnomalyMap(_Frozen):
     kernel: int | None = Field(
         None,
         ge=1,
+        le=MOST_KERNEL,
         description="side k of the mean filter in pixels, odd; default: 5 % of the shorter side",
     )
     repeats: int = Field(
-        3, ge=0, description="how many times n the filter is applied; 0 leaves the map as it is"
+        3,
+        ge=0,
+        le=20,
+        description="how many times n the filter is applied; 0 leaves the map as it is",
     )
     relative: bool = Field(
         False,
@@ -372,7 +384,7 @@ class MapSettings(AnomalyMap):
     """
 
     difference: Difference
-    kernel: int = Field(ge=1)
+    kernel: int = Field(ge=1, le=MOST_KERNEL)
 
 
 class Decision(_Frozen):
@@ -403,6 +415,7 @@ class Linear(_Frozen):
     image_size: int = Field(
         64,
         ge=STRIDE,
+        le=256,
         description="side of a square with as many pixels as the images are shrunk to",
     )
     variance: float = Field(
@@ -430,6 +443,7 @@ class Features(_Frozen):
     image_size: int = Field(
         320,
         ge=64,
+        le=1024,
         description="side of a square with as many pixels as smaller images are enlarged to",
     )
     memory_mib: float = Field(
@@ -460,6 +474,12 @@ class Alignment(_Frozen):
         left, top, right, bottom = self.frame
         if left >= right or top >= bottom:
             raise ValueError(f"frame must be left < right and top < bottom, found {self.frame}")
+        least, most = FRAME_SIDES
+        if min(right - left, bottom - top) < least or max(map(abs, self.frame)) > most:
+            raise ValueError(
+                f"frame must be at least {least} wide and high and reach at most {most} from the "
+                f"centre, found {self.frame}"
+            )
         return self
 
 
@@ -494,6 +514,7 @@ class Recipe(_Frozen):
     image_size: int = Field(
         256,
         ge=2 * STRIDE,
+        le=4096,
         description="side of a square with as many pixels as the resized image has; the aspect "
         "ratio is kept",
     )

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssray.errors import ConfigError
 from ssray.method.pretrained import FeatureNetwork, State, enlarged
 
 _RESIDUALS = "residuals"
@@ -70,7 +71,13 @@ class FeatureDifference(nn.Module):
             ConfigError: if it is something else.
         """
         weights = {name: weight for name, weight in kept.items() if name != _RESIDUALS}
-        return cls(FeatureNetwork.of(weights, source), kept[_RESIDUALS], image_size)
+        network, residuals = FeatureNetwork.of(weights, source), kept.get(_RESIDUALS)
+        if residuals is None or residuals.shape != (network.channels,):
+            found = "none" if residuals is None else f"some of shape {tuple(residuals.shape)}"
+            raise ConfigError(
+                f"{source}: expected {network.channels} features' usual differences, found {found}."
+            )
+        return cls(network, residuals, image_size)
 
     def apart(self, pairs: Tensor) -> list[Tensor]:
         """How far the features of (B, 6, H, W) pairs of images are apart, for each stride."""

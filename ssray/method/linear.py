@@ -19,6 +19,8 @@ from ssray.config import Linear
 
 MOST_IMAGES = 1024
 """How many training images it is fitted to, at most."""
+MOST_COMPONENTS = MOST_IMAGES + 12
+"""Rows of its basis at most: one an image, and the changes of light."""
 _BATCH = 64
 
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssray.config import Features
+from ssray.errors import ConfigError
 from ssray.method.inference import image_batches
 from ssray.method.pretrained import STRIDES, FeatureNetwork, State, enlarged
 
@@ -101,7 +102,14 @@ class MemoryBank(nn.Module):
             ConfigError: if it is something else.
         """
         weights = {name: weight for name, weight in kept.items() if name != _BANK}
-        return cls(FeatureNetwork.of(weights, source), kept[_BANK], image_size)
+        network, bank = FeatureNetwork.of(weights, source), kept.get(_BANK)
+        if bank is None or bank.shape[1:] != (network.channels,) or len(bank) > MOST_VECTORS:
+            found = "none" if bank is None else f"one of shape {tuple(bank.shape)}"
+            raise ConfigError(
+                f"{source}: expected a memory bank of at most {MOST_VECTORS:,} vectors of "
+                f"{network.channels} features, found {found}."
+            )
+        return cls(network, bank, image_size)
 
     def described(self, images: Tensor) -> Tensor:
         """Describes each place of (B, 3, H, W) images in [0, 1] by its features, (B, C, h, w).

@@ -28,6 +28,8 @@ STRIDES = (8, 16)
 deeper ones no places."""
 MULTIPLE = 16
 """Sides of images must be multiples of this."""
+MOST_CHANNELS, MOST_KERNEL = 4096, 11
+"""Channels of a layer, and pixels of a kernel's side, at most."""
 _LITE_STRIDES = (1, 2, 2, 2, 1)
 """The strides of EfficientNet's stages up to the last one that is used; its stem halves before."""
 _LITE_LIMIT = 6.0
@@ -169,7 +171,8 @@ class FeatureNetwork(nn.Module):
             source: where it comes from, for the error message.
 
         Raises:
-            ConfigError: if it belongs to neither family, or lacks something.
+            ConfigError: if it belongs to neither family, lacks something, or has weights that do
+                not fit together.
         """
         state = {name.removeprefix("module."): weight for name, weight in state.items()}
         for family in (_lite, _lite_of_timm, _resnet):
@@ -180,7 +183,17 @@ class FeatureNetwork(nn.Module):
             missing = [name for name in needed if name not in state]
             if missing or set(STRIDES) - set(architecture.ends_of_strides()):
                 break
-            return cls(architecture, state)
+            if problem := _misshapen(architecture, state):
+                raise ConfigError(f"{source}: {problem}. Use the file as its publisher made it.")
+            network = cls(architecture, state)
+            try:
+                network(torch.zeros(1, 3, 2 * MULTIPLE, 2 * MULTIPLE))
+            except RuntimeError:
+                raise ConfigError(
+                    f"{source}: layers whose weights do not fit one another. Use the file as its "
+                    "publisher made it."
+                ) from None
+            return network
         raise ConfigError(
             f"{source}: no network whose features can be used. Expected the state dict of an "
             "EfficientNet-Lite or a ResNet, as timm and torchvision publish them; found "
@@ -232,6 +245,28 @@ class FeatureNetwork(nn.Module):
     def _activated(self, x: Tensor) -> Tensor:
         limit = self._architecture.limit
         return F.relu(x) if limit == math.inf else F.hardtanh(x, 0.0, limit)
+
+
+def _misshapen(architecture: _Architecture, state: State) -> str | None:
+    """Names a layer whose weights are not those of a convolution of reasonable size, as a small
+    file could ask for much memory by them; None if there is none.
+    """
+    for layer in architecture.layers():
+        convolution, *others = (tuple(state[name].shape) for name in layer.names())
+        fits = (
+            len(convolution) == 4
+            and 0 < convolution[0] <= MOST_CHANNELS
+            and min(convolution) > 0
+            and max(convolution[2:]) <= MOST_KERNEL
+            and all(other == convolution[:1] for other in others)
+        )
+        if not fits:
+            return (
+                f"layer {layer.convolution}: weights of shape {convolution}, expected a "
+                f"convolution of at most {MOST_CHANNELS} channels and {MOST_KERNEL} pixels a side, "
+                "and as many of its normalisation"
+            )
+    return None
 
 
 def _kept_in(weight: Tensor) -> torch.dtype:

@@ -24,41 +24,56 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor, nn
 
 from ssray.calibration.calibrate import NOWHERE, Calibration, PlaceMaps
-from ssray.config import Basis, Precision, Recipe
+from ssray.config import Basis, Features, Linear, Network, Precision, Recipe
 from ssray.data.pose import Framing
-from ssray.errors import ArtifactError
+from ssray.errors import ArtifactError, ConfigError
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.feature_difference import FeatureDifference
 from ssray.method.inference import Reconstructor
-from ssray.method.linear import LinearAutoencoder
+from ssray.method.linear import MOST_COMPONENTS, LinearAutoencoder
 from ssray.method.neighbours import MemoryBank
+from ssray.method.pretrained import State
 from ssray.models.device import kept_precision, resolve_precision
+from ssray.models.limits import (
+    CALIBRATION_BYTES,
+    EPOCH_LOG_BYTES,
+    EPOCH_ROWS,
+    FEATURES_BYTES,
+    MOST_LETTERS,
+    MOST_MAPS,
+    NETWORKS,
+    file_bytes,
+    input_problem,
+    network_shapes,
+)
+from ssray.models.stored import (
+    FORMAT_VERSION,
+    MANIFEST,
+    Manifest,
+    StoredFiles,
+    is_complete,
+    version_place,
+)
 from ssray.storage.location import Location
 
-FORMAT_VERSION = 11
-"""The version of the file format that is written."""
-READABLE = (2, 3, 4, 5, 6, 7, 8, 9, 10, FORMAT_VERSION)
-"""The versions of the file format that can be read."""
 UPRIGHT_SINCE = 11
 """The first version of the file format whose recipes say how files are decoded."""
-MANIFEST = "manifest.json"
 EPOCH_LOG = "epochs.parquet"
 AVERAGE_MAP = "average_map.safetensors"
 USUAL_LEVEL = "usual_level.safetensors"
@@ -66,6 +81,12 @@ LINEAR = "linear.safetensors"
 NEIGHBOURS = "neighbours.safetensors"
 BY_FEATURES = "feature_difference.safetensors"
 PARTNER = "partner.json"
+Expert = TypeVar("Expert", MemoryBank, FeatureDifference)
+RECIPE, CALIBRATION, TRAINING = "recipe.json", "calibration.json", "training.json"
+_ALWAYS = {RECIPE, CALIBRATION, TRAINING}
+_SOMETIMES = {AVERAGE_MAP, USUAL_LEVEL, LINEAR, NEIGHBOURS, BY_FEATURES, PARTNER, EPOCH_LOG}
+_OBJECTIVE = "objective"
+"""The one column of the epoch log that has words."""
 _TENSOR = "average_map"
 """The name of the tensor in the average map's file and in that of the usual level."""
 
@@ -172,6 +193,13 @@ class TrainingFacts(BaseModel):
     ssray_version: str
     torch_version: str
 
+    @field_validator("input_shape")
+    @classmethod
+    def _input_is_bounded(cls, shape: tuple[int, int]) -> tuple[int, int]:
+        if problem := input_problem(shape):
+            raise ValueError(problem)
+        return shape
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelArtifact:
@@ -247,16 +275,26 @@ class ModelArtifact:
         """Builds the memory bank, in eval mode on ``device``; None where there is none."""
         if self.neighbours is None or self.recipe.features is None:
             return None
-        source = f"{self.category} {self.version}"
-        bank = MemoryBank.restored(self.neighbours, self.recipe.features.image_size, source)
+        bank = self._restored(MemoryBank.restored, self.neighbours, self.recipe.features)
         return bank.eval().to(device)
 
     def build_by_features(self, device: torch.device) -> FeatureDifference | None:
         """Builds the difference in features, in eval mode on ``device``; None for another."""
         if self.by_features is None or self.recipe.features is None:
             return None
-        source, size = f"{self.category} {self.version}", self.recipe.features.image_size
-        return FeatureDifference.restored(self.by_features, size, source).eval().to(device)
+        kept, features = self.by_features, self.recipe.features
+        return self._restored(FeatureDifference.restored, kept, features).eval().to(device)
+
+    def _restored(
+        self,
+        restored: Callable[[State, int, str], Expert],
+        kept: dict[str, Tensor],
+        features: Features,
+    ) -> Expert:
+        try:
+            return restored(kept, features.image_size, f"{self.category} {self.version}")
+        except ConfigError as error:
+            raise ArtifactError(f"{error} Train again, or use another version.") from None
 
     def reconstructor(self, device: torch.device, precision: torch.dtype) -> Reconstructor:
         """Builds all that makes difference maps: what the experts need whose maps count."""
@@ -299,7 +337,7 @@ def save(artifact: ModelArtifact, store: Location) -> None:
     Raises:
         ArtifactError: if the store has that version already.
     """
-    place = store / artifact.category / artifact.version
+    place = version_place(store, artifact.category, artifact.version)
     if is_complete(place):
         raise ArtifactError(
             f"{place}: exists already; versions are never overwritten. Save it under a new version."
@@ -309,9 +347,9 @@ def save(artifact: ModelArtifact, store: Location) -> None:
             _weights_file(number): safetensors.torch.save(weights)
             for number, weights in enumerate(artifact.weights)
         },
-        "recipe.json": _json(artifact.recipe),
-        "calibration.json": _json(artifact.calibration),
-        "training.json": _json(artifact.facts),
+        RECIPE: _json(artifact.recipe),
+        CALIBRATION: _json(artifact.calibration),
+        TRAINING: _json(artifact.facts),
         EPOCH_LOG: _epoch_log(artifact.history),
     }
     if artifact.linear is not None:
@@ -326,60 +364,111 @@ def save(artifact: ModelArtifact, store: Location) -> None:
         files[PARTNER] = _json(artifact.partner)
     for name, content in files.items():
         (place / name).write(content)
-    manifest = {
-        "format_version": FORMAT_VERSION,
-        "category": artifact.category,
-        "version": artifact.version,
-        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-    }
-    (place / MANIFEST).write(json.dumps(manifest, indent=2).encode())
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        category=artifact.category,
+        version=artifact.version,
+        sha256={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    )
+    (place / MANIFEST).write(_json(manifest))
 
 
 def load(store: Location, category: str, version: str) -> ModelArtifact:
-    """Reads one version and checks it against its manifest.
+    """Reads one version, checks it against its manifest, and that it asks for no more than
+    ``ssray.models.limits`` allows.
 
     Raises:
-        ArtifactError: if it is incomplete, was changed, or was written by a newer ssray.
+        ArtifactError: if it is incomplete, was changed, was written by a newer ssray, or is no
+            model that was trained with its recipe.
     """
-    place = store / category / version
-    manifest = _manifest(place)
-    files = {name: _verified(place, name, manifest) for name in manifest["sha256"]}
+    files = StoredFiles(version_place(store, category, version))
+    recipe, facts = _recipe(files), files.record(TrainingFacts, TRAINING)
+    calibration = files.record(Calibration, CALIBRATION, CALIBRATION_BYTES)
+    partner = _recipe(files, PARTNER) if PARTNER in files else None
+    weights = [name for name in map(_weights_file, range(NETWORKS)) if name in files]
+    known = {*_ALWAYS, *_SOMETIMES, *weights}
+    if strange := sorted(set(files.manifest.sha256) - known):
+        raise files.unreadable(strange[0], "no model has such a file")
+    places = [_place_map(files, name, facts.input_shape) for name in (AVERAGE_MAP, USUAL_LEVEL)]
+    return ModelArtifact(
+        category=category,
+        version=version,
+        recipe=recipe,
+        calibration=calibration,
+        facts=facts,
+        weights=tuple(
+            _network(files, name, each.network)
+            for name, each in zip(weights, (recipe, partner or recipe), strict=False)
+        ),
+        history=_history(files) if EPOCH_LOG in files else (),
+        linear=_linear(files, recipe, facts.input_shape) if LINEAR in files else None,
+        neighbours=_features(files, NEIGHBOURS, recipe) if NEIGHBOURS in files else None,
+        by_features=_features(files, BY_FEATURES, recipe) if BY_FEATURES in files else None,
+        places=PlaceMaps(*places),
+        partner=partner,
+    )
+
+
+def _network(files: StoredFiles, name: str, network: Network) -> dict[str, Tensor]:
+    """The weights of an autoencoder, those that its settings imply."""
+    shapes = network_shapes(network)
+    return files.tensors(name, shapes, file_bytes(shapes.values()))
+
+
+def _place_map(files: StoredFiles, name: str, shape: tuple[int, int]) -> Tensor | None:
+    """What has a value at every place of the input, for each network; None where there is none."""
+    if name not in files:
+        return None
+    most = file_bytes([(MOST_MAPS, *shape)])
+    return files.tensors(name, {_TENSOR: (0, *shape)}, most)[_TENSOR]
+
+
+def _linear(files: StoredFiles, recipe: Recipe, shape: tuple[int, int]) -> dict[str, Tensor]:
+    """The linear autoencoder, of images not larger than the input or than the recipe shrinks to."""
+    side = (recipe.linear or Linear()).image_size
+    pixels = min(2 * side**2, math.prod(shape))  # rounding a side may add to its square
+    most = file_bytes([(1 + MOST_COMPONENTS, 3 * pixels)])
+    expected = {"mean": (3, 0, 0), "basis": (0, 0)}
+    linear = files.tensors(LINEAR, expected, most)
+    (_, rows, columns), (count, length) = linear["mean"].shape, linear["basis"].shape
+    fits = 0 < rows <= shape[0] and 0 < columns <= shape[1] and length == 3 * rows * columns
+    if not fits or rows * columns > pixels or count > MOST_COMPONENTS:
+        found = f"components {count} x {length} of {rows} x {columns} pixels"
+        raise files.unreadable(LINEAR, f"{found}, an input of {shape[0]} x {shape[1]}")
+    return linear
+
+
+def _features(files: StoredFiles, name: str, recipe: Recipe) -> dict[str, Tensor]:
+    """What an expert is restored from that has a pretrained network, which knows its own shapes."""
+    bank = int((recipe.features.memory_mib if recipe.features else 0) * 2**20)
+    return files.tensors(name, None, FEATURES_BYTES + bank)
+
+
+def _history(files: StoredFiles) -> list[dict[str, Any]]:
+    """The rows of the epoch log: numbers, and what the network was trained for."""
+    content = files.read(EPOCH_LOG, EPOCH_LOG_BYTES)
     try:
-        return ModelArtifact(
-            category=category,
-            version=version,
-            recipe=_recipe(files["recipe.json"], manifest),
-            calibration=Calibration.model_validate_json(files["calibration.json"]),
-            facts=TrainingFacts.model_validate_json(files["training.json"]),
-            weights=tuple(
-                safetensors.torch.load(files[name])
-                for name in map(_weights_file, range(len(files)))
-                if name in files
-            ),
-            history=pq.read_table(io.BytesIO(files[EPOCH_LOG])).to_pylist()
-            if EPOCH_LOG in files
-            else (),
-            linear=safetensors.torch.load(files[LINEAR]) if LINEAR in files else None,
-            neighbours=safetensors.torch.load(files[NEIGHBOURS]) if NEIGHBOURS in files else None,
-            by_features=safetensors.torch.load(files[BY_FEATURES])
-            if BY_FEATURES in files
-            else None,
-            places=PlaceMaps(
-                *(
-                    safetensors.torch.load(files[name])[_TENSOR] if name in files else None
-                    for name in (AVERAGE_MAP, USUAL_LEVEL)
-                )
-            ),
-            partner=_recipe(files[PARTNER], manifest) if PARTNER in files else None,
-        )
-    except (KeyError, ValidationError, SafetensorError, pa.ArrowException) as error:
-        raise _unreadable(place, error) from None
+        log = pq.ParquetFile(io.BytesIO(content))
+        if log.metadata.num_rows > EPOCH_ROWS:
+            raise ValueError(f"{log.metadata.num_rows:,} rows, at most {EPOCH_ROWS:,} are read")
+        for field in log.schema_arrow:
+            if field.name != _OBJECTIVE and not pa.types.is_primitive(field.type):
+                raise ValueError(f"column {field.name}: {field.type}, expected a number")
+        words = [name for name in log.schema_arrow.names if name == _OBJECTIVE]
+        table = pq.read_table(io.BytesIO(content), read_dictionary=words)
+        for chunk in table[_OBJECTIVE].chunks if words else ():  # each value that occurs, once
+            if any(len(word) > MOST_LETTERS for word in chunk.dictionary.to_pylist()):
+                raise ValueError(f"an objective of more than {MOST_LETTERS} letters")
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise files.unreadable(EPOCH_LOG, next(iter(str(error).splitlines()), "")) from None
 
 
-def _recipe(content: bytes, manifest: dict[str, Any]) -> Recipe:
+def _recipe(files: StoredFiles, name: str = RECIPE) -> Recipe:
     """A version's recipe; those of earlier formats saw images as they lie in their files."""
-    recipe = Recipe.model_validate_json(content)
-    if manifest["format_version"] < UPRIGHT_SINCE:
+    recipe = files.record(Recipe, name)
+    if files.manifest.format_version < UPRIGHT_SINCE:
         return recipe.model_copy(update={"decoding": None})
     return recipe
 
@@ -390,31 +479,14 @@ def _place_files(places: PlaceMaps) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
-def _unreadable(place: Location, error: Exception) -> ArtifactError:
-    """Makes the error for a version whose files are complete but can't be understood."""
-    return ArtifactError(
-        f"{place}: not a model this ssray can read. Upgrade ssray or train again. ({error})"
-    )
-
-
-def is_complete(place: Location) -> bool:
-    """Tells whether a version's folder holds all of its files."""
-    return (place / MANIFEST).exists()
-
-
 def load_facts(store: Location, category: str, version: str) -> TrainingFacts:
     """Reads how a version was trained, but not its weights.
 
     Raises:
         ArtifactError: as ``load`` does.
     """
-    place = store / category / version
-    try:
-        return TrainingFacts.model_validate_json(
-            _verified(place, "training.json", _manifest(place))
-        )
-    except ValidationError as error:
-        raise _unreadable(place, error) from None
+    files = StoredFiles(version_place(store, category, version))
+    return files.record(TrainingFacts, TRAINING)
 
 
 def load_framing(store: Location, category: str, version: str) -> Framing:
@@ -423,13 +495,9 @@ def load_framing(store: Location, category: str, version: str) -> Framing:
     Raises:
         ArtifactError: as ``load`` does.
     """
-    place = store / category / version
-    manifest = _manifest(place)
-    try:
-        recipe = _recipe(_verified(place, "recipe.json", manifest), manifest)
-    except ValidationError as error:
-        raise _unreadable(place, error) from None
-    return Framing.of(recipe, load_facts(store, category, version).input_shape)
+    files = StoredFiles(version_place(store, category, version))
+    recipe, facts = _recipe(files), files.record(TrainingFacts, TRAINING)
+    return Framing.of(recipe, facts.input_shape)
 
 
 def write_epoch_log(
@@ -446,7 +514,7 @@ def write_epoch_log(
         version: the version that will come of it.
         history: one mapping for each row so far.
     """
-    (store / category / version / EPOCH_LOG).write(_epoch_log(history))
+    (version_place(store, category, version) / EPOCH_LOG).write(_epoch_log(history))
 
 
 def _epoch_log(history: Sequence[Mapping[str, Any]]) -> bytes:
@@ -460,47 +528,5 @@ def _weights_file(number: int) -> str:
     return "weights.safetensors" if number == 0 else f"weights-{number}.safetensors"
 
 
-def _manifest(place: Location) -> dict[str, Any]:
-    """Reads the manifest of a version that is complete and of a format that can be read."""
-    if not is_complete(place):
-        raise ArtifactError(
-            f"{place}: no complete model here ({MANIFEST} is missing). Choose another version, or "
-            "train again."
-        )
-    manifest = _read_json(place / MANIFEST)
-    if manifest.get("format_version") not in READABLE:
-        raise ArtifactError(
-            f"{place}: format version {manifest.get('format_version')}, this ssray reads "
-            f"{', '.join(map(str, READABLE))}. Upgrade ssray or train again."
-        )
-    return manifest
-
-
-def _verified(place: Location, name: str, manifest: dict[str, Any]) -> bytes:
-    """Reads a file of a version and compares it with its checksum."""
-    try:
-        content = (place / name).read()
-    except OSError:
-        raise ArtifactError(
-            f"{place / name}: listed in {MANIFEST} but missing. Restore it or train again."
-        ) from None
-    if hashlib.sha256(content).hexdigest() != manifest["sha256"].get(name):
-        raise ArtifactError(
-            f"{place / name}: checksum differs from {MANIFEST}; the file was changed or cut "
-            "short. Restore it or train again."
-        )
-    return content
-
-
 def _json(model: BaseModel) -> bytes:
     return model.model_dump_json(indent=2).encode()
-
-
-def _read_json(place: Location) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(place.read())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ArtifactError(
-            f"{place}: cannot be read as JSON. Restore it or train again. ({error})"
-        ) from None
-    return content

@@ -15,7 +15,9 @@ from pyarrow import fs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ssray.errors import ArtifactError, ConflictError
-from ssray.models.artifact import TrainingFacts, is_complete, load, load_facts
+from ssray.models.artifact import TrainingFacts, load, load_facts
+from ssray.models.limits import plain_name
+from ssray.models.stored import is_complete, version_place
 from ssray.storage.location import Location
 
 PUBLISHED = "published.json"
@@ -104,7 +106,7 @@ def publish(store: Location, category: str, version: str, instead_of: str | None
         ArtifactError: if the version is incomplete.
         ConflictError: if another version has been published since the decision.
     """
-    place = store / category / version
+    place = version_place(store, category, version)
     if not is_complete(place):
         raise ArtifactError(f"{place}: no complete model here, so it can't be published.")
     before = (store / category / PUBLISHED).read_tagged()
@@ -143,7 +145,7 @@ def rollback(store: Location, category: str) -> str:
         ArtifactError: if there was no earlier version, or it can no longer be read.
         ConflictError: if another version was published meanwhile.
     """
-    before = (store / category / PUBLISHED).read_tagged()
+    before = (store / plain_name(category, "category") / PUBLISHED).read_tagged()
     pointer = _parsed(store, category, before.content) if before else None
     if before is None or pointer is None or not pointer.earlier:
         raise ArtifactError(
@@ -190,13 +192,16 @@ def _folders(place: Location) -> list[str]:
 
 def _pointer(store: Location, category: str) -> Pointer | None:
     """Reads a category's ``published.json``; returns None if there is none."""
-    tagged = (store / category / PUBLISHED).read_tagged()
+    tagged = (store / plain_name(category, "category") / PUBLISHED).read_tagged()
     return _parsed(store, category, tagged.content) if tagged else None
 
 
 def _parsed(store: Location, category: str, content: bytes) -> Pointer:
     try:
-        return Pointer.model_validate_json(content)
+        pointer = Pointer.model_validate_json(content)
+        for version in (pointer.version, *pointer.earlier):
+            plain_name(version, f"version, in {store / category / PUBLISHED}")
+        return pointer
     except ValidationError as error:
         raise ArtifactError(
             f"{store / category / PUBLISHED}: names no version. Publish one with: ssray models "

@@ -33,12 +33,14 @@ from ssray.calibration.criterion import Criterion
 from ssray.config import Compute, Features, Recipe
 from ssray.data.pretrained_weights import read_weights
 from ssray.data.window import Decode
+from ssray.errors import ConfigError
 from ssray.method.feature_difference import FeatureDifference
 from ssray.method.inference import Reconstructor
 from ssray.method.neighbours import MOST_IMAGES, MemoryBank
 from ssray.method.pretrained import FeatureNetwork
 from ssray.models.artifact import ModelArtifact, TrainingFacts
 from ssray.models.device import PRECISION_NAMES, describe_hardware, peak_memory_gib, use_cores
+from ssray.models.limits import input_problem
 from ssray.training.checkpoint import CheckpointFile
 from ssray.training.distributed import ProcessGroup
 from ssray.training.execution import Finished, Snapshot, fit_next
@@ -114,7 +116,7 @@ def build_model(
 
     Raises:
         ArtifactError: if the checkpoint can't be used.
-        ConfigError: if ``compute.memory_gib`` is too little.
+        ConfigError: if ``compute.memory_gib`` is too little, or the network's input too large.
         DataError: if no image can be decoded.
         TrainingError: if fewer than 4 images can be decoded or too few for the folds, if the loss
             is no longer finite, or if the GPU's memory is too small.
@@ -122,6 +124,8 @@ def build_model(
     recipe = request.recipe
     features = _feature_network(recipe)
     feed = _feed(request, threads, decode, callbacks)
+    if problem := input_problem(feed.shape):
+        raise ConfigError(f"{problem}. Use a smaller --set image_size, or less oblong images.")
     use_cores(threads)
     stored = checkpoints.read() if checkpoints else None
     plan = plan_fits(recipe, request.compute, feed, device, stored)

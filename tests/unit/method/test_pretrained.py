@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ssray.data.pretrained_weights import read_weights
 from ssray.errors import ConfigError
+from ssray.method.feature_difference import FeatureDifference
+from ssray.method.neighbours import MemoryBank
 from ssray.method.pretrained import STRIDES, FeatureNetwork
 from tests.pretrained import State, tiny_lite, tiny_resnet
 
@@ -115,6 +117,42 @@ def test_it_is_the_same_again_from_what_an_artifact_keeps() -> None:
 def test_other_networks_are_refused(state: State) -> None:
     with pytest.raises(ConfigError, match="EfficientNet-Lite or a ResNet"):
         FeatureNetwork.of(state, "a file")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "reason"),
+    [
+        ("layer1.0.conv1.weight", (1, 4, 3, 3), "layer layer1.0.conv1"),  # would be broadcast
+        ("layer1.0.conv1.weight", (4, 4), "layer layer1.0.conv1"),
+        ("layer1.0.conv1.weight", (4, 4, 301, 301), "11 pixels a side"),
+        ("layer1.0.bn1.weight", (10**6,), "layer layer1.0.conv1"),
+        ("conv1.weight", (0, 3, 7, 7), "layer conv1"),
+    ],
+)
+def test_weights_that_a_small_file_could_ask_much_memory_by_are_refused(
+    name: str, shape: tuple[int, ...], reason: str
+) -> None:
+    state = tiny_resnet(bottleneck=False) | {name: torch.zeros(shape)}
+    with pytest.raises(ConfigError, match=reason):
+        FeatureNetwork.of(state, "here")
+
+
+def test_layers_that_do_not_fit_one_another_are_refused() -> None:
+    state = tiny_resnet(bottleneck=False)
+    weight = state["layer2.0.conv2.weight"]
+    state["layer2.0.conv2.weight"] = torch.zeros(len(weight), weight.shape[1] + 1, 3, 3)
+    with pytest.raises(ConfigError, match="do not fit one another"):
+        FeatureNetwork.of(state, "here")
+
+
+def test_a_bank_of_other_features_is_refused() -> None:
+    network = FeatureNetwork.of(tiny_resnet(bottleneck=False), "here")
+    for bank in ({}, {"bank": torch.zeros(2, 1)}, {"bank": torch.zeros(40_001, network.channels)}):
+        with pytest.raises(ConfigError, match="expected a memory bank of at most 40,000"):
+            MemoryBank.restored({**network.weights, **bank}, 64, "here")
+    for residuals in ({}, {"residuals": torch.zeros(1)}):
+        with pytest.raises(ConfigError, match="features' usual differences"):
+            FeatureDifference.restored({**network.weights, **residuals}, 64, "here")
 
 
 def test_the_installed_network_is_the_one_that_is_known() -> None:
