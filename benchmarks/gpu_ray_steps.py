@@ -5,7 +5,6 @@ In a dry run Ray is told of a GPU that is not there, and workers that reserve it
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import socket
@@ -28,11 +27,12 @@ from ssray.cluster.environment import quiet_local_ray
 
 quiet_local_ray()
 
-import ray  # noqa: E402  Ray reads its settings when imported
-
-from ssray.cluster.categories import evaluate_categories, train_categories  # noqa: E402
+from ssray.cluster.categories import (  # noqa: E402  Ray reads its settings when imported
+    evaluate_categories,
+    train_categories,
+)
 from ssray.cluster.nightly import score_night  # noqa: E402
-from ssray.cluster.session import LOCAL_OBJECT_STORE_BYTES, ray_session  # noqa: E402
+from ssray.cluster.session import ray_session  # noqa: E402
 from ssray.cluster.train import train_category  # noqa: E402
 from ssray.config import Compute, Recipe, override  # noqa: E402
 from ssray.data.dataset import training_uris  # noqa: E402
@@ -56,22 +56,11 @@ EARLIER_NIGHT = 280.0
 @contextmanager
 def session(setup: Setup) -> Iterator[Location]:
     """Ray as the commands start it, and a folder; where there is no GPU, Ray pretends."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        if setup.small:
-            ray.init(
-                address="local",
-                num_cpus=4,
-                num_gpus=1,
-                include_dashboard=False,
-                object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-                log_to_driver=False,
-            )
-            stack.callback(ray.shutdown)
-        else:
-            stack.enter_context(ray_session())
-        row("seconds until Ray is there", time.perf_counter() - began, "s")
-        yield Location.parse(folder)
+        with ray_session(4, 1) if setup.small else ray_session():
+            row("seconds until Ray is there", time.perf_counter() - began, "s")
+            yield Location.parse(folder)
 
 
 def on_card(setup: Setup, **values: object) -> Compute:

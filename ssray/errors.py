@@ -61,5 +61,11 @@ class PoorModelError(TrainingError):
     exit_code = 1
 
 
+class ClusterError(SsrayError):
+    """Ray did not start, or was lost."""
+
+    exit_code = 1
+
+
 class ScoringError(SsrayError):
     """A scoring run could not be finished."""

@@ -11,12 +11,12 @@ import os
 
 _DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+_PLACES_OF_S3 = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 _QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
@@ -36,17 +36,20 @@ def quiet_local_ray() -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """The AWS variables of this process that a job's workers would not have of themselves.
+    """The AWS variables of this process that a cluster's workers are given.
 
-    Those that ``ray job submit`` was given reach the workers anyway, and Ray refuses to be told
-    twice.
+    These are the ones that say where S3 is. Ray shows them in its dashboard and logs, and workers
+    have a role or a profile of their own, so credentials are passed on only where the user asks for
+    it (``SSRAY_PASS_CREDENTIALS=1``). Those that ``ray job submit`` was given reach the workers
+    anyway, and Ray refuses to be told twice.
     """
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     given = (job.get("runtime_env") or {}).get("env_vars") or {}
+    everything = bool(os.environ.get("SSRAY_PASS_CREDENTIALS"))
     return {
         name: value
         for name, value in os.environ.items()
-        if name.startswith("AWS_") and name not in given
+        if name.startswith("AWS_") and name not in given and (everything or name in _PLACES_OF_S3)
     }
 
 

@@ -30,6 +30,7 @@ CORES_PER_WORKER = 2
 PROCESS_BYTES = 1.5 * 1024**3
 """Memory of a worker's process that trains a compact recipe, beside its decoded images."""
 _GIB = 1024**3
+_LOOPBACK = ("127.0.0.1", "::1")
 WORK_PER_THREAD = 128 * 128 * 16
 """Pixels of a step times the network's width, for which a further thread is worth its waiting."""
 
@@ -239,6 +240,11 @@ def side_by_side(compute: Compute, trainings: int, at_once: int | None = None) -
         return SideBySide(at_once, None)
     smallest = min(int(node.get("CPU", 0)) or cpus for node in node_resources())
     return SideBySide(at_once, max(1, min(cpus // at_once, smallest * workers)))
+
+
+def on_one_machine() -> bool:
+    """Whether all nodes are reached over the loopback interface, as those of a private Ray are."""
+    return all(node["NodeManagerAddress"] in _LOOPBACK for node in ray.nodes() if node["Alive"])
 
 
 def may_grow() -> bool:

@@ -23,6 +23,7 @@ from ssray.cluster.ensembles import ensemble_of
 from ssray.cluster.progress import Progress, Silent
 from ssray.cluster.resources import side_by_side
 from ssray.cluster.session import one_line, ray_session
+from ssray.cluster.state_folder import make_private
 from ssray.cluster.train import TRAININGS
 from ssray.cluster.tune import Search, search_category
 from ssray.config import STRIDE, Basis, Compute
@@ -32,9 +33,10 @@ from ssray.data.loading import common_bits, load_images
 from ssray.data.masks import parts_of, with_mask_levels
 from ssray.data.pose import Framing
 from ssray.errors import ConfigError, DataError, PoorModelError, SsrayError, TrainingError
-from ssray.models.artifact import SweepFacts, is_complete, load, save
+from ssray.models.artifact import SweepFacts, load, save
 from ssray.models.quality import refusal
 from ssray.models.store import in_use, publish
+from ssray.models.stored import is_complete
 from ssray.recipes.request import RecipeRequest, with_bits
 from ssray.report.search import render_sweep
 from ssray.search.space import (
@@ -179,6 +181,7 @@ class _Sweep:
         self.progress.state(category, "reading images")
         before = in_use(self.store, category)
         search = self._begun(category)
+        make_private(search.folder)
         lease = Lease(search.folder / f"{search.key}.lease", f"{category}: the same search")
         try:
             with lease, _Reported(self.progress, search):

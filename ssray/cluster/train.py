@@ -12,7 +12,7 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from ray.util.queue import Queue
 
@@ -20,6 +20,7 @@ from ssray.calibration.calibrate import MAX_REFERENCES, MAX_TRAINING
 from ssray.calibration.criterion import Criterion
 from ssray.cluster.decode import RESERVED_CPUS, decode_on_cluster
 from ssray.cluster.progress import forwarded
+from ssray.cluster.rendezvous import torch_config
 from ssray.cluster.resources import WorkerResources, check_capacity, training_workers
 from ssray.cluster.session import one_line
 from ssray.config import Compute, Recipe
@@ -27,7 +28,6 @@ from ssray.data.pose import Framing
 from ssray.errors import ArtifactError, DataError, ImageError, SsrayError, TrainingError
 from ssray.models.artifact import (
     ModelArtifact,
-    is_complete,
     load,
     new_version,
     save,
@@ -36,6 +36,7 @@ from ssray.models.artifact import (
 from ssray.models.device import resolve_device
 from ssray.models.quality import refusal
 from ssray.models.store import in_use, publish, versions
+from ssray.models.stored import is_complete
 from ssray.report.reconstructions import alignment_sheet, reconstruction_sheet
 from ssray.storage.lease import SILENCE_SECONDS, Lease
 from ssray.storage.location import Location
@@ -279,7 +280,7 @@ def _trainer(job: _Job, attempt: int) -> TorchTrainer:
     return TorchTrainer(
         _train_on_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend=BACKENDS[each.device]),
+        torch_config=torch_config(BACKENDS[each.device]),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(least, job.workers) if least else job.workers,
             use_gpu=each.gpus > 0,  # to Ray: whether it reserves some

@@ -33,6 +33,7 @@ from ray.util.queue import Queue
 
 from ssray.calibration.criterion import Criterion
 from ssray.cluster.session import one_line
+from ssray.cluster.state_folder import check_private
 from ssray.cluster.train import Rung, Trial, train_category
 from ssray.config import Compute, Recipe
 from ssray.models.artifact import load
@@ -122,11 +123,16 @@ class Search:
 
 
 def run_search(search: Search) -> list[TrialResult]:
-    """Runs or goes on with a search; returns its trials in no particular order."""
+    """Runs or goes on with a search; returns its trials in no particular order.
+
+    Raises:
+        ConfigError: if it would go on with what someone else could have written.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trainable = trainable_of(search)
     place = search.folder / search.key
     if _is_restorable(place):
+        check_private(search.folder)
         tuner = tune.Tuner.restore(
             place.path,
             trainable=trainable,

@@ -26,6 +26,7 @@ from ssray.cluster.categories import evaluate_categories, train_categories  # no
 from ssray.cluster.evaluate import score  # noqa: E402
 from ssray.cluster.nightly import score_night  # noqa: E402
 from ssray.cluster.search import SweepRequest, sweep_categories  # noqa: E402
+from ssray.cluster.session import ray_session  # noqa: E402
 from ssray.cluster.train import train_category  # noqa: E402
 from ssray.config import Compute, override  # noqa: E402
 from ssray.data.dataset import index_images, training_uris  # noqa: E402
@@ -128,12 +129,9 @@ def main(data: str, out: str) -> None:
         return {"images": summary.images, "errors": summary.errors}
 
     jobs = (trained, streamed_by_two_workers, swept, evaluated, scored, night)
-    ray.init(
-        address="local", num_cpus=CPUS, num_gpus=GPUS, include_dashboard=False, log_to_driver=False
-    )
-    for job in jobs:
-        print(json.dumps({"job": job.__name__} | outcome(job)), flush=True)
-    ray.shutdown()
+    with ray_session(CPUS, GPUS):
+        for job in jobs:
+            print(json.dumps({"job": job.__name__} | outcome(job)), flush=True)
 
 
 def outcome(job: Callable[[], dict[str, Any]]) -> dict[str, Any]:

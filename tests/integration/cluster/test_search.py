@@ -25,7 +25,7 @@ from ssray.data.demo.dataset import write_demo_data
 from ssray.errors import ConfigError
 from ssray.models import artifact
 from ssray.models import store as model_store
-from ssray.models.artifact import is_complete
+from ssray.models.stored import is_complete
 from ssray.recipes.request import RecipeRequest
 from ssray.search.trials import TrialResult
 from ssray.storage.fingerprint import fingerprint
