@@ -9,6 +9,7 @@ from typing import get_args
 import click
 
 from ssray.cli.options import models_option, out_option
+from ssray.cli.printable import say
 from ssray.config import ExportFormat
 from ssray.errors import ArtifactError, SsrayError
 
@@ -74,7 +75,7 @@ def publish_model(store: str, category: str, version: str) -> None:
     before = in_use(place, category)
     load(place, category, version)
     publish(place, category, version, before)
-    click.echo(f"{category}: {version} is in use, before {before or 'none'}")
+    say(f"{category}: {version} is in use, before {before or 'none'}")
 
 
 @models.command("rollback")
@@ -85,7 +86,7 @@ def roll_back(store: str, category: str) -> None:
     from ssray.models.store import rollback
     from ssray.storage.location import Location
 
-    click.echo(f"{category}: {rollback(Location.parse(store), category)} is in use again")
+    say(f"{category}: {rollback(Location.parse(store), category)} is in use again")
 
 
 @models.command("export")
@@ -115,7 +116,7 @@ def export_model(
     checked = "not compared, its runtime is not installed"
     if not math.isnan(off):
         checked = f"maps and scores equal ssray's to {max(off, 1e-9):.1g} of their thresholds"
-    click.echo(f"{category}: {version} as {kind} in {target}; {checked}")
+    say(f"{category}: {version} as {kind} in {target}; {checked}")
 
 
 @models.command("verify")
@@ -138,9 +139,9 @@ def verify(store: str, only: tuple[str, ...]) -> None:
         try:
             version = published_version(place, category)
             load(place, category, version).build_all(torch.device("cpu"))
-            click.echo(f"{category}  {version}  intact")
+            say(f"{category}  {version}  intact")
         except ArtifactError as error:
             damaged.append(category)
-            click.echo(f"{category}  {error}")
+            say(f"{category}  {error}")
     if damaged:
         raise ArtifactError(f"{len(damaged)} of {len(chosen)} models can't be used.")

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import click
 
 from ssray.cli.options import compute_from, compute_options, models_option, out_option
+from ssray.cli.printable import say
 from ssray.config import Heatmaps
 from ssray.nightly import BATCH, CATEGORY_PATTERN
 
@@ -164,4 +165,4 @@ def heatmap(scores: str, image: str, out: str) -> None:
     from ssray.nightly.heatmap import draw_heatmap
     from ssray.storage.location import Location
 
-    click.echo(draw_heatmap(Location.parse(scores), image, Location.parse(out)))
+    say(str(draw_heatmap(Location.parse(scores), image, Location.parse(out))))

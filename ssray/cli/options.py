@@ -16,6 +16,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from ssray.cli.printable import say
 from ssray.cluster.environment import quiet_local_ray
 from ssray.config import Compute, parse
 from ssray.data.labels import GOOD
@@ -207,7 +208,7 @@ def run(command: click.Command) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (SsrayError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}", err=True)
         sys.exit(error.exit_code if isinstance(error, SsrayError) else 2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)

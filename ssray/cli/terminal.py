@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
+from ssray.cli.printable import printable
 from ssray.cluster.progress import Lines, clock
 from ssray.models.store import StoredVersion
 from ssray.nightly.night_log import Completed
@@ -38,7 +41,16 @@ _SHOWN = {
     "AU-PRO 0.3": "aupro_30",
 }
 
-console = Console(highlight=False, markup=False, soft_wrap=True)
+
+class PrintableConsole(Console):
+    """Draws text as ``printable`` gives it, in lines and in the cells of tables."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Turns a string into what is drawn."""
+        return super().render_str(printable(text), **options)
+
+
+console = PrintableConsole(highlight=False, markup=False, soft_wrap=True)
 
 
 @dataclass
@@ -191,7 +203,7 @@ def scoring_progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, i
         task = progress.add_task("listing images", total=None)
 
         def state(words: str) -> None:
-            progress.update(task, description=words)
+            progress.update(task, description=escape(printable(words)))
             if not console.is_terminal:
                 console.print(words)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,12 +129,12 @@ class Figures:
         categories, types = self.categories.to_pylist(), self.types.to_pylist()
         lines = [_HEAD.strip(), "", *_category_lines(categories), *_reasons(categories)]
         for name, what in _LOST.items():
-            lost = [f"{row['category']} {row[name]}" for row in categories if row[name]]
+            lost = [f"{_name(row['category'])} {row[name]}" for row in categories if row[name]]
             if lost:
                 lines += ["", f"{what}, named in `scores.parquet`: {', '.join(lost)}."]
         for row in categories:
             if row["mask_level"] is not None:
-                lines += ["", f"{row['category']}: {in_words(row['mask_level'])}"]
+                lines += ["", f"{_name(row['category'])}: {in_words(row['mask_level'])}"]
         lines += _expert_lines(categories)
         if types:
             lines += ["", "## By defect type", "", "Each against all good images of its category."]
@@ -142,7 +143,8 @@ class Figures:
             for row in types:
                 figures = [cell(row[name]) for name in _TYPE_COLUMNS.values()]
                 images = str(row["n_defect"])
-                lines.append(_line([row["category"], row["defect_type"], images, *figures]))
+                names = [_name(row["category"]), _name(row["defect_type"])]
+                lines.append(_line([*names, images, *figures]))
             lines += _reasons(types)
         return "\n".join(lines) + "\n"
 
@@ -226,7 +228,7 @@ def _expert_lines(rows: Sequence[Row]) -> list[str]:
     lines += ["", _line(["category", *EXPERTS, "joined"]), "|---|" + "---:|" * (1 + len(EXPERTS))]
     for row in both:
         own = [cell(value) for value in expert_figures(row).values()]
-        lines.append(_line([row["category"], *own, cell(row["image_auroc"])]))
+        lines.append(_line([_name(row["category"]), *own, cell(row["image_auroc"])]))
     return lines
 
 
@@ -242,7 +244,7 @@ def _category_lines(rows: Sequence[Row]) -> list[str]:
         lines.append(
             _line(
                 [
-                    row["category"],
+                    _name(row["category"]),
                     cell(row["image_auroc"]) + interval,
                     cell(image / 100),
                     cell(row["pixel_auroc"]),
@@ -284,7 +286,7 @@ def _mean(values: Sequence[float]) -> str:
 
 def _reasons(rows: Sequence[Row]) -> list[str]:
     lines = [
-        f"- {' '.join(filter(None, (row['category'], row.get('defect_type'))))}: "
+        f"- {' '.join(map(_name, filter(None, (row['category'], row.get('defect_type')))))}: "
         f"{', '.join(names)}: {why}"
         for row in rows
         for why, names in reasons(row).items()
@@ -293,4 +295,11 @@ def _reasons(rows: Sequence[Row]) -> list[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    return f"| {' | '.join(cells)} |"
+
+
+def _name(text: str) -> str:
+    """A name that comes from data, with all that Markdown or HTML could take for its own as
+    entities.
+    """
+    return re.sub(r"[^\w ./:-]", lambda found: f"&#{ord(found[0])};", text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,16 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from ssray.cli import terminal
-from ssray.cli.terminal import TrainingBoard
+from ssray.cli.terminal import PrintableConsole, TrainingBoard
 from ssray.cluster.categories import each_category
 from ssray.cluster.environment import worker_environment
 from ssray.errors import DataError
+from ssray.models.store import StoredVersion
 from ssray.report.reconstructions import IMAGES, reconstruction_sheet
 from ssray.scoring.heatmap import CONTOUR
 from ssray.training.progress import ProgressRow
 from ssray.training.tensorboard import event_log
+from tests.helpers import Ended
 
 
 class Repair(nn.Conv2d):
@@ -147,18 +150,57 @@ def test_why_a_category_failed_is_printed_once(
     assert wrote.getvalue().count(reason) == 1
 
 
-def test_workers_get_the_aws_variables_that_the_job_was_not_given(
+HOSTILE = "a\x1b[2J\x9b31m\rb\u202egnp\u2028\nc\udcff"
+WRITTEN_OUT = r"a\x1b[2J\x9b31m\rb\u202egnp\u2028\nc\udcff"
+
+
+def test_names_show_on_the_terminal_and_do_nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = PrintableConsole(file=io.StringIO(), width=400, markup=False, highlight=False)
+    monkeypatch.setattr(terminal, "console", screen)
+    with TrainingBoard() as board:
+        board.begin([HOSTILE, "second"])
+        board.state(HOSTILE, HOSTILE)
+        board.note(HOSTILE, HOSTILE)
+        screen.print(board._table())
+    screen.print(terminal.versions_table([(HOSTILE, StoredVersion(HOSTILE, False, None, HOSTILE))]))
+    wrote = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert wrote.count(WRITTEN_OUT) == 9
+    assert all(line.isprintable() for line in wrote.split("\n"))
+
+
+def test_progress_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrote = io.StringIO()
+    screen = Console(file=wrote, force_terminal=True, width=200, color_system=None)
+    monkeypatch.setattr(terminal, "console", screen)
+    with terminal.scoring_progress() as (state, _):
+        state(HOSTILE + "[red]")
+    assert f"{WRITTEN_OUT}[red]" in wrote.getvalue()
+    assert "\x9b31m" not in wrote.getvalue()
+
+
+def test_an_error_is_one_line_whatever_it_quotes(
+    program: Callable[..., Ended], tmp_path: Path
+) -> None:
+    ended = program("models", "list", "--models", tmp_path, "--category", "x\x1b[2J\ny")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.count("\n") == 1
+    assert r"x\x1b[2J\ny" in ended.err
+
+
+def test_workers_get_credentials_only_where_the_user_asks_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("AWS_PROFILE", "factory")
-    monkeypatch.setenv("HOME_OF_NOBODY", "x")
-    assert worker_environment() == {
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
-        "AWS_PROFILE": "factory",
-    }
+    monkeypatch.delenv("SSRAY_PASS_CREDENTIALS", raising=False)
+    place = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_REGION": "eu-central-1"}
+    secret = {"AWS_PROFILE": "factory", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
+    for name, value in (place | secret | {"HOME_OF_NOBODY": "x"}).items():
+        monkeypatch.setenv(name, value)
+    assert worker_environment() == place
+    monkeypatch.setenv("SSRAY_PASS_CREDENTIALS", "1")
+    assert worker_environment() == place | secret
     given = {"runtime_env": {"env_vars": {"AWS_PROFILE": "factory"}}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(given))
-    assert worker_environment() == {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    del secret["AWS_PROFILE"]
+    assert worker_environment() == place | secret

@@ -21,7 +21,7 @@ from ssray.scoring.heatmap import encode_levels
 
 NAN = math.nan
 UNDEFINED = {"image_auroc": NAN, "pixel_auroc": NAN}
-HOSTILE = '<script>alert("x")</script> & "quoted" \'name\''
+HOSTILE = '<script>alert("x")</script> & "quoted" \'name\' <img src=x onerror=alert(1)>.png'
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -351,6 +351,7 @@ def test_hostile_text_is_escaped() -> None:
     assert document.open == []
     assert document.words.count(HOSTILE) > 12
     assert all("onerror" not in attributes for _, attributes in document.elements)
+    assert all((image["src"] or "").startswith("data:") for image in document.all("img"))
     assert any(HOSTILE in (image["alt"] or "") for image in document.all("img"))
 
 

@@ -137,6 +137,24 @@ def test_masks_that_cannot_be_used_are_counted_and_their_images_are_not_lost(
     assert (bent["n_mask_error"], thread["n_mask_error"]) == (1, 0)
 
 
+def test_a_name_begins_no_cell_line_or_element_of_the_markdown(figures: Figures) -> None:
+    hostile = "a|b\n# c <img src=x onerror=alert(1)> `d`"
+    rows = [row | {"category": hostile} for row in figures.categories.to_pylist()[:1]]
+    types = [row | {"defect_type": hostile} for row in figures.types.to_pylist()[:1]]
+    text = Figures(
+        pa.Table.from_pylist(rows, schema=METRICS),
+        pa.Table.from_pylist(types, schema=METRICS_BY_TYPE),
+    ).markdown()
+    plain = figures.markdown()
+    for line in text.splitlines():
+        assert "a|b" not in line
+        assert not line.startswith("# c")
+        assert "<img" not in line
+    columns = {line.count("|") for line in plain.splitlines() if line.startswith("|")}
+    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} <= columns
+    assert "a&#124;b&#10;&#35; c &#60;img" in text
+
+
 def test_averages_stand_beside_the_papers_over_the_same_categories(figures: Figures) -> None:
     grid, transistor = figures.categories.to_pylist()[::2]
     low = cell(grid["image_auroc_low"])
