@@ -62,8 +62,8 @@ def test_versions_are_listed_shown_published_and_taken_back(
         ("training.json", None, "listed in manifest.json but missing"),
         (
             "manifest.json",
-            lambda old: old.replace(b'"format_version": 10', b'"format_version": 11'),
-            "format version 11, this ssray reads 2, 3, 4, 5, 6, 7, 8, 9, 10",
+            lambda old: old.replace(b'"format_version": 11', b'"format_version": 12'),
+            "format version 12, this ssray reads 2, 3, 4, 5, 6, 7, 8, 9, 10, 11",
         ),
         ("manifest.json", lambda old: old[:-10], "cannot be read as JSON"),
     ],

@@ -171,7 +171,7 @@ def test_what_is_no_regular_file_is_not_opened(store: Location, file: str) -> No
 
 
 @pytest.mark.parametrize(
-    "content", [b"[" * 200_000, b"{}", b"null", b"\xff\xfe", b'{"format_version": 10}', b"[1]"]
+    "content", [b"[" * 200_000, b"{}", b"null", b"\xff\xfe", b'{"format_version": 11}', b"[1]"]
 )
 def test_a_manifest_that_is_none_is_refused(store: Location, content: bytes) -> None:
     (folder(store) / "manifest.json").write_bytes(content)

@@ -322,7 +322,7 @@ def test_what_fails_on_the_way_is_tried_again(
         b"complete",
     ]
 
-    def read(self: Location, attempts: int) -> bytes:
+    def read(self: Location, attempts: int, most: int) -> bytes:
         assert attempts == 1
         answer = answers.pop(0)
         if isinstance(answer, OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from ssray.config import Recipe, override
 from ssray.errors import ArtifactError
 from ssray.storage.location import Location
+from ssray.training import early_stopping
 from ssray.training.checkpoint import Checkpoint, CheckpointFile
 from ssray.training.fit import Checkpointing, Fitted, fit
 from ssray.training.images import Feed
@@ -23,7 +25,10 @@ class KilledError(Exception):
 
 
 @pytest.fixture(params=["reconstruct", "amplify"])
-def recipe(request: pytest.FixtureRequest, tiny: Recipe) -> Recipe:
+def recipe(request: pytest.FixtureRequest, tiny: Recipe, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """With early stopping that finds each network better than the one before."""
+    better = itertools.count()
+    monkeypatch.setattr(early_stopping, "separation", lambda *_: float(next(better)))
     mix = '{"elastic": 1, "pattern": 1}'
     return override(
         tiny,

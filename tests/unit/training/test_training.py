@@ -683,9 +683,9 @@ def test_a_changed_or_incomplete_model_is_refused(model: ModelArtifact, tmp_path
         artifact.load(store, "stripes", "v1")
     manifest = (place / "manifest.json").read_text()
     (place / "manifest.json").write_text(
-        manifest.replace('"format_version": 10', '"format_version": 11')
+        manifest.replace('"format_version": 11', '"format_version": 12')
     )
-    with pytest.raises(ArtifactError, match="format version 11"):
+    with pytest.raises(ArtifactError, match="format version 12"):
         artifact.load(store, "stripes", "v1")
     (place / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match="no complete model"):
