@@ -7,17 +7,14 @@ time.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyvips
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ssray.config import STRIDE, Decoding
 from ssray.data.depth import (
@@ -29,27 +26,15 @@ from ssray.data.depth import (
     to_8_bits,
     unsigned,
 )
+from ssray.data.headers import opened, reason_codes
 from ssray.data.orientation import Shape, orientation, turned_shape, upright, upright_shape
 from ssray.errors import DataError, ImageError
 from ssray.storage.archives import read_file
-
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""The formats that are read, whatever a file's name says."""
-MAX_PIXELS = 100_000_000
-"""The largest image that is decoded at once, in pixels; ``ssray.data.large`` has larger ones."""
-MAX_SIDE = 100_000
-"""The longest side of an image in pixels; longer ones are refused before they are decoded."""
-MAX_SCANNED_PIXELS = 3_000_000_000
-"""The most pixels of a JPEG times its scans: each scan of a progressive one goes over all."""
-
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-"""Pillow refuses images with more than 1 MB of text, as some cameras write; now 64 MB in all."""
 
 UInt8Image = npt.NDArray[np.uint8]
 
 AS_PHOTOGRAPHED = Decoding()
 """Upright; the bits in use are those of each image by itself."""
-_START_OF_SCAN = b"\xff\xda"
 
 
 @dataclass(frozen=True)
@@ -103,8 +88,8 @@ def decode_photograph(
         ImageError: with code ``empty``, ``unknown_format``, ``too_large``, ``truncated`` or
             ``unsupported_mode``.
     """
-    with _reason_codes():
-        image = _opened(content)
+    with reason_codes():
+        image = opened(content)
         notes = _left_out(image)
         deep = is_deep(image, content)
         turned = orientation(image, content, deep) if decoding or image.format == "TIFF" else 1
@@ -138,8 +123,8 @@ def image_shape(content: bytes) -> Shape:
     Raises:
         ImageError: as ``decode_photograph``.
     """
-    with _reason_codes():
-        image = _opened(content)
+    with reason_codes():
+        image = opened(content)
         return upright_shape(image, orientation(image, content, is_deep(image, content)))
 
 
@@ -149,43 +134,9 @@ def bits_in_use(content: bytes) -> int | None:
     Raises:
         ImageError: as ``decode_photograph``.
     """
-    with _reason_codes():
-        image = _opened(content)
+    with reason_codes():
+        image = opened(content)
         return depth_of(int(deep_pixels(image, content).max())) if is_deep(image, content) else None
-
-
-def _opened(content: bytes) -> Image.Image:
-    """Reads an image's header and checks the size that it states."""
-    if not content:
-        raise ImageError("empty", "the file has no content")
-    with warnings.catch_warnings():
-        # MAX_PIXELS below is stricter than the limit that Pillow warns about.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-    check_size(image.width, image.height, MAX_PIXELS)
-    if image.format in ("JPEG", "MPO"):
-        scanned = content.count(_START_OF_SCAN) * image.width * image.height
-        if scanned > MAX_SCANNED_PIXELS:
-            raise ImageError(
-                "too_large",
-                f"{image.width} x {image.height} pixels in {content.count(_START_OF_SCAN):,} "
-                f"scans; at most {MAX_SCANNED_PIXELS:,} pixels times scans are accepted",
-            )
-    return image
-
-
-def check_size(width: int, height: int, most: int) -> None:
-    """Checks the size that an image's header states.
-
-    Raises:
-        ImageError: with code ``too_large``.
-    """
-    if max(width, height) > MAX_SIDE:
-        raise ImageError(
-            "too_large", f"{width} x {height} pixels; sides up to {MAX_SIDE:,} are accepted"
-        )
-    if width * height > most:
-        raise ImageError("too_large", f"{width} x {height} pixels; at most {most:,} are accepted")
 
 
 def _left_out(image: Image.Image) -> tuple[str, ...]:
@@ -267,31 +218,14 @@ def to_rgb(image: Image.Image, decoding: Decoding | None = AS_PHOTOGRAPHED) -> U
     return _in_colour(grey_or_colour(image))
 
 
-@contextlib.contextmanager
-def _reason_codes() -> Iterator[None]:
-    """Turns every exception of Pillow inside the block into an ``ImageError``."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError("too_large", str(error)) from None
-    except UnidentifiedImageError:
-        raise ImageError("unknown_format", "not an image format that Pillow reads") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # what Pillow's format plugins raise on damaged data is open-ended
-        raise ImageError("truncated", f"the image data is damaged or cut short ({error})") from None
-
-
 def decode_as_stored(content: bytes) -> Image.Image:
     """Decodes an image upright, and otherwise as its file has it: palette indices, bits and alpha.
 
     Raises:
         ImageError: as ``decode_image`` does.
     """
-    with _reason_codes():
-        image = _opened(content)
+    with reason_codes():
+        image = opened(content)
         image.load()
         return ImageOps.exif_transpose(image)
 

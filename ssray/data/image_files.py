@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from PIL import Image
 
-from ssray.data.decode import FORMATS
+from ssray.data.headers import FORMATS
 
 MASKS = "ground_truth"
 """The folder of masks, which are no photographs."""

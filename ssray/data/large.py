@@ -16,13 +16,12 @@ from PIL import Image
 from ssray.config import Decoding
 from ssray.data.decode import (
     AS_PHOTOGRAPHED,
-    MAX_PIXELS,
     UInt8Image,
-    check_size,
     decode_photograph,
     network_shape,
 )
 from ssray.data.depth import STORED_BITS, to_8_bits
+from ssray.data.headers import MAX_PIXELS, check_size
 from ssray.data.orientation import Shape, turned_shape, upright
 from ssray.data.pose import NOTED_STRETCH, Framing, Placement
 from ssray.errors import ImageError
@@ -73,7 +72,7 @@ def decode_resized(
     Args:
         content: the bytes of the file.
         shape: the rows and columns to resize to. For an image of more than
-            ``ssray.data.decode.MAX_PIXELS`` they must not exceed its own.
+            ``ssray.data.headers.MAX_PIXELS`` they must not exceed its own.
         decoding: as for ``ssray.data.decode.decode_photograph``.
 
     Raises:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from ssray.config import Alignment, Decoding, Light
 from ssray.data.decode import (
     AS_PHOTOGRAPHED,
-    FORMATS,
     UInt8Image,
     bits_in_use,
     fetched,
@@ -21,6 +20,7 @@ from ssray.data.decode import (
     read_image,
     read_image_shape,
 )
+from ssray.data.headers import FORMATS
 from ssray.data.large import decode_framed
 from ssray.data.pose import Framing
 from ssray.errors import DataError, ImageError

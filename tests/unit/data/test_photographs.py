@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ssray.config import Alignment, Decoding
-from ssray.data import decode, large
+from ssray.data import headers, large
 from ssray.data.decode import decode_image, decode_photograph, image_shape, resize
 from ssray.data.large import decode_framed, decode_large
 from ssray.data.loading import common_bits, load_image, load_images
@@ -85,7 +85,7 @@ def test_deep_and_large_images_are_turned_as_others_are(
     expected = SEEN_UPRIGHT[orientation](GREY)
     deep = encoded(GREY.astype(np.uint16) << 4, kind, exif=turned(orientation))
     assert np.array_equal(decode_image(deep)[..., 0], expected)
-    monkeypatch.setattr(decode, "MAX_PIXELS", 100)
+    monkeypatch.setattr(headers, "MAX_PIXELS", 100)
     whole = large.decode_resized(encoded(GREY, kind, exif=turned(orientation)), expected.shape)
     assert whole.shape == expected.shape
     assert np.array_equal(whole.image[..., 0], expected)

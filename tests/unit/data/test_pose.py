@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from ssray.config import Alignment
-from ssray.data import decode, large
+from ssray.data import headers, large
 from ssray.data.large import decode_framed
 from ssray.data.pose import Framing, Placement, locate
 from ssray.errors import ImageError
@@ -183,7 +183,7 @@ def test_a_part_in_an_image_too_large_to_decode_at_once_is_found_too(
     buffer = io.BytesIO()
     Image.fromarray(photograph).save(buffer, "PNG")
     whole = decode_framed(buffer.getvalue(), FRAMING)
-    monkeypatch.setattr(decode, "MAX_PIXELS", 600 * 599)
+    monkeypatch.setattr(headers, "MAX_PIXELS", 600 * 599)
     monkeypatch.setattr(large, "LARGE_SIDE", 450)
     shrunk = decode_framed(buffer.getvalue(), FRAMING)
     assert shrunk.shape == whole.shape == (600, 600)
