@@ -33,6 +33,7 @@ from ssray.storage.archives import read_file
 
 UInt8Image = npt.NDArray[np.uint8]
 
+_FEW = (16, 16)
 AS_PHOTOGRAPHED = Decoding()
 """Upright; the bits in use are those of each image by itself."""
 
@@ -201,6 +202,12 @@ def _in_colour(image: Image.Image) -> UInt8Image:
 
 
 def _is_constant(image: Image.Image) -> bool:
+    """Whether all pixels are alike: a few are looked at first, which mostly settles it."""
+    few = image.resize(_FEW, Image.Resampling.NEAREST)
+    return all(_is_alike(each) for each in (few, image))
+
+
+def _is_alike(image: Image.Image) -> bool:
     extrema = image.getextrema()
     ranges = extrema if isinstance(extrema[0], tuple) else (extrema,)
     return all(low == high for low, high in ranges)
