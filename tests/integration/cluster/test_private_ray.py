@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -92,8 +92,9 @@ def test_a_training_of_two_workers_listens_on_loopback_alone(
     seen: dict[str, set[str]] = {}
 
     def on_row(row: object) -> None:
+        listeners = dict(sockets())
         for pid in with_descendants(os.getpid()):
-            name, found = listening(pid)
+            name, found = listening(pid, listeners)
             seen.setdefault(name, set()).update(found)
 
     train_category(uris, "weave", tiny, compute, Location.parse(tmp_path), on_row=on_row)
@@ -130,16 +131,20 @@ def with_descendants(pid: int) -> list[int]:
     return found
 
 
-def listening(pid: int) -> tuple[str, set[str]]:
-    """The name of a process, and the addresses at which its TCP sockets listen."""
+def listening(pid: int, listeners: Mapping[str, str]) -> tuple[str, set[str]]:
+    """The name of a process, and the addresses at which its TCP sockets listen, of all that do."""
     place = Path(f"/proc/{pid}")
     try:
         name = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         links = [os.readlink(entry) for entry in (place / "fd").iterdir() if entry.is_symlink()]
     except OSError:  # it has ended
         return "", set()
-    own = {link[8:-1] for link in links if link.startswith("socket:[")}
-    return name, {address for inode, address in sockets() if inode in own}
+    own = {
+        link.removeprefix("socket:[").removesuffix("]")
+        for link in links
+        if link.startswith("socket:[")
+    }
+    return name, {listeners[inode] for inode in own & listeners.keys()}
 
 
 def sockets() -> Iterator[tuple[str, str]]:
