@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 
 from ssray.config import STRIDE, Decoding
 from ssray.data.depth import (
+    DEEP_MODES,
     STORED_BITS,
     DeepImage,
     deep_pixels,
@@ -220,7 +221,7 @@ def to_rgb(image: Image.Image, decoding: Decoding | None = AS_PHOTOGRAPHED) -> U
     Raises:
         ImageError: with code ``unsupported_mode``.
     """
-    if is_deep(image, b""):
+    if image.mode in DEEP_MODES:
         return _in_colour(_of_8_bits(unsigned(np.asarray(image)), decoding)[0])
     return _in_colour(grey_or_colour(image))
 

@@ -16,12 +16,13 @@ from ssray.errors import ImageError
 
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 """The numbers of bits that cameras and their drivers use."""
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
+"""Pillow's modes of grey images of more than 8 bits."""
 STORED_BITS = 16
 """How many bits models of earlier versions took for granted."""
 
 DeepImage = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
-_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I")
 _BIT_DEPTH_OF_PNG = 24
 """The position of the bit depth in a PNG's header."""
 _BITS_PER_SAMPLE = 258
@@ -32,7 +33,7 @@ def is_deep(image: Image.Image, content: bytes) -> bool:
 
     Pillow says so of grey images only.
     """
-    if image.mode in _DEEP_MODES:
+    if image.mode in DEEP_MODES:
         return True
     if image.format == "PNG":
         return content[_BIT_DEPTH_OF_PNG] == STORED_BITS

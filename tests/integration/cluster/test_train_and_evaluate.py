@@ -131,7 +131,7 @@ def test_a_workers_own_error_reaches_the_driver(tiny: Recipe, tmp_path: Path) ->
 
     uris = []
     for i in range(3):
-        Image.new("RGB", (64, 64)).save(tmp_path / f"{i}.png")
+        Image.linear_gradient("L").save(tmp_path / f"{i}.png")
         uris.append(str(tmp_path / f"{i}.png"))
     with pytest.raises(TrainingError, match=r"^nut: 3 usable training images; at least 4"):
         train_category(uris, "nut", tiny, FLOAT32, Location.parse(tmp_path / "store"))

@@ -17,6 +17,14 @@ from ssray.storage.location import Location
 from tests.helpers import Ended
 
 
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this process had no Ray; one that other tests share is left alone."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(session, "_read_authentication", lambda: None)
+
+
 def late(**options: object) -> None:
     raise Exception("The current node timed out during startup.\nTraceback of something")
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ssray.config import Alignment, Decoding
 from ssray.data import headers, large
-from ssray.data.decode import decode_image, decode_photograph, image_shape, resize
+from ssray.data.decode import decode_image, decode_photograph, image_shape, resize, to_rgb
 from ssray.data.large import decode_framed, decode_large
 from ssray.data.loading import common_bits, load_image, load_images
 from ssray.data.pose import Framing
@@ -118,6 +118,13 @@ def test_colour_of_twelve_bits_keeps_its_levels() -> None:
     deep = pyvips.Image.new_from_array(COLOUR.astype(np.uint16) << 4, interpretation="rgb16")
     for suffix in (".png", ".tif"):
         assert np.array_equal(decode_image(deep.write_to_buffer(suffix)), COLOUR)
+
+
+@pytest.mark.parametrize("array", [GREY, COLOUR, GREY.astype(np.uint16) << 4])
+def test_an_image_that_pillow_has_opened_is_seen_as_its_file_is(array: np.ndarray) -> None:
+    content = encoded(array)
+    seen = to_rgb(Image.open(io.BytesIO(content)))
+    assert np.array_equal(seen, decode_image(content))
 
 
 def test_thirty_two_bits_are_read_as_those_in_use() -> None:

@@ -89,7 +89,7 @@ MISTAKES = [
     (shorter, "mask_shape", "32 rows x 64 columns; expected .* 64 rows x 64 columns"),
     (again, "mask_twice", "000_mask.png and .*masks of one image"),
     (empty, "mask_empty", "no defective pixel in a defective image"),
-    (broken, "mask_unknown_format", "not an image format"),
+    (broken, "mask_unknown_format", "none of BMP, GIF, JPEG"),
     (on_good, "mask_on_good", "100 defective pixels in an image that lies in 'good'"),
 ]
 
