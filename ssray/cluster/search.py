@@ -29,9 +29,8 @@ from ssray.cluster.tune import Search, search_category
 from ssray.config import STRIDE, Basis, Compute
 from ssray.data.dataset import categories, index_dataset, training_uris
 from ssray.data.labels import GOOD
-from ssray.data.loading import common_bits, load_images
+from ssray.data.loading import common_bits, common_shape
 from ssray.data.masks import parts_of, with_mask_levels
-from ssray.data.pose import Framing
 from ssray.errors import ConfigError, DataError, PoorModelError, SsrayError, TrainingError
 from ssray.models.artifact import SweepFacts, load, save
 from ssray.models.quality import refusal
@@ -391,7 +390,7 @@ def _labelled(
         raise DataError(
             f"{validation / category}: no defective image in test/; nothing to choose by."
         )
-    load_images(defective, Framing((STRIDE, STRIDE)), threads=os.cpu_count() or 1)
+    common_shape(defective, STRIDE, threads=os.cpu_count() or 1)
     return tuple(
         LabelledImage(
             uri=row["uri"],

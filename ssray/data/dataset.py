@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -144,6 +145,7 @@ def _category_rows(root: Location, category: str, good_name: str) -> list[dict[s
     groups: dict[tuple[str, str], list[CategoryFile]] = defaultdict(list)
     for file in in_mvtec_ad(root, category, image_files(root, category), good_name):
         groups[file.path.parts[0], file.path.parts[1]].append(file)
+    _check_kinds(root / category, groups)
     rows = []
     for split in SPLITS:
         for kind in sorted(kind for found, kind in groups if found == split):
@@ -174,6 +176,21 @@ def _category_rows(root: Location, category: str, good_name: str) -> list[dict[s
                 for file in images
             ]
     return rows
+
+
+def _check_kinds(place: Location, groups: Iterable[tuple[str, str]]) -> None:
+    """Checks that masks lie in folders that are called as those of their images.
+
+    Raises:
+        DataError: if a folder of masks has no folder of images, though there are test images.
+    """
+    tested = sorted(kind for split, kind in groups if split == "test")
+    lonely = sorted(kind for split, kind in groups if split == MASKS and kind not in tested)
+    if tested and lonely:
+        raise DataError(
+            f"{place / MASKS / lonely[0]}: masks without images. Expected the name of a folder in "
+            f"test/, which has {', '.join(tested)}; rename or remove it."
+        )
 
 
 def _row(uri: str, size: int, *, category: str, **labels: object) -> dict[str, object]:

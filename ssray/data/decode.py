@@ -94,7 +94,7 @@ def decode_photograph(
         image = opened(content)
         notes = _left_out(image)
         deep = is_deep(image, content)
-        turned = orientation(image, content, deep) if decoding or image.format == "TIFF" else 1
+        turned = _turned(image, content, decoding)
         shape = upright_shape(image, turned)
         if deep:
             found, deep_notes = _of_8_bits(deep_pixels(image, content), decoding)
@@ -119,15 +119,15 @@ def decode_image(content: bytes, decoding: Decoding | None = AS_PHOTOGRAPHED) ->
     return decode_photograph(content, decoding).pixels
 
 
-def image_shape(content: bytes) -> Shape:
-    """Returns the rows and columns of the upright image from the file's header alone.
+def image_shape(content: bytes, decoding: Decoding | None = AS_PHOTOGRAPHED) -> Shape:
+    """Returns the rows and columns that an image has once it is decoded, from its header alone.
 
     Raises:
         ImageError: as ``decode_photograph``.
     """
     with reason_codes():
         image = opened(content)
-        return upright_shape(image, orientation(image, content, is_deep(image, content)))
+        return upright_shape(image, _turned(image, content, decoding))
 
 
 def bits_in_use(content: bytes) -> int | None:
@@ -139,6 +139,14 @@ def bits_in_use(content: bytes) -> int | None:
     with reason_codes():
         image = opened(content)
         return depth_of(int(deep_pixels(image, content).max())) if is_deep(image, content) else None
+
+
+def _turned(image: Image.Image, content: bytes, decoding: Decoding | None) -> int:
+    """The EXIF orientation by which a decoded image is turned; 1 leaves it as it is."""
+    if decoding is None and image.format != "TIFF":
+        return 1
+    by_pillow = image.mode in DEEP_MODES or not is_deep(image, content)
+    return orientation(image, content, by_pillow)
 
 
 def _left_out(image: Image.Image) -> tuple[str, ...]:
@@ -255,13 +263,17 @@ def read_image(uri: str, decoding: Decoding | None = AS_PHOTOGRAPHED) -> UInt8Im
     return decode_image(fetched(uri), decoding)
 
 
-def read_image_shape(uri: str) -> tuple[int, int]:
+def read_image_shape(uri: str, decoding: Decoding | None = AS_PHOTOGRAPHED) -> Shape:
     """Reads one image file and returns the image's rows and columns; decodes only its header.
+
+    Args:
+        uri: as for ``read_image``.
+        decoding: as for ``decode_photograph``.
 
     Raises:
         ImageError: as ``read_image`` does.
     """
-    return image_shape(fetched(uri))
+    return image_shape(fetched(uri), decoding)
 
 
 def network_shape(height: int, width: int, side: int) -> tuple[int, int]:

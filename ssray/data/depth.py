@@ -46,6 +46,8 @@ def is_deep(image: Image.Image, content: bytes) -> bool:
 def deep_pixels(image: Image.Image, content: bytes) -> DeepImage:
     """The values of a deep image as they are stored, without an alpha channel.
 
+    Pillow decodes those in grey. Of colours it keeps 8 bits, so that libvips decodes these.
+
     Args:
         image: as Pillow has opened it.
         content: the bytes of its file.
@@ -56,9 +58,9 @@ def deep_pixels(image: Image.Image, content: bytes) -> DeepImage:
     Raises:
         ImageError: with code ``unsupported_mode`` or ``truncated``.
     """
-    if image.format not in ("PNG", "TIFF"):
+    if image.mode in DEEP_MODES:
         return unsigned(np.asarray(image))
-    loader = {"PNG": "pngload_buffer", "TIFF": "tiffload_buffer"}[image.format]
+    loader = "pngload_buffer" if image.format == "PNG" else "tiffload_buffer"
     try:
         opened = getattr(pyvips.Image, loader)(content, fail_on="truncated")
         if opened.interpretation == "cmyk":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -23,7 +24,8 @@ MAX_SCANNED_PIXELS = 3_000_000_000
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 """Pillow refuses images with more than 1 MB of text, as some cameras write; now 64 MB in all."""
 
-_START_OF_SCAN = b"\xff\xda"
+_START_OF_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+"""The marker, the length of what follows it, and the number of colours in the scan, 1 to 4."""
 
 
 def opened(content: bytes) -> Image.Image:
@@ -41,12 +43,12 @@ def opened(content: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     check_size(image.width, image.height, MAX_PIXELS)
     if image.format in ("JPEG", "MPO"):
-        scanned = content.count(_START_OF_SCAN) * image.width * image.height
-        if scanned > MAX_SCANNED_PIXELS:
+        scans = len(_START_OF_SCAN.findall(content))
+        if scans * image.width * image.height > MAX_SCANNED_PIXELS:
             raise ImageError(
                 "too_large",
-                f"{image.width} x {image.height} pixels in {content.count(_START_OF_SCAN):,} "
-                f"scans; at most {MAX_SCANNED_PIXELS:,} pixels times scans are accepted",
+                f"{image.width} x {image.height} pixels in {scans:,} scans; at most "
+                f"{MAX_SCANNED_PIXELS:,} pixels times scans are accepted",
             )
     return image
 

@@ -19,7 +19,7 @@ _SHOWN = 3
 def image_extensions() -> frozenset[str]:
     """Returns the file extensions of the formats that are decoded, in lower case with the dot."""
     known = Image.registered_extensions()
-    return frozenset(ext.lower() for ext, kind in known.items() if kind in FORMATS)
+    return frozenset({".mpo", *(ext.lower() for ext, kind in known.items() if kind in FORMATS)})
 
 
 def has_image_extension(path: str) -> bool:

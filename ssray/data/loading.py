@@ -22,11 +22,17 @@ from ssray.data.decode import (
 )
 from ssray.data.headers import FORMATS
 from ssray.data.large import decode_framed
+from ssray.data.orientation import Shape
 from ssray.data.pose import Framing
 from ssray.errors import DataError, ImageError
 
 SHAPE_SAMPLE = 33
 """How many images are looked at to decide to which shape all are resized."""
+_EXPECTED = {
+    "constant": "images of some content",
+    "shape": "images of about one aspect, not much smaller than the recipe's image_size",
+}
+"""Of images that can't be used, by the one reason that there is."""
 DEPTH_SAMPLE = 64
 """How many images are looked at to find the bits in use."""
 
@@ -146,10 +152,15 @@ def common_framing(
         DataError: as ``common_shape``.
     """
     shape = Framing.around(alignment, side).shape if alignment else None
-    return Framing(shape or common_shape(uris, side, threads), alignment, light, decoding)
+    return Framing(shape or common_shape(uris, side, threads, decoding), alignment, light, decoding)
 
 
-def common_shape(uris: Sequence[str], side: int, threads: int) -> tuple[int, int]:
+def common_shape(
+    uris: Sequence[str],
+    side: int,
+    threads: int,
+    decoding: Decoding | None = AS_PHOTOGRAPHED,
+) -> Shape:
     """Returns the rows and columns that most images would be resized to by ``network_shape``.
 
     Of many images only ``SHAPE_SAMPLE`` are looked at, spread evenly over all.
@@ -160,7 +171,7 @@ def common_shape(uris: Sequence[str], side: int, threads: int) -> tuple[int, int
 
     def shape_of(uri: str) -> tuple[int, int] | str:
         try:
-            return network_shape(*read_image_shape(uri), side)
+            return network_shape(*read_image_shape(uri, decoding), side)
         except ImageError as error:
             return error.code
 
@@ -186,7 +197,7 @@ def spread(uris: Sequence[str], most: int) -> list[str]:
 def _nothing_usable(codes: Sequence[str], count: int) -> DataError:
     looked_at = "" if len(codes) == count else f" (of {len(codes)} looked at)"
     reasons = Counter(codes)
-    expected = "images of some content" if set(reasons) == {"constant"} else ", ".join(FORMATS)
+    expected = _EXPECTED.get(codes[0], ", ".join(FORMATS)) if len(reasons) == 1 else "others"
     return DataError(
         f"none of {count} images can be used{looked_at}: {dict(reasons)}. Expected {expected}."
     )

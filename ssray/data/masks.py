@@ -3,14 +3,15 @@
 A mask is read by the first of these rules that applies:
 
 - A palette image by its indices, whatever the palette's colours: 0 is background, every other index
-  is defective. A bilevel image by its bits.
+  is defective. If it has but black and white, by these: white is defective. A bilevel image by its
+  bits.
 - A mask with transparent pixels by its alpha, if all opaque ones (alpha above 127) have the same
   colour, which then says nothing. If they differ in colour they are read by the next rule, and
   transparent pixels are not defective.
 - Otherwise by its values; of a pixel's channels the largest counts. A pixel is defective above half
   of the range, 127 of 255 or 32767 of 65535. If all masks of a category have but 0 and one other
-  value, the same in all and no larger than that half, this value is defective instead
-  (``common_level``).
+  value, the same in all and no larger than that half, or numbers of classes up to
+  ``MOST_CLASSES``, all but 0 is defective instead (``common_level``).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from ssray.storage.location import Location
 
 MASK_SUFFIX = "_mask"
 """What a mask's name has after the name of its image, before the extension."""
+MOST_CLASSES = 32
+"""The highest number of a class of defects in masks whose values are such numbers."""
 _READERS = 8
 _HALF = {8: 127, 16: 32767}
 """Half of the range, by the bits of a value."""
@@ -82,8 +85,8 @@ def decode_mask(content: bytes, level: int | None = None) -> Mask:
 
     Args:
         content: the bytes of the file.
-        level: the value of defective pixels, as ``common_level`` finds it; None: above half of the
-            range.
+        level: the lowest value of defective pixels, as ``common_level`` finds it; None: above half
+            of the range.
 
     Returns:
         (H, W) bool, True where the image is defective.
@@ -95,7 +98,7 @@ def decode_mask(content: bytes, level: int | None = None) -> Mask:
     values = _values(decode_as_stored(content))
     if values.dtype == np.bool_:
         return values
-    mask: Mask = values > _half(values) if level is None else values == level
+    mask: Mask = values > _half(values) if level is None else values >= level
     return mask
 
 
@@ -106,6 +109,8 @@ def _values(image: Image.Image) -> npt.NDArray[Any]:
     Raises:
         ImageError: with code ``unsupported_mode``.
     """
+    if image.mode == "P" and _is_black_and_white(image):
+        image = image.convert("L")
     if image.mode in ("1", "P", "PA"):
         stored = np.asarray(image)
         found: Mask = (stored if stored.ndim == 2 else stored[:, :, 0]) > 0
@@ -121,6 +126,12 @@ def _values(image: Image.Image) -> npt.NDArray[Any]:
         return _of_transparent(np.asarray(image.convert("RGBA")))
     values: npt.NDArray[np.uint8] = np.asarray(image.convert("RGB")).max(axis=2)
     return values
+
+
+def _is_black_and_white(image: Image.Image) -> bool:
+    """Whether a palette image has these two colours alone, in whatever order."""
+    used = image.convert("RGB").getcolors(2)
+    return used is not None and {colour for _, colour in used} == {(0, 0, 0), (255, 255, 255)}
 
 
 def _of_transparent(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -152,7 +163,7 @@ def same_aspect(shape: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def common_level(uris: Sequence[str]) -> int | None:
-    """The value of defective pixels, where the masks of a category agree on one below the half.
+    """The lowest value of defective pixels, where the masks of a category have low values alone.
 
     Masks that say themselves what is defective, are empty or can't be read have no part in it. The
     first mask with a value above half of the range decides, so mostly one is read.
@@ -161,19 +172,19 @@ def common_level(uris: Sequence[str]) -> int | None:
         uris: the masks of one category.
 
     Returns:
-        The one value beside 0 that they have; None if they have others, or one above half of the
-        range.
+        The one value beside 0 that they have, or the lowest of their classes; None if they have
+        others, or one above half of the range.
     """
-    level: int | None = None
+    lowest, highest = 0, 0
     for found in _found(uris):
         if found is None:
             continue
-        if found.lowest != found.highest or found.highest > found.half:
+        if found.highest > found.half:
             return None
-        if level not in (None, found.highest):
+        lowest, highest = min(lowest or found.lowest, found.lowest), max(highest, found.highest)
+        if lowest < highest and highest > MOST_CLASSES:
             return None
-        level = found.highest
-    return level
+    return lowest or None
 
 
 class _Found(NamedTuple):

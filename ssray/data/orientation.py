@@ -23,18 +23,18 @@ LYING = (5, 6, 7, 8)
 """The EXIF orientations of an image that lies on its side."""
 
 
-def orientation(image: Image.Image, content: bytes, deep: bool) -> int:
+def orientation(image: Image.Image, content: bytes, by_pillow: bool) -> int:
     """The EXIF orientation by which an image has to be turned once it is decoded.
 
-    Pillow turns TIFFs itself, but those of more than 8 bits are not decoded by it.
+    Pillow turns TIFFs itself.
 
     Args:
         image: as Pillow has opened it.
         content: the bytes of its file.
-        deep: whether it has more than 8 bits.
+        by_pillow: whether it is Pillow that decodes it.
     """
     if image.format == "TIFF":
-        return int(image.tag_v2.get(ExifTags.Base.Orientation, 1)) if deep else 1  # type: ignore[attr-defined]
+        return 1 if by_pillow else int(image.tag_v2.get(ExifTags.Base.Orientation, 1))  # type: ignore[attr-defined]
     if image.format == "PNG" and b"eXIf" not in content:
         return 1
     with contextlib.suppress(Exception):  # damaged metadata do no harm to the pixels

@@ -35,7 +35,7 @@ MOST_STRETCH = 1.5
 """By how much an image's aspect may differ from that of the network's input, as a factor."""
 NOTED_STRETCH = 1.05
 """Beyond this factor it is noted."""
-MOST_ENLARGED = 8
+MOST_ENLARGED = 32
 """By how much an image may be enlarged along a side."""
 
 Floats = npt.NDArray[np.float64]
@@ -293,7 +293,7 @@ class Framing:
             raise ImageError(
                 "shape",
                 f"{columns} x {rows} pixels; the model sees {width} x {height}: expected this "
-                f"aspect within a factor of {MOST_STRETCH:g}, and at least an eighth of these",
+                f"aspect within a factor of {MOST_STRETCH:g} and at least 1/{MOST_ENLARGED} of it",
             )
         return stretch
 
@@ -308,10 +308,9 @@ class Framing:
             pixels go on.
 
         Raises:
-            ImageError: with code ``part_not_found`` or ``shape``.
+            ImageError: with code ``part_not_found``.
         """
         if self.alignment is None:
-            self.stretch((photograph.shape[0], photograph.shape[1]))
             return self.lit(resize(photograph, self.shape)), None
         placement = locate(photograph).placement
         return self.lit(self.cut(photograph, placement)), placement

@@ -150,8 +150,8 @@ class Figures:
 
 
 def in_words(mask_level: int) -> str:
-    """How the masks of a category are read that have 0 and one other value, in a sentence."""
-    return f"Masks have the values 0 and {mask_level}; {mask_level} is read as defective."
+    """How the masks of a category are read that have low values alone, in a sentence."""
+    return f"Masks have low values alone; those from {mask_level} on are read as defective."
 
 
 def reasons(row: Mapping[str, Any]) -> dict[str, list[str]]:

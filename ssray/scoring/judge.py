@@ -95,12 +95,13 @@ def prepare(
 
 def prepare_pixels(image: UInt8Image, framing: Framing) -> Prepared:
     """Makes a network's input of decoded pixels, (H, W, 3) uint8."""
+    shape = image.shape[0], image.shape[1]
     try:
+        note = ", ".join(stretch_note(framing, shape)) or None
         framed, placement = framing(image)
     except ImageError as error:
         return Prepared.unusable(error.code, str(error))
-    shape = image.shape[0], image.shape[1]
-    return Prepared(framed, shape, placement, note=", ".join(stretch_note(framing, shape)) or None)
+    return Prepared(framed, shape, placement, note=note)
 
 
 @dataclass(frozen=True)

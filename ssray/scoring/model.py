@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ssray.config import Backend, Decoding, Device, Precision, Recipe
 from ssray.data.decode import UInt8Image, to_rgb
@@ -88,7 +88,8 @@ class Model:
 
         Args:
             image: a path or URI, the bytes of a file, a PIL image, or (H, W, 3) uint8 in red,
-                green, blue.
+                green, blue. A PIL image is turned upright by its EXIF orientation; of colours of
+                16 bits Pillow keeps 8, so give their path or bytes.
 
         Raises:
             ImageError: if it can't be used; its ``code`` is a short reason such as ``truncated``.
@@ -138,7 +139,7 @@ class Model:
 def _pixels(image: Image.Image | npt.NDArray[np.uint8], decoding: Decoding | None) -> UInt8Image:
     """The pixels of an image or an array, (H, W, 3) uint8; refuses what is none."""
     if isinstance(image, Image.Image):
-        return to_rgb(image, decoding)
+        return to_rgb(ImageOps.exif_transpose(image) if decoding else image, decoding)
     if not isinstance(image, np.ndarray):
         raise ImageError(
             "unsupported_type",

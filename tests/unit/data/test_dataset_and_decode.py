@@ -144,6 +144,12 @@ def test_defects_without_any_masks_are_allowed(dataset: Path) -> None:
     assert [row["mask_uri"] for row in rows if row["label"] == 1] == [None, None]
 
 
+def test_masks_in_a_folder_that_has_no_images_are_refused(dataset: Path) -> None:
+    (dataset / "nut/ground_truth/bent").rename(dataset / "nut/ground_truth/Bent")
+    with pytest.raises(DataError, match=r"ground_truth/Bent: masks without images.*bent, good"):
+        index_dataset(Location.parse(dataset))
+
+
 def test_defects_among_training_images_are_refused(dataset: Path) -> None:
     write(dataset / "nut/train/bent/000.png")
     with pytest.raises(DataError, match="must be defect-free"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,10 @@ from ssray.config import Alignment, Decoding
 from ssray.data import headers, large
 from ssray.data.decode import decode_image, decode_photograph, image_shape, resize, to_rgb
 from ssray.data.large import decode_framed, decode_large
-from ssray.data.loading import common_bits, load_image, load_images
+from ssray.data.loading import common_bits, common_framing, load_image, load_images
 from ssray.data.pose import Framing
 from ssray.errors import DataError, ImageError
+from ssray.scoring.model import _pixels
 
 ORIENTATION = 0x112
 GREY = np.random.default_rng(0).integers(0, 256, (40, 60), dtype=np.uint8)
@@ -120,6 +122,14 @@ def test_colour_of_twelve_bits_keeps_its_levels() -> None:
         assert np.array_equal(decode_image(deep.write_to_buffer(suffix)), COLOUR)
 
 
+def test_a_pil_image_is_turned_upright_too() -> None:
+    content = encoded(COLOUR, exif=turned(6))
+    assert np.array_equal(
+        _pixels(Image.open(io.BytesIO(content)), Decoding()), np.rot90(COLOUR, -1)
+    )
+    assert np.array_equal(_pixels(Image.open(io.BytesIO(content)), None), COLOUR)
+
+
 @pytest.mark.parametrize("array", [GREY, COLOUR, GREY.astype(np.uint16) << 4])
 def test_an_image_that_pillow_has_opened_is_seen_as_its_file_is(array: np.ndarray) -> None:
     content = encoded(array)
@@ -193,6 +203,43 @@ def test_another_shape_than_the_models_is_refused(shape: tuple[int, int]) -> Non
     with pytest.raises(ImageError, match="the model sees 60 x 40: expected this aspect") as error:
         decode_framed(content, Framing((40, 60)))
     assert error.value.code == "shape"
+
+
+def test_training_photographs_of_sixteen_to_nine_are_loaded(tmp_path: Path) -> None:
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (90, 160, 3), dtype=np.uint8)
+        (tmp_path / f"{number}.png").write_bytes(encoded(pixels))
+    uris = [str(place) for place in sorted(tmp_path.iterdir())]
+    framing = common_framing(uris, 64, None, threads=1)
+    assert framing.shape == (48, 85)
+    assert load_images(uris, framing, threads=1).skipped == []
+
+
+def test_a_video_behind_a_photograph_is_no_scan_of_it() -> None:
+    content = encoded(smooth(2000, 2000), "JPEG") + b"\xff\xda" * 1000
+    assert image_shape(content) == (2000, 2000)
+
+
+def test_grey_of_twelve_bits_in_a_row_is_read() -> None:
+    """As some cameras pack it in TIFFs."""
+    values = np.array([[0x123, 0xABC, 0xFFF, 0x001]], np.uint16)
+    packed = bytes.fromhex("123abcfff001")
+    tags = [
+        (256, 4),
+        (257, 1),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, 6),
+    ]
+    tags.append((279, len(packed)))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    head = struct.pack("<2sHI", b"II", 42, 14) + packed
+    content = head + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert np.array_equal(decode_image(content)[..., 0], values >> 4)
 
 
 def test_a_constant_image_is_noted_and_no_training_image(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
+from ssray.cluster.categories import survey_of
 from ssray.data.pose import Framing
 from ssray.recipes.survey import Survey
 from tests.unit.data.test_pose import bolt
@@ -84,3 +88,17 @@ def test_parts_that_are_not_found_in_every_image_stay_as_they_are() -> None:
     images = bolts(20)
     images[:3] = 128
     assert Survey.of(images).alignment is None
+
+
+@pytest.mark.parametrize("shape", [(90, 160), (90, 300), (24, 24)])
+def test_photographs_of_any_aspect_and_size_are_surveyed(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    uris = []
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        uris.append(str(tmp_path / f"{number}.png"))
+    seen = survey_of(uris)
+    assert seen.images == 4
+    assert seen.aspect == pytest.approx(shape[1] / shape[0], rel=0.02)

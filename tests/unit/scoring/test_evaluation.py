@@ -129,7 +129,7 @@ def test_masks_that_cannot_be_used_are_counted_and_their_images_are_not_lost(
 ) -> None:
     text = figures.markdown()
     assert "count for no figure of pixels, named in `scores.parquet`: grid 1." in text
-    assert "own: Masks have the values 0 and 1; 1 is read as defective." in text
+    assert "own: Masks have low values alone; those from 1 on are read as defective." in text
     grid, own, _ = figures.categories.to_pylist()
     assert (grid["n_mask_error"], grid["n_defect"], grid["mask_level"]) == (1, 2, None)
     assert (own["n_mask_error"], own["mask_level"]) == (0, 1)
