@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyvips
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ssray.config import STRIDE, Decoding
 from ssray.data.depth import (
@@ -242,8 +242,9 @@ def decode_as_stored(content: bytes) -> Image.Image:
     """
     with reason_codes():
         image = opened(content)
+        turned = orientation(image, content, by_pillow=True)
         image.load()
-        return ImageOps.exif_transpose(image)
+        return upright(image, turned)
 
 
 def read_image(uri: str, decoding: Decoding | None = AS_PHOTOGRAPHED) -> UInt8Image:

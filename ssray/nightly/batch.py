@@ -42,8 +42,8 @@ MOST_HELD_BYTES = 256 * 1024**2
 STAGES = ("fetch", "decode", "model", "pack", "write")
 """The stages of work whose times are measured."""
 _KNOWN = {
-    "forbidden": "may not be read, is no regular file, or lies outside of where its list may name "
-    "files (--allow)",
+    "forbidden": "may not be read, is no regular file, or lies, once links are followed, outside "
+    "of where its list may name files (--allow)",
     "missing": "a link whose target is not there",
 }
 """Why an image was given up when it was listed, by reason code."""
