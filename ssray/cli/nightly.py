@@ -11,6 +11,7 @@ import click
 from ssray.cli.options import compute_from, compute_options, models_option, out_option
 from ssray.cli.printable import say
 from ssray.config import Heatmaps
+from ssray.metrics.values import percent
 from ssray.nightly import BATCH, CATEGORY_PATTERN
 
 
@@ -148,7 +149,7 @@ def nightly(
     share = outcome.completed.summary.error_share
     if share > limit:
         console.print(
-            f"{100 * share:.2g} % of the images could not be scored, more than the "
+            f"{percent(share)} of the images could not be scored, more than the "
             f"{100 * limit:g} % of --max-error-share."
         )
     sys.exit(1 if share > limit else 0)
