@@ -263,12 +263,17 @@ def test_two_megabytes_of_text_are_no_damage() -> None:
     assert np.array_equal(decode_image(png_with(b"zTXt", text)), COLOUR)
 
 
+def png_of(header: bytes) -> bytes:
+    """A PNG whose header, of 13 bytes, says what its pixels do not."""
+    sum_ = zlib.crc32(b"IHDR" + header).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + header + sum_ + encoded(GREY)[33:]
+
+
 @pytest.mark.parametrize("shape", [(2, 3_000_000), (99_000_000, 2)])
 def test_long_sides_are_refused_before_anything_is_decoded(shape: tuple[int, int]) -> None:
     rows, columns = shape
     header = columns.to_bytes(4, "big") + rows.to_bytes(4, "big") + b"\x08\0\0\0\0"
-    sum_ = zlib.crc32(b"IHDR" + header).to_bytes(4, "big")
-    content = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + header + sum_ + encoded(GREY)[33:]
+    content = png_of(header)
     with pytest.raises(ImageError, match="sides up to 100,000 are accepted") as error:
         decode_framed(content, Framing((40, 60)))
     assert error.value.code == "too_large"
@@ -276,8 +281,7 @@ def test_long_sides_are_refused_before_anything_is_decoded(shape: tuple[int, int
 
 def test_interlaced_giants_are_refused() -> None:
     header = (30_000).to_bytes(4, "big") * 2 + b"\x08\0\0\0\1"
-    sum_ = zlib.crc32(b"IHDR" + header).to_bytes(4, "big")
-    content = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + header + sum_ + encoded(GREY)[33:]
+    content = png_of(header)
     with pytest.raises(ImageError, match="interlaced or progressive") as error:
         decode_framed(content, Framing((40, 40)))
     assert error.value.code == "too_large"

@@ -75,6 +75,11 @@ def pack_zip(place: Path, files: list[tuple[str, bytes]], method: int = zipfile.
     return place
 
 
+def pack_as(suffix: str, place: Path, files: list[tuple[str, bytes]]) -> None:
+    """Packs files by name and content into an archive of the kind that the suffix says."""
+    pack_zip(place, files) if suffix == ".zip" else pack(place, [file(*each) for each in files])
+
+
 def night(place: Path) -> Given:
     """What a night lists and reads of an archive, by path inside of it."""
     sources = list(find(Location.parse(place), CategoryRule(), Counter()))
@@ -383,7 +388,7 @@ def test_there_is_a_limit_to_files(
     monkeypatch.setattr(limits, "MAX_MEMBERS", 3)
     place = tmp_path / f"weave{suffix}"
     files = [(f"{number}.png", b"x") for number in range(4)]
-    pack_zip(place, files) if suffix == ".zip" else pack(place, [file(*each) for each in files])
+    pack_as(suffix, place, files)
     assert night(place)[""] == "bad_archive"
     with pytest.raises(DataError, match="more than 3 files; divide it"):
         members(Location.parse(place))
@@ -406,7 +411,7 @@ def test_a_file_above_the_limit_is_a_row(
     monkeypatch.setattr(limits, "MAX_MEMBER_BYTES", 100)
     place = tmp_path / f"weave{suffix}"
     files = [("0.png", b"zero"), ("large.png", bytes(101)), ("1.png", b"one")]
-    pack_zip(place, files) if suffix == ".zip" else pack(place, [file(*each) for each in files])
+    pack_as(suffix, place, files)
     assert night(place) == {"0.png": b"zero", "large.png": "too_large", "1.png": b"one"}
 
 
@@ -517,7 +522,7 @@ def test_a_store_that_fails_is_not_a_damaged_archive(
 ) -> None:
     place = tmp_path / f"weave{suffix}"
     files = [(f"{n}.png", random.Random(n).randbytes(200_000)) for n in range(3)]
-    pack_zip(place, files) if suffix == ".zip" else pack(place, [file(*each) for each in files])
+    pack_as(suffix, place, files)
     monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.0)
     failures = 5
     opened, read_range = Location.open_file, Location.read_range
