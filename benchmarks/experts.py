@@ -28,6 +28,7 @@ from ssray.calibration.calibrate import MAX_TRAINING, calibrate, filling_up
 from ssray.config import Recipe, override
 from ssray.data.dataset import index_dataset
 from ssray.data.pretrained_weights import read_weights
+from ssray.method.anomaly_map import Comparers
 from ssray.method.feature_difference import FeatureDifference
 from ssray.method.inference import Reconstructor, image_batches
 from ssray.method.neighbours import MOST_IMAGES, MemoryBank
@@ -130,11 +131,12 @@ def read(
         for reconstruction in networks.reconstruct(batch)
     )
     by_features = FeatureDifference.fitted(network, pairs, recipe.features.image_size).eval()
-    experts = Reconstructor(networks.networks, precision, bank, by_features)
+    comparers: Comparers = {"features": by_features}
+    experts = Reconstructor(networks.networks, precision, bank, comparers)
     known = None
     if references := filling_up(len(feed.held_out), feed.sample(MAX_TRAINING), neighbours=True):
         others = MemoryBank.fitted(network, seen[references:], recipe.features, model.facts.seed)
-        known = Reconstructor(networks.networks, precision, others.eval(), by_features)
+        known = Reconstructor(networks.networks, precision, others.eval(), comparers)
     training = feed.sample(MAX_TRAINING)
     return Category(recipe, model.facts.seed, experts, known, feed.held_out, training, test_set)
 

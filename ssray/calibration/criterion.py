@@ -109,7 +109,7 @@ class Criterion(BaseModel):
         Raises:
             DataError: if no defective image of the validation set can be used.
         """
-        if wanted.difference == "features" and reconstructor.by_features is None:
+        if wanted.difference == "features" and "features" not in reconstructor.comparers:
             wanted = wanted.model_copy(update={"difference": None})
         evidence = self.gather(reconstructor, references, wanted, training, framing)
         examined = self.judge(evidence, wanted, threads)

@@ -12,15 +12,19 @@ far less between good images than squared errors do, so ``Joining`` brings both 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssray.config import Difference, ImageScore, Join, MapSettings
 from ssray.method.ssim import ssim_map
+from ssray.method.windows import window_means
+
+Comparers = Mapping[Difference, nn.Module]
+"""What makes (B, 1, H, W) difference maps of (B, 6, H, W) pairs of images and reconstructions."""
 
 
 def difference_maps(
@@ -46,7 +50,7 @@ def each_difference(
     images: Tensor,
     reconstructions: Sequence[Tensor],
     difference: Difference,
-    by_features: Callable[[Tensor], Tensor] | None = None,
+    comparers: Comparers = MappingProxyType({}),
 ) -> list[Tensor]:
     """Computes what ``difference_maps`` does, (B, 1, H, W) for each of the reconstructions.
 
@@ -54,22 +58,33 @@ def each_difference(
         images: as there.
         reconstructions: as there.
         difference: as there, or ``features``.
-        by_features: makes the maps of (B, 6, H, W) pairs for the latter.
+        comparers: what computes a kind of difference in place of the functions here; there must be
+            one for ``features``.
     """
-    if difference == "features":
-        assert by_features is not None
-        return [by_features(torch.cat([images, each], dim=1)) for each in reconstructions]
+    if difference in comparers or difference == "features":
+        compare = comparers[difference]
+        return [compare(torch.cat([images, each], dim=1)) for each in reconstructions]
     return [_DIFFERENCES[difference](images, each) for each in reconstructions]
+
+
+class Comparer(nn.Module):
+    """A kind of difference but ``features`` as a module: (B, 6, H, W) pairs to (B, 1, H, W)."""
+
+    def __init__(self, difference: Difference) -> None:
+        super().__init__()
+        self._compare = _DIFFERENCES[difference]
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return self._compare(pairs[:, :3], pairs[:, 3:])
 
 
 def smooth(maps: Tensor, kernel: int, repeats: int) -> Tensor:
     """Applies a ``kernel`` x ``kernel`` mean filter ``repeats`` times (equation 3).
 
-    Near the border the mean runs over the pixels that exist, so no brightness leaks in
-    from padding.
+    Near the border the mean runs over the pixels that exist.
 
     Args:
-        maps: (B, K, H, W) float.
+        maps: (B, K, H, W) float32.
         kernel: odd side of the filter, pixels.
         repeats: 0 returns the maps unchanged.
 
@@ -80,11 +95,7 @@ def smooth(maps: Tensor, kernel: int, repeats: int) -> Tensor:
     >>> smooth(torch.tensor([[[[0.0, 3.0, 0.0, 0.0]]]]), kernel=3, repeats=1)
     tensor([[[[1.5000, 1.0000, 1.0000, 0.0000]]]])
     """
-    pad = kernel // 2
-    for _ in range(repeats):
-        for window, padding in (((kernel, 1), (pad, 0)), ((1, kernel), (0, pad))):
-            maps = F.avg_pool2d(maps, window, stride=1, padding=padding, count_include_pad=False)
-    return maps
+    return window_means(maps, [1.0] * kernel, repeats) if repeats else maps
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from ssray.config import Difference, Experts
-from ssray.method.anomaly_map import each_difference
+from ssray.method.anomaly_map import Comparers, each_difference
 from ssray.method.linear import LinearAutoencoder
 from ssray.method.tiling import Tiling, in_tiles
 
@@ -82,14 +82,15 @@ class Reconstructor:
             where neighbours alone count.
         precision: the type in which the networks' inner layers compute: float32 or bfloat16.
         neighbours: makes the map of the second expert, a ``MemoryBank``, or nothing.
-        by_features: compares images with reconstructions, a ``FeatureDifference``; needed for
-            that kind of difference.
+        comparers: what compares images with reconstructions for some kinds of difference
+            (``ssray.method.anomaly_map.each_difference``): for ``features`` a
+            ``FeatureDifference``.
     """
 
     networks: Sequence[nn.Module]
     precision: torch.dtype
     neighbours: nn.Module | None = None
-    by_features: nn.Module | None = None
+    comparers: Comparers = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -127,7 +128,7 @@ class Reconstructor:
         others = [self.neighbours(images)] if self.neighbours else []
         return {
             kind: torch.cat(
-                [*each_difference(images, reconstructions, kind, self.by_features), *others], dim=1
+                [*each_difference(images, reconstructions, kind, self.comparers), *others], dim=1
             )
             for kind in kinds
         }

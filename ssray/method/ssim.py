@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ssray.method.windows import window_means
 
 RADIUS = 5
 SIGMA = 1.5
+WEIGHTS = [math.exp(-0.5 * (off / SIGMA) ** 2) for off in range(-RADIUS, RADIUS + 1)]
 C1 = 0.01**2
 C2 = 0.03**2
 
@@ -31,36 +35,12 @@ def ssim_map(first: Tensor, second: Tensor) -> Tensor:
     # Variances are differences of almost equal numbers: about the planes' means they are small.
     center = first.float().mean(dim=(2, 3), keepdim=True)
     x, y = first.float() - center, second.float() - center
-    moments = _window_means(torch.cat((x, y, x * x, y * y, x * y)))
-    mean_x, mean_y, square_x, square_y, product = moments.split(first.shape[0])
+    moments = window_means(torch.cat((x, y, x * x + y * y, x * y)), WEIGHTS)
+    mean_x, mean_y, squares, product = moments.split(first.shape[0])
     covariance = product - mean_x * mean_y
-    variances = square_x - mean_x.square() + square_y - mean_y.square()
+    variances = squares - mean_x.square() - mean_y.square()
     level_x, level_y = mean_x + center, mean_y + center
     luminance = (2 * level_x * level_y + C1) / (level_x.square() + level_y.square() + C1)
     structure = (2 * covariance + C2) / (variances + C2)
     similarity: Tensor = luminance * structure
     return similarity
-
-
-def _window_means(values: Tensor) -> Tensor:
-    """Averages every plane of (B, C, H, W) by a Gaussian over the pixels that exist.
-
-    It adds up shifted planes: a GPU may compute convolutions in TensorFloat-32.
-    """
-    offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (offsets / SIGMA).square()).tolist()
-    for dim in (2, 3):
-        values = _weighted_sums(values, weights, dim) / _weighted_sums(
-            torch.ones_like(values[:1, :1]), weights, dim
-        )
-    return values
-
-
-def _weighted_sums(values: Tensor, weights: list[float], dim: int) -> Tensor:
-    side = values.shape[dim]
-    pad = (0, 0, RADIUS, RADIUS) if dim == 2 else (RADIUS, RADIUS)
-    padded = F.pad(values, pad)
-    total = torch.zeros_like(values)
-    for start, weight in enumerate(weights):
-        total.add_(padded.narrow(dim, start, side), alpha=weight)
-    return total

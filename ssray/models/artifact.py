@@ -42,7 +42,7 @@ from ssray.calibration.calibrate import NOWHERE, Calibration, PlaceMaps
 from ssray.config import Basis, Features, Linear, Network, Precision, Recipe
 from ssray.data.pose import Framing
 from ssray.errors import ArtifactError, ConfigError
-from ssray.method.anomaly_map import MapMaker
+from ssray.method.anomaly_map import Comparers, MapMaker
 from ssray.method.autoencoder import Autoencoder
 from ssray.method.feature_difference import FeatureDifference
 from ssray.method.inference import Reconstructor
@@ -278,12 +278,13 @@ class ModelArtifact:
         bank = self._restored(MemoryBank.restored, self.neighbours, self.recipe.features)
         return bank.eval().to(device)
 
-    def build_by_features(self, device: torch.device) -> FeatureDifference | None:
-        """Builds the difference in features, in eval mode on ``device``; None for another."""
+    def build_comparers(self, device: torch.device) -> Comparers:
+        """Builds the difference in features, in eval mode on ``device``, where there is one."""
         if self.by_features is None or self.recipe.features is None:
-            return None
+            return {}
         kept, features = self.by_features, self.recipe.features
-        return self._restored(FeatureDifference.restored, kept, features).eval().to(device)
+        compare = self._restored(FeatureDifference.restored, kept, features)
+        return {"features": compare.eval().to(device)}
 
     def _restored(
         self,
@@ -302,7 +303,7 @@ class ModelArtifact:
             self.build_all(device),
             precision,
             self.build_neighbours(device),
-            self.build_by_features(device),
+            self.build_comparers(device),
         )
         return every.only(self.calibration.anomaly_map.experts)
 

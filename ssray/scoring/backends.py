@@ -10,13 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssray.config import Backend
+from ssray.config import Backend, Difference
+from ssray.method.anomaly_map import Comparer, Comparers
 from ssray.method.inference import Reconstructor
 from ssray.method.linear import LinearAutoencoder
 from ssray.models.device import OPENVINO_PRECISIONS
 
 if TYPE_CHECKING:
     import openvino
+
+
+_COMPILED: tuple[Difference, ...] = ("ssim", "both")
+"""The kinds of difference that take long enough to be worth it."""
 
 
 def resolve_backend(backend: Backend, device: torch.device) -> Backend:
@@ -29,8 +34,8 @@ def resolve_backend(backend: Backend, device: torch.device) -> Backend:
 def on_openvino(experts: Reconstructor) -> Reconstructor:
     """The same with networks and neighbours run by OpenVINO.
 
-    The linear autoencoder stays in torch, and neighbours compute in float32: what they compare are
-    small differences of large numbers.
+    The linear autoencoder stays in torch. Neighbours compute in float32, since what they compare
+    are small differences of large numbers, and so do differences of images.
     """
     threads = torch.get_num_threads()
     networks = [
@@ -40,10 +45,12 @@ def on_openvino(experts: Reconstructor) -> Reconstructor:
         for network in experts.networks
     ]
     neighbours = experts.neighbours and OpenVinoNetwork(experts.neighbours, torch.float32, threads)
-    by_features = experts.by_features and OpenVinoNetwork(
-        experts.by_features, torch.float32, threads, channels=6
-    )
-    return Reconstructor(networks, experts.precision, neighbours, by_features)
+    compared: Comparers = {kind: Comparer(kind) for kind in _COMPILED} | dict(experts.comparers)
+    comparers = {
+        kind: OpenVinoNetwork(compare, torch.float32, threads, channels=6)
+        for kind, compare in compared.items()
+    }
+    return Reconstructor(networks, experts.precision, neighbours, comparers)
 
 
 class OpenVinoNetwork(nn.Module):

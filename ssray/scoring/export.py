@@ -24,7 +24,7 @@ from ssray.config import Decoding, ExportFormat, Light
 from ssray.data.decode import UInt8Image
 from ssray.data.light import levels
 from ssray.errors import ArtifactError, ConfigError
-from ssray.method.anomaly_map import MapMaker, each_difference
+from ssray.method.anomaly_map import Comparers, MapMaker, each_difference
 from ssray.method.inference import TILING, Reconstructor, to_network
 from ssray.models.artifact import ModelArtifact
 from ssray.scoring.judge import Judge, Prepared
@@ -45,7 +45,7 @@ class AnomalyModel(nn.Module):
         self.light = light
         self.networks = nn.ModuleList(experts.networks)
         self.neighbours = experts.neighbours
-        self.by_features = experts.by_features
+        self.by_features = experts.comparers.get("features")
         self.maker = maker
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,8 +53,9 @@ class AnomalyModel(nn.Module):
         if self.light:
             images = levels(images, self.light) / 255
         reconstructions = [network(images) for network in self.networks]
+        comparers: Comparers = {"features": self.by_features} if self.by_features else {}
         channels = each_difference(
-            images, reconstructions, self.maker.settings.difference, self.by_features
+            images, reconstructions, self.maker.settings.difference, comparers
         )
         if self.neighbours:
             channels.append(self.neighbours(images))

@@ -72,10 +72,10 @@ def best_ensemble(
     references = held_out[:MAX_REFERENCES]
     seen_before = training if wanted.relative else None
 
-    by_features = first.build_by_features(device)
+    comparers = first.build_comparers(device)
 
     def seen_by(network: nn.Module) -> dict[Difference, Evidence]:
-        alone = Reconstructor([network], precision, by_features=by_features)
+        alone = Reconstructor([network], precision, comparers=comparers)
         return criterion.gather(alone, references, wanted, seen_before, first.framing)
 
     seen = [seen_by(model.build(device)) for model in models]
@@ -113,7 +113,7 @@ def _ensemble(
             [*networks, linear] if linear else networks,
             precision,
             one.build_neighbours(device),
-            one.build_by_features(device),
+            one.build_comparers(device),
         ),
         held_out,
         training,

@@ -145,7 +145,8 @@ def build_model(
         neighbours,
     )
     by_features = _feature_difference(features, recipe, model, feed)
-    model = dataclasses.replace(model, by_features=by_features)
+    if by_features:
+        model = dataclasses.replace(model, comparers={"features": by_features})
     calibration, places = _calibrated(request, plan, finished, feed, model, banks)
     return ModelArtifact(
         category=request.category,

@@ -403,7 +403,7 @@ def test_a_model_may_compare_features(with_neighbours: BuildRequest, tmp_path: P
     read = artifact.load(store, "s", "v1")
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     x = to_network(torch.from_numpy(images), CPU)
-    compare, bank = built.build_by_features(CPU), built.build_neighbours(CPU)
+    compare, bank = built.build_comparers(CPU)["features"], built.build_neighbours(CPU)
     assert compare is not None and bank is not None
     pairs = [
         torch.cat([x, reconstruction], dim=1)
