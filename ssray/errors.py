@@ -28,14 +28,15 @@ class ImageError(DataError):
 
     Attributes:
         code: a short, stable reason such as ``"truncated"``, which tables store.
+        transient: whether the storage is the reason, and the same image may be read later.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, transient: bool = False) -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.transient = code, transient
 
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
-        return type(self), (self.code, str(self))
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str, bool]]:
+        return type(self), (self.code, str(self), self.transient)
 
 
 def too_large(uri: str, size: int, most: int) -> ImageError:

@@ -31,6 +31,8 @@ class Source:
         offset: the position of its first byte in a plain tar, or in what a compressed tar unpacks
             to; None for all others.
         error: a reason code if it is known already that the image can't be scored.
+        etag: what changes when the file, or the archive, does: its ETag in S3, on a disk its size
+            and the time of its last change; None where nothing was listed.
     """
 
     uri: str
@@ -38,6 +40,7 @@ class Source:
     size: int | None = None
     offset: int | None = None
     error: str | None = None
+    etag: str | None = None
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Prepared:
         detail: the reason in words.
         note: what of the image was not taken into account or is remarkable (``Decoded.notes``).
         size_bytes: of its file.
+        transient: whether storage is the reason of the error, and it may be read later.
     """
 
     image: UInt8Image | None
@@ -49,11 +50,12 @@ class Prepared:
     detail: str | None = None
     note: str | None = None
     size_bytes: int | None = None
+    transient: bool = False
 
     @classmethod
-    def unusable(cls, code: str, detail: str) -> Self:
+    def unusable(cls, code: str, detail: str, transient: bool = False) -> Self:
         """An image that can't be used, with the reason."""
-        return cls(None, error=code, detail=detail)
+        return cls(None, error=code, detail=detail, transient=transient)
 
 
 def _untimed(stage: str) -> AbstractContextManager[None]:
@@ -79,9 +81,10 @@ def prepare(
         with timed("decode"):
             decoded = decode_framed(content, framing)
     except ImageError as error:
-        return Prepared.unusable(error.code, str(error))
+        return Prepared.unusable(error.code, str(error), error.transient)
     except MemoryError:
-        raise
+        detail = "decoding it takes more memory than there is"
+        return Prepared.unusable("out_of_memory", detail)
     except Exception as error:  # what a decoder does with damaged data is open-ended
         return Prepared.unusable("unreadable", f"{type(error).__name__}: {error}")
     return Prepared(

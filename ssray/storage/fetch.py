@@ -75,7 +75,13 @@ class Fetcher:
         self._attempts = attempts
         self._lock = threading.Lock()
 
-    def __call__(self, uri: str, size: int | None = None, offset: int | None = None) -> bytes:
+    def __call__(
+        self,
+        uri: str,
+        size: int | None = None,
+        offset: int | None = None,
+        etag: str | None = None,
+    ) -> bytes:
         """Returns the content of a file or archive member; retries as ``persistently`` does.
 
         Args:
@@ -84,6 +90,7 @@ class Fetcher:
                 broken connection.
             offset: the position of the member's first byte in a plain tar, if it is known; with
                 ``size`` the member is read by its byte range.
+            etag: that of the file, or of the archive, when it was listed, if it is known.
 
         Raises:
             ImageError: with code ``missing``, ``forbidden``, ``too_large``, ``bad_archive`` or,
@@ -141,9 +148,13 @@ class Fetcher:
             raise ImageError("bad_archive", str(error)) from None
         except OSError as error:
             if is_refusal(error):
-                raise ImageError("forbidden", f"{uri}: may not be read ({error})") from None
+                raise ImageError(
+                    "forbidden", f"{uri}: may not be read ({error})", transient=True
+                ) from None
             raise ImageError(
-                "unreadable", f"{uri}: not read in {self._attempts} attempts ({error})"
+                "unreadable",
+                f"{uri}: not read in {self._attempts} attempts ({error})",
+                transient=True,
             ) from None
 
     def _count(self) -> None:

@@ -39,12 +39,14 @@ class ListedFile:
         size: the size in bytes; 0 if it can't be read.
         error: the reason code if it is known already that it can't be read: ``missing`` for a link
             whose target is not there, ``forbidden`` for what is no regular file.
+        etag: what changes when the file does; None where it can't be read.
     """
 
     place: Location
     path: str
     size: int
     error: str | None = None
+    etag: str | None = None
 
     @property
     def is_lost_folder(self) -> bool:
