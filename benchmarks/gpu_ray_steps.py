@@ -142,9 +142,9 @@ def night(setup: Setup) -> None:
                 first.append(time.perf_counter() - began)
 
         with watch.watching():
-            summary = score_night(request, on_card(setup), on_scored=scored).completed.summary
+            outcome = score_night(request, on_card(setup), on_scored=scored)
         seconds = time.perf_counter() - began
-    row("images without a row", count - summary.images + sum(summary.errors.values()), most=0)
+    row("images without a row", count - outcome.images + sum(outcome.errors.values()), most=0)
     if not first:
         return
     row("seconds until the first batch", first[0], "s")
@@ -153,7 +153,8 @@ def night(setup: Setup) -> None:
     after = (count - batch) / max(seconds - first[0], 1e-9)
     least = 0 if setup.small else EARLIER_NIGHT
     row("images a second, after the first batch", after, "images/s", least=least)
-    for stage, spent in summary.seconds.items():
+    assert outcome.committed is not None
+    for stage, spent in outcome.committed.summary.seconds.items():
         row(f"seconds on {stage}, of all threads", spent, "s")
     watch.rows("night")
 

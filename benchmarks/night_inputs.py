@@ -56,8 +56,8 @@ from ssray.models import artifact  # noqa: E402
 from ssray.models.device import resolve_device, use_cores  # noqa: E402
 from ssray.models.store import publish, published_version  # noqa: E402
 from ssray.nightly.batch import BatchScorer  # noqa: E402
-from ssray.nightly.night_log import Places, write_batch  # noqa: E402
 from ssray.nightly.protocol import NightRequest  # noqa: E402
+from ssray.nightly.run import Places, write_part  # noqa: E402
 from ssray.nightly.sources import CategoryRule, Source  # noqa: E402
 from ssray.recipes.compact import texture  # noqa: E402
 from ssray.scoring.heatmap import levels_to_png  # noqa: E402
@@ -225,7 +225,7 @@ def seconds_alone(series: Series, model: Model, out: Location) -> dict[str, floa
                 each.row()
                 if each.verdict and each.verdict.flagged:
                     levels_to_png(each.verdict.levels)
-            write_batch(places, number, results[number])
+            write_part(places, number, (), results[number], device.type)
     if device.type == "cuda":
         del seconds["model"]
     return {stage: spent / len(listed) for stage, spent in seconds.items()}
@@ -240,9 +240,9 @@ def run_night(model: Model, images: Location, out: Location) -> None:
         out=out,
         date="2026-01-01",
     )
-    summary = score_night(request, Compute()).completed.summary
-    if summary.error_share:
-        raise RuntimeError(f"{images}: {100 * summary.error_share:.1f} % were not scored")
+    outcome = score_night(request, Compute())
+    if outcome.errors or outcome.missing:
+        raise RuntimeError(f"{images}: {outcome.errors}, {outcome.missing} were not scored")
 
 
 class PlainScorer:

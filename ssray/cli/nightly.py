@@ -12,7 +12,10 @@ from ssray.cli.options import compute_from, compute_options, models_option, out_
 from ssray.cli.printable import say
 from ssray.config import Heatmaps
 from ssray.metrics.values import percent
-from ssray.nightly import BATCH, CATEGORY_PATTERN
+from ssray.nightly import BATCH, CATEGORY_PATTERN, PATIENCE_SECONDS
+
+INCOMPLETE = 3
+"""The exit code of a night of which images are missing."""
 
 
 @click.command()
@@ -99,7 +102,23 @@ from ssray.nightly import BATCH, CATEGORY_PATTERN
     metavar="X",
     help="Of a worker's CPUs or GPU; the summary then tells the cost of a million images.",
 )
-@click.option("--again", is_flag=True, help="Throw away what there is of this night, and begin.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Score the whole night anew, in place of what there is, which an older version of the "
+    "table keeps.",
+)
+@click.option("--retry-errors", is_flag=True, help="Score images anew whose row has an error.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=PATIENCE_SECONDS / 60,
+    show_default=True,
+    metavar="MINUTES",
+    help="How long images are tried again that storage does not give. What is still missing then "
+    "leaves the night incomplete, with exit code 3; the rest is committed.",
+)
+@click.option("--give-up", is_flag=True, help="Make rows with an error of what is still missing.")
 @compute_options("cpus_per_worker", "gpus_per_worker", "device", "precision", "backend")
 def nightly(
     places: tuple[str, ...],
@@ -116,12 +135,16 @@ def nightly(
     limit: float,
     price: float | None,
     again: bool,
+    retry_errors: bool,
+    patience: float,
+    give_up: bool,
     **compute: Any,
 ) -> None:
     """Score a night's images, each exactly once, whatever is killed on the way.
 
-    The same command goes on where it was. DIR/date=DATE/ has a row for every image in Parquet, and
-    when it is whole _COMPLETE.json.
+    DIR is a Delta Lake table with the rows of all nights. Those of a run are there with one commit,
+    or not at all. The same command goes on where it was, and later scores what has arrived or was
+    replaced since.
     """
     from ssray.cli.terminal import console, scoring_progress, show_night
     from ssray.cluster.nightly import score_night
@@ -142,28 +165,37 @@ def nightly(
         min_actors=min_actors,
         price_per_hour=price,
         again=again,
+        retry_errors=retry_errors,
+        patience=60 * patience,
+        give_up=give_up,
     )
     with scoring_progress() as (state, scored):
         outcome = score_night(request, compute_from(compute), state, scored)
-    show_night(outcome.completed, outcome.new, request.places.results)
-    share = outcome.completed.summary.error_share
+    show_night(outcome, request.places.out)
+    share = outcome.error_share
     if share > limit:
         console.print(
             f"{percent(share)} of the images could not be scored, more than the "
             f"{100 * limit:g} % of --max-error-share."
         )
+    if outcome.missing:
+        console.print("The night is incomplete: the same command goes on with what is missing.")
+        sys.exit(INCOMPLETE)
     sys.exit(1 if share > limit else 0)
 
 
 @click.command()
 @click.option(
-    "--scores", required=True, metavar="URI", help="What ssray nightly wrote to: --out, or a night."
+    "--scores", required=True, metavar="URI", help="What ssray nightly wrote to: its --out."
+)
+@click.option(
+    "--date", metavar="YYYY-MM-DD", help="Of the night.  [default: the last with the image]"
 )
 @click.option("--image", required=True, metavar="URI", help="As in the rows' column uri.")
 @click.option("--out", required=True, metavar="FILE", help="The picture, a PNG.")
-def heatmap(scores: str, image: str, out: str) -> None:
+def heatmap(scores: str, date: str | None, image: str, out: str) -> None:
     """Draw a kept heatmap, over its image if that is still there."""
     from ssray.nightly.heatmap import draw_heatmap
     from ssray.storage.location import Location
 
-    say(str(draw_heatmap(Location.parse(scores), image, Location.parse(out))))
+    say(str(draw_heatmap(Location.parse(scores), image, Location.parse(out), date)))

@@ -23,7 +23,8 @@ from rich.text import Text
 from ssray.cli.printable import printable
 from ssray.cluster.progress import Lines, clock
 from ssray.models.store import StoredVersion
-from ssray.nightly.night_log import Completed
+from ssray.nightly.protocol import NightOutcome
+from ssray.nightly.seen import State
 from ssray.scoring.evaluation import in_words
 from ssray.storage.location import Location
 from ssray.training.progress import ProgressRow
@@ -222,11 +223,23 @@ def scoring_progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, i
         yield state, scored
 
 
-def show_night(completed: Completed, new: bool, place: Location) -> None:
+_STATES: dict[State, str] = {
+    "known": "had a row already",
+    "changed": "were replaced since they were scored, and scored again",
+    "again": "had an error before, and were scored again",
+}
+
+
+def show_night(outcome: NightOutcome, place: Location) -> None:
     """Prints how a night went, or that it was complete before."""
-    summary = completed.summary
-    if not new:
-        console.print(f"{place}: complete already, nothing was done.")
+    if not outcome.new:
+        console.print(
+            f"{place}: the night of {outcome.date} is complete already, {outcome.images:,} images; "
+            "nothing was done."
+        )
+    if outcome.committed is None:
+        return
+    summary = outcome.committed.summary
     table = Table(box=None, pad_edge=False)
     table.add_column("category")
     for column in ("images", "flagged", "errors"):
@@ -248,7 +261,13 @@ def show_night(completed: Completed, new: bool, place: Location) -> None:
         f"{'' if cost is None else f', costs {cost:.2f}'}. {summary.retries} requests made again."
     )
     console.print(f"Time of all threads: {spent}")
-    console.print(f"Rows: {place}")
+    states = outcome.committed.states
+    for state, words in _STATES.items():
+        if found := states.get(state):
+            console.print(f"{found:,} {words}")
+    for reason, count in outcome.missing.items():
+        console.print(f"Missing, {reason}: {count:,} images have no row")
+    console.print(f"Table: {place}, {outcome.images:,} images of {outcome.date}")
 
 
 def show_evaluation(metrics: pa.Table, scores: pa.Table, out: Location) -> None:

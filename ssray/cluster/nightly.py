@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -30,20 +31,10 @@ from ssray.config import Compute
 from ssray.errors import ScoringError
 from ssray.models.device import resolve_device, use_cores
 from ssray.nightly.batch import BatchScorer
-from ssray.nightly.night_log import (
-    Night,
-    Part,
-    Places,
-    StoredBatch,
-    join,
-    write_batch,
-)
-from ssray.nightly.plan import (
-    read_batch,
-)
+from ssray.nightly.plan import read_batch
 from ssray.nightly.protocol import NightOutcome, NightRequest, OnScored, OnState, Stages, run_night
 from ssray.nightly.quarantine import quarantined
-from ssray.nightly.summary import BatchFacts
+from ssray.nightly.run import Night, Part, Places, Run, without_rows, write_part
 from ssray.storage.fetch import persistently
 from ssray.storage.location import Location
 
@@ -53,6 +44,8 @@ NO_PROGRESS_TIMEOUT_S = 6 * 3600
 """Only a batch that is done is progress: thousands of images of a compressed tar at some seconds
 each are one, and a node may have to be waited for."""
 _TASKS_AHEAD = 2
+_BATCHES = pa.schema([("batch", pa.int64()), ("files", pa.list_(pa.string()))])
+"""What an actor gets: the number of a batch, and the files of rows that it has already."""
 
 
 def score_night(
@@ -67,9 +60,9 @@ def score_night(
     """
 
     @contextlib.contextmanager
-    def on_ray(places: Places, night: Night) -> Iterator[Stages]:
+    def on_ray(places: Places, run: Run) -> Iterator[Stages]:
         with ray_session():
-            yield _RayStages(request, compute, places, night)
+            yield _RayStages(request, compute, places, run)
 
     return run_night(request, compute, on_ray, on_state, on_scored)
 
@@ -81,17 +74,24 @@ class _RayStages:
     request: NightRequest
     compute: Compute
     places: Places
-    night: Night
+    run: Run
 
-    def score(self, numbers: Sequence[int]) -> Iterator[BatchFacts]:
-        if not numbers:
+    @property
+    def device(self) -> str:
+        return WorkerResources.of(self.compute).device
+
+    def score(self, batches: Mapping[int, Sequence[str]], give_up: bool) -> Iterator[Part]:
+        if not batches:
             return
-        pool = _Pool.of(self.request, self.compute, len(numbers))
+        pool = _Pool.of(self.request, self.compute, len(batches))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-        blocks = [pa.table({"batch": pa.array([number], pa.int64())}) for number in numbers]
-        counts = ray.data.from_arrow(blocks).map_batches(
+        blocks = [
+            pa.table([[number], [list(files)]], schema=_BATCHES)
+            for number, files in batches.items()
+        ]
+        parts = ray.data.from_arrow(blocks).map_batches(
             _NightActor,
             batch_format="pyarrow",
             batch_size=1,  # where there are GPUs, Ray Data refuses to take blocks as they are
@@ -105,22 +105,15 @@ class _RayStages:
             fn_constructor_kwargs={
                 "places": self.places,
                 "models": self.request.models,
-                "night": self.night,
+                "night": self.run.night,
                 "compute": self.compute,
                 "worker": pool.each,
+                "give_up": give_up,
             },
         )
         with _told_in_a_line():
-            for row in counts.iter_rows():
-                yield BatchFacts.model_validate_json(row["facts"])
-
-    def join(
-        self, shares: Sequence[Sequence[StoredBatch]], holder: str
-    ) -> list[tuple[Part, list[BatchFacts]]]:
-        tasks = [_join_on_cluster.remote(self.places, share, holder) for share in shares]
-        with _told_in_a_line():
-            joined: list[tuple[Part, list[BatchFacts]]] = ray.get(tasks)
-        return joined
+            for row in parts.iter_rows():
+                yield Part.model_validate_json(row["part"])
 
 
 @contextlib.contextmanager
@@ -169,12 +162,13 @@ class _NightActor:
         night: Night,
         compute: Compute,
         worker: WorkerResources,
+        give_up: bool,
     ) -> None:
         threads = worker.threads()
         use_cores(threads)
-        self._places = places
+        self._places, self._device = places, worker.device
         self._wrote = 0.0
-        self._score = BatchScorer(
+        scorer = BatchScorer(
             models,
             night.versions,
             resolve_device(worker.device),
@@ -183,21 +177,21 @@ class _NightActor:
             readers=threads + SPARE_READERS,
             heatmaps=night.heatmaps,
         )
+        self._score = functools.partial(scorer, give_up=give_up)
 
-    def __call__(self, numbers: pa.Table) -> pa.Table:
-        facts = [self._done(number) for number in numbers["batch"].to_pylist()]
-        return pa.table({"facts": [each.model_dump_json() for each in facts]})
+    def __call__(self, batches: pa.Table) -> pa.Table:
+        parts = [self._done(row["batch"], row["files"]) for row in batches.to_pylist()]
+        return pa.table({"part": [each.model_dump_json() for each in parts]})
 
-    def _done(self, number: int) -> BatchFacts:
+    def _done(self, number: int, files: Sequence[str]) -> Part:
         begun = time.perf_counter()
         sources = persistently(lambda: read_batch(self._places.manifest, number))
+        if files:
+            sources = without_rows(self._places, sources, files)
         result = quarantined(self._score, sources, self._places.notes / f"{number:06}")
         scored = time.perf_counter()
         result.spent.seconds["write"] += self._wrote  # a file can't tell how long it took to write
         result.spent.worker_seconds = scored - begun + self._wrote
-        facts = persistently(lambda: write_batch(self._places, number, result))
+        part = persistently(lambda: write_part(self._places, number, files, result, self._device))
         self._wrote = time.perf_counter() - scored
-        return facts
-
-
-_join_on_cluster = ray.remote(num_cpus=1)(join)
+        return part

@@ -6,5 +6,7 @@ kept. Nothing here knows of Ray; ``ssray.cluster.nightly`` spreads the batches o
 
 BATCH = 256
 """Images whose rows are kept together, and scored again together if they were not all scored."""
+PATIENCE_SECONDS = 3600.0
+"""How long images are tried again that storage does not give."""
 CATEGORY_PATTERN = r"(?P<category>[^/]+)/"
 """Where the path of an image names its category: the first folder."""

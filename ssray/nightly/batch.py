@@ -10,7 +10,7 @@ import functools
 import itertools
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from ssray.config import Backend, Heatmaps, Precision
-from ssray.errors import ImageError
+from ssray.errors import ArtifactError, ImageError
 from ssray.nightly.rows import NIGHT
 from ssray.nightly.sources import Source
 from ssray.scoring.heatmap import levels_to_png
@@ -39,6 +39,8 @@ from ssray.storage.location import Location
 
 MOST_HELD_BYTES = 256 * 1024**2
 """The most bytes of files from a compressed tar waiting to be decoded; a larger one waits alone."""
+MOST_FAILURES = 16
+"""How many images in a row storage may fail to give before the rest of a batch is postponed."""
 STAGES = ("fetch", "decode", "model", "pack", "write")
 """The stages of work whose times are measured."""
 _KNOWN = {
@@ -81,11 +83,13 @@ class BatchResult:
         rows: a ``NIGHT`` table, in the order of the batch.
         spent: how long each stage took.
         retries: how many requests failed and were made again.
+        postponed: how many images have no row, as storage failed, by reason.
     """
 
     rows: pa.Table
     spent: Spent
     retries: int
+    postponed: Mapping[str, int] = field(default_factory=dict)
 
 
 class BatchScorer:
@@ -121,29 +125,51 @@ class BatchScorer:
         self._ahead = 2 * SCORE_BATCH + readers
         self._judges: dict[str, Judge] = {}
 
-    def __call__(self, sources: Sequence[Source]) -> BatchResult:
+    def __call__(self, sources: Sequence[Source], give_up: bool = False) -> BatchResult:
         """Scores a batch of images, which must all be of one category.
 
-        Raises:
-            ArtifactError: if the category's model can't be used.
+        Args:
+            sources: the images.
+            give_up: makes rows with an error of images that storage did not give; else they have
+                none, and are counted as postponed.
         """
         spent, fetch = Spent(), Fetcher()
         category = sources[0].category
         version = self._versions.get(category)
-        if version is None:
-            detail = f"no model for '{category}' was in use when the night began"
-            unknown = Judged(Prepared.unusable("unknown_category", detail))
-            rows = [self._row(source, None, unknown) for source in sources]
-        else:
+        try:
+            if version is None:
+                raise ImageError(
+                    "unknown_category",
+                    f"no model for '{category}' was in use when the run began",
+                )
             judge = self._judge(category, version)
-            rows = []
+        except (ImageError, ArtifactError) as error:
+            code = error.code if isinstance(error, ImageError) else "model_unusable"
+            nothing = Judged(Prepared.unusable(code, str(error)))
+            found = [(source, nothing) for source in sources]
+        else:
+            found = []
             pending = iter(self._prepared(sources, judge, fetch, spent))
             while chunk := list(itertools.islice(pending, SCORE_BATCH)):
-                rows += self._rows(judge, chunk, spent)
-        return BatchResult(pa.Table.from_pylist(rows, schema=NIGHT), spent, fetch.retries)
+                with spent.on("model"):
+                    judged = judge([prepared for _, prepared in chunk])
+                found += zip((source for source, _ in chunk), judged, strict=True)
+        rows, postponed = list[dict[str, Any]](), Counter[str]()
+        with spent.on("pack"):
+            for source, each in found:
+                if each.prepared.transient and not give_up:
+                    postponed[each.prepared.error or ""] += 1
+                else:
+                    rows.append(self._row(source, version, each))
+        table = pa.Table.from_pylist(rows, schema=NIGHT)
+        return BatchResult(table, spent, fetch.retries, postponed)
 
     def _judge(self, category: str, version: str) -> Judge:
-        """Returns the category's judge; loads its model the first time."""
+        """Returns the category's judge; loads its model the first time.
+
+        Raises:
+            ArtifactError: if the model can't be used.
+        """
         if category not in self._judges:
             self._judges[category] = Judge.load(
                 self._store, category, version, self._device, self._precision, self._backend
@@ -157,8 +183,10 @@ class BatchScorer:
         framing = judge.artifact.framing
         waiting: deque[tuple[Source, Future[Prepared], int]] = deque()
         held_bytes = 0
+        breaker = _Breaker()
         for source, content, held in _contents(sources, fetch, spent):
-            prepared = self._readers.submit(prepare, content, framing, spent.on)
+            read = functools.partial(breaker, content)
+            prepared = self._readers.submit(prepare, read, framing, spent.on)
             waiting.append((source, prepared, held))
             held_bytes += held
             while len(waiting) > self._ahead or (waiting and held_bytes > MOST_HELD_BYTES):
@@ -168,23 +196,12 @@ class BatchScorer:
         for first, future, _ in waiting:
             yield first, future.result()
 
-    def _rows(
-        self, judge: Judge, chunk: Sequence[tuple[Source, Prepared]], spent: Spent
-    ) -> list[dict[str, Any]]:
-        """Judges some prepared images in one call of the model, and makes their rows."""
-        with spent.on("model"):
-            judged = judge([prepared for _, prepared in chunk])
-        with spent.on("pack"):
-            return [
-                self._row(source, judge.artifact.version, each)
-                for (source, _), each in zip(chunk, judged, strict=True)
-            ]
-
     def _row(self, source: Source, version: str | None, judged: Judged) -> dict[str, Any]:
         row = judged.row() | {
             "uri": source.uri,
             "category": source.category,
             "model_version": version,
+            "etag": source.etag,
         }
         if source.size is not None:
             row["size_bytes"] = source.size
@@ -195,6 +212,39 @@ class BatchScorer:
             row["heatmap"] = levels_to_png(verdict.levels)
             row["pixel_threshold"] = verdict.pixel_threshold
         return row
+
+
+class _Breaker:
+    """Asks a storage no more that has failed ``MOST_FAILURES`` times in a row.
+
+    Each image is asked for several times with growing pauses; of a storage that is down a batch of
+    them would take very long to find that out.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def __call__(self, read: Callable[[], bytes]) -> bytes:
+        """Reads an image.
+
+        Raises:
+            ImageError: as ``read`` does, or without reading.
+        """
+        if self._failures >= MOST_FAILURES:
+            raise ImageError(
+                "unreadable",
+                f"not asked for: storage failed {MOST_FAILURES} times in a row before",
+                transient=True,
+            )
+        try:
+            content = read()
+        except ImageError as error:
+            self._failures = (
+                self._failures + 1 if error.transient and error.code != "changed" else 0
+            )
+            raise
+        self._failures = 0
+        return content
 
 
 def _contents(
@@ -267,7 +317,7 @@ def _reading(source: Source, fetch: Fetcher) -> Callable[[], bytes]:
     """Makes a function that fetches an image, or raises the error that is known already."""
     if source.error:
         return _raising(_known_before(source))
-    return lambda: fetch(source.uri, source.size, source.offset)
+    return lambda: fetch(source.uri, source.size, source.offset, source.etag)
 
 
 def _known_before(source: Source) -> ImageError:

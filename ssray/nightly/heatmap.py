@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
+from datetime import date as Date
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from ssray.data.large import decode_resized
 from ssray.errors import DataError, ImageError, ScoringError
-from ssray.nightly.night_log import Completed, read_marker
+from ssray.nightly.table import ScoreTable
 from ssray.scoring.heatmap import overlay, pictured_shape, png_to_levels
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
@@ -21,22 +21,23 @@ _WITHOUT_IMAGE = 40
 """The grey level, of 255, that is drawn instead of an image that is no longer there."""
 
 
-def draw_heatmap(scores: Location, uri: str, out: Location) -> str:
-    """Draws an image's heatmap from the last complete night that scored the image.
+def draw_heatmap(scores: Location, uri: str, out: Location, date: str | None = None) -> str:
+    """Draws an image's heatmap from the last night that scored the image.
 
     Args:
-        scores: the folder of all nights, or of one.
+        scores: the table of scores.
         uri: the image's URI as it stands in the rows.
         out: where to write the picture, a PNG of the image's size up to 4,096 pixels a side.
+        date: of the night to take it from, YYYY-MM-DD.
 
     Returns:
         A line that says what the picture shows.
 
     Raises:
-        DataError: if no complete night has the image.
-        ScoringError: if no heatmap of it was kept.
+        DataError: if no night has the image.
+        ScoringError: if no heatmap of it was kept, or there is no table.
     """
-    row = _find(scores, uri)
+    row = _find(scores, uri, date)
     place = f"{row['category']}, score {row['score']}" if row["error"] is None else row["error"]
     if row["heatmap"] is None:
         raise ScoringError(
@@ -57,24 +58,18 @@ def draw_heatmap(scores: Location, uri: str, out: Location) -> str:
     return f"{out}: {place}, {over}"
 
 
-def _find(scores: Location, uri: str) -> dict[str, Any]:
-    """Finds the row of an image in the last complete night that scored it."""
-    nights = _complete_nights(scores)
-    for folder, completed in nights:
-        for part in completed.parts:
-            place = folder / part.path
-            with place.open_file() as file:
-                found = pq.read_table(file, filters=pc.field("uri") == uri)
-            if len(found):
-                [row] = found.to_pylist()[:1]
-                return dict(row)
-    raise DataError(
-        f"{scores}: {uri} is in none of {len(nights)} complete nights. Expected a uri as it stands "
-        "in the rows."
-    )
-
-
-def _complete_nights(scores: Location) -> list[tuple[Location, Completed]]:
-    """Lists the complete nights, the last one first."""
-    folders = [scores, *(scores.at(info) for info in reversed(scores.children()))]
-    return [(folder, completed) for folder in folders if (completed := read_marker(folder))]
+def _find(scores: Location, uri: str, date: str | None) -> dict[str, Any]:
+    """Finds the row of an image, the latest one where no night is named."""
+    of_image = pc.field("uri") == uri
+    if date:
+        of_image &= pc.field("date") == Date.fromisoformat(date)
+    dataset = ScoreTable(scores).dataset()
+    days = dataset.to_table(["date"], filter=of_image)["date"].to_pylist()
+    if not days:
+        where = f"the night of {date}" if date else "any night"
+        raise DataError(
+            f"{scores}: {uri} is not in {where}. Expected a uri as it stands in the rows."
+        )
+    found = dataset.to_table(filter=of_image & (pc.field("date") == max(days)))
+    row: dict[str, Any] = found.to_pylist()[0]
+    return row

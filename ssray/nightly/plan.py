@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from ssray.nightly.seen import Seen, State
 from ssray.nightly.sources import CategoryRule, Source, find
 from ssray.storage.archives import is_compressed_tar, split_member
 from ssray.storage.json_file import read_json
@@ -36,6 +37,7 @@ ROWS = pa.schema(
         pa.field("size_bytes", pa.int64()),
         pa.field("offset", pa.int64(), metadata={"of": "the member in a tar"}),
         pa.field("error", pa.string()),
+        pa.field("etag", pa.string()),
     ]
 )
 
@@ -44,9 +46,10 @@ class Manifest(BaseModel):
     """A summary of the manifest.
 
     Attributes:
-        images: how many images there are.
+        images: how many images are to be scored.
         batches: how many batches there are; they are numbered from 0.
         categories: how many images each category has.
+        states: how many images were found in each state (``ssray.nightly.seen.State``).
         passed_over: how many other files were found, by their suffix.
         seconds: how long the listing took.
     """
@@ -56,6 +59,7 @@ class Manifest(BaseModel):
     images: int
     batches: int
     categories: dict[str, int]
+    states: dict[State, int]
     passed_over: dict[str, int]
     seconds: float
 
@@ -77,6 +81,7 @@ def write_manifest(
     on_listed: Callable[[int], None] = lambda images: None,
     write_summary: Callable[[Location, bytes], None] = Location.write,
     allowed: Sequence[Location] = (),
+    seen: Seen | None = None,
 ) -> Manifest:
     """Lists the images and writes the manifest, its summary last.
 
@@ -88,6 +93,7 @@ def write_manifest(
         on_listed: called now and then with the number of images found so far.
         write_summary: writes the summary's content to a place.
         allowed: where lists may name files, as ``find`` takes it.
+        seen: the images that have a row already; what is neither new nor changed is left out.
 
     Raises:
         DataError: as ``find`` does.
@@ -95,7 +101,12 @@ def write_manifest(
     begun = time.monotonic()
     passed_over, categories = Counter[str](), Counter[str]()
     batches = 0
-    sources = (source for place in places for source in find(place, rule, passed_over, allowed))
+    states = Counter[State]()
+    sources: Iterator[Source] = (
+        source for place in places for source in find(place, rule, passed_over, allowed)
+    )
+    if seen:
+        sources = _without(seen, sources, states)
     for number, part in enumerate(_parts(_in_batches(sources, batch))):
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, ROWS, compression="zstd") as writer:
@@ -109,6 +120,7 @@ def write_manifest(
         images=categories.total(),
         batches=batches,
         categories=dict(sorted(categories.items())),
+        states=dict(states) if seen else {"new": categories.total()},
         passed_over=dict(passed_over),
         seconds=time.monotonic() - begun,
     )
@@ -123,7 +135,14 @@ def read_batch(folder: Location, number: int) -> list[Source]:
     with place.open_file() as file:
         table = pq.ParquetFile(file).read_row_group(group)
     return [
-        Source(row["uri"], row["category"], row["size_bytes"], row["offset"], row["error"])
+        Source(
+            row["uri"],
+            row["category"],
+            row["size_bytes"],
+            row["offset"],
+            row["error"],
+            row["etag"],
+        )
         for row in table.to_pylist()
     ]
 
@@ -137,6 +156,20 @@ def batch_sizes(folder: Location, manifest: Manifest) -> list[int]:
             found = pq.read_metadata(file)
         sizes += [found.row_group(group).num_rows for group in range(found.num_row_groups)]
     return sizes
+
+
+def _without(seen: Seen, sources: Iterable[Source], states: Counter[State]) -> Iterator[Source]:
+    """Yields each image once that has no row, or one that is to be replaced; counts all states."""
+    replaced = set[str]()
+    for source in sources:
+        state = seen.state(source)
+        if state in ("changed", "again"):
+            if source.uri in replaced:
+                continue
+            replaced.add(source.uri)
+        states[state] += 1
+        if state != "known":
+            yield source
 
 
 def _in_batches(sources: Iterable[Source], batch: int) -> Iterator[list[Source]]:
@@ -172,6 +205,7 @@ def _table(members: Sequence[Source]) -> pa.Table:
             "size_bytes": source.size,
             "offset": source.offset,
             "error": source.error,
+            "etag": source.etag,
         }
         for source in members
     ]

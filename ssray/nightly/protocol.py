@@ -1,51 +1,64 @@
-"""How a night is scored once and seen only when it is whole, whoever does the work.
+"""How a night is scored, each image once, and seen only when it is whole, whoever does the work.
 
-A night is claimed by a lease and written down, its images are listed into batches, batches are
-scored and kept, and at the end joined into the files that the marker makes visible. Whatever is
-killed on the way, the same request goes on where it was. ``Stages`` is who does the work;
-``ssray.cluster.nightly`` has it done on Ray.
+A night has runs. Each lists the images that have no row yet, or another content than the one that
+was scored, has them scored in batches, and commits all rows at once (``ssray.nightly.table``).
+Whatever is killed on the way, the same request goes on where it was. ``Stages`` is who does the
+work; ``ssray.cluster.nightly`` has it done on Ray.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import json
+import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import ssray
 from ssray.config import Compute, Heatmaps
-from ssray.errors import ArtifactError, ConfigError, ConflictError, DataError, ScoringError
-from ssray.models.artifact import load_facts
+from ssray.errors import ArtifactError, ConfigError, DataError, ScoringError
+from ssray.models.artifact import load
 from ssray.models.store import published
-from ssray.nightly import BATCH
-from ssray.nightly.night_log import (
-    MARKER,
-    Completed,
+from ssray.nightly import BATCH, PATIENCE_SECONDS
+from ssray.nightly.plan import Manifest, batch_sizes, write_manifest
+from ssray.nightly.run import (
+    Committed,
     Night,
     Part,
     Places,
-    StoredBatch,
+    Run,
+    after_commit,
+    before_commit,
     begin,
-    check_same,
-    list_batches,
-    publish,
-    shares,
+    clear_up,
+    list_parts,
 )
-from ssray.nightly.plan import Manifest, batch_sizes, read_manifest, write_manifest
+from ssray.nightly.seen import COLUMNS, Seen
 from ssray.nightly.sources import CategoryRule
-from ssray.nightly.summary import BatchFacts, summarise
+from ssray.nightly.summary import summarise
+from ssray.nightly.table import How, ScoreTable
 from ssray.storage.lease import SILENCE_SECONDS, Lease
 from ssray.storage.location import Location
 
 OnState = Callable[[str], None]
 OnScored = Callable[[int, int], None]
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 10.0, 300.0
+"""How long a night waits for a storage that fails, the first time and at most."""
+MOST_FAILED_BATCHES = 3
+"""How many batches in a row may come back without a row before a night waits."""
+MOST_RUNS = 3
+"""How many runs one start makes, where images arrive or change while it scores."""
+_MENDED = ("model_unusable", "unknown_category")
+"""Errors of rows that are made again once their category has a model that can be used."""
+_REPLACED = "changed"
+"""Why an image is postponed that was replaced after it was listed: it has to be listed anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +77,11 @@ class NightRequest:
         max_actors: scoring actors at most; None takes one a GPU, or as the CPUs allow.
         min_actors: scoring actors at least.
         price_per_hour: of one actor's CPUs or GPU, in any currency.
-        again: throws away what is there of this night.
+        again: scores everything anew, in place of what there is of this night.
+        retry_errors: scores images anew whose row has an error.
+        patience: for how many seconds images are tried again that storage does not give, from the
+            last time that it gave any.
+        give_up: makes rows with an error of what is then still missing.
     """
 
     images: Sequence[Location]
@@ -78,6 +95,9 @@ class NightRequest:
     min_actors: int = 1
     price_per_hour: float | None = None
     again: bool = False
+    retry_errors: bool = False
+    patience: float = PATIENCE_SECONDS
+    give_up: bool = False
     allowed: Sequence[Location] = ()
 
     def __post_init__(self) -> None:
@@ -128,7 +148,7 @@ class NightRequest:
             batch=self.batch,
             precision=compute.precision,
             backend=compute.backend,
-            run="",
+            ssray_version=ssray.__version__,
         )
 
 
@@ -137,29 +157,50 @@ class NightOutcome:
     """How a night ended.
 
     Attributes:
-        completed: what the marker says.
+        date: of the night.
+        committed: how the last run went that was committed.
         new: whether anything was left to do.
+        images: how many images have a row.
+        errors: how many of these rows have an error, by reason.
+        missing: how many images have no row, as storage did not give them, by reason.
     """
 
-    completed: Completed
+    date: str
+    committed: Committed | None
     new: bool
+    images: int
+    errors: Mapping[str, int]
+    missing: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def error_share(self) -> float:
+        """The share of the rows that have an error."""
+        return sum(self.errors.values()) / self.images if self.images else 0.0
 
 
 class Stages(Protocol):
-    """Who scores batches and joins their rows. Both raise ``ScoringError`` if it can't be done."""
+    """Who scores batches."""
 
-    def score(self, numbers: Sequence[int]) -> Iterator[BatchFacts]:
-        """Scores batches by their numbers, in any order, and keeps their rows; yields what was
-        counted in each.
+    @property
+    def device(self) -> str:
+        """Where the models run."""
+
+    def score(self, batches: Mapping[int, Sequence[str]], give_up: bool) -> Iterator[Part]:
+        """Scores batches, in any order, and keeps their rows.
+
+        Args:
+            batches: the files of rows that each has already, by their paths below the table.
+            give_up: as for ``ssray.nightly.batch.BatchScorer``.
+
+        Yields:
+            What came of each batch.
+
+        Raises:
+            ScoringError: if it can't be done.
         """
 
-    def join(
-        self, shares: Sequence[Sequence[StoredBatch]], holder: str
-    ) -> Iterable[tuple[Part, list[BatchFacts]]]:
-        """Joins each share into a file of the results, named by who holds the lease."""
 
-
-OpenStages = Callable[[Places, Night], AbstractContextManager[Stages]]
+OpenStages = Callable[[Places, Run], AbstractContextManager[Stages]]
 
 
 def run_night(
@@ -171,153 +212,261 @@ def run_night(
 ) -> NightOutcome:
     """Scores every image of a night once; killed and started again, it goes on where it was.
 
+    Images that have arrived since the night was committed are scored and committed, too, and so are
+    those whose content is another now.
+
     Args:
         request: what to score.
         compute: of the workers.
-        open_stages: begins the work of a night, and ends it with the block.
+        open_stages: begins the work of a run, and ends it with the block.
         on_state: called with a few words on what goes on.
-        on_scored: called with how many images have their row, and how many there are.
+        on_scored: called with how many images of the run have their row, and how many there are.
 
     Raises:
-        ArtifactError: if there is no model, or one can't be used.
+        ArtifactError: if there is no model.
         ConfigError: if the night was begun with other arguments.
-        ConflictError: if it is being scored elsewhere.
+        ConflictError: if it is being scored elsewhere, or was committed elsewhere meanwhile.
         DataError: if there are no images.
         ScoringError: if it could not be finished.
     """
-    places, asked = request.places, request.night(compute)
-    done = None if request.again else _done_before(places, asked)
-    if done and not places.work.files():
-        return done
+    places, table, asked = request.places, ScoreTable(request.out), request.night(compute)
     wait = functools.partial(on_state, f"{SILENCE_SECONDS:g} s to see if it is scored elsewhere")
     with Lease(places.lease, f"the night of {places.date}", wait) as lease:
-        if request.again:
-            places.work.delete()
-            (places.results / MARKER).delete()
-            places.results.delete()
-        done = _done_before(places, asked)
-        if done:
-            places.work.delete()
-            return done
-        begun = time.monotonic()
-        night = begin(places, asked.model_copy(update={"run": lease.name}), lease.write)
-        places = dataclasses.replace(places, run=night.run)
-        manifest = _listed(places, night, lease, on_state)
-        for category in manifest.categories.keys() & night.versions.keys():
-            load_facts(request.models, category, night.versions[category])
-        with open_stages(places, night) as stages, _unless_taken_over(lease):
-            there = {batch.number for batch in list_batches(places)}
-            before = _score_missing(places, manifest, there, stages, on_scored)
-            completed = _joined(request, places, lease, night, manifest, stages, begun, before)
-        return NightOutcome(completed, new=True)
-
-
-def _done_before(places: Places, asked: Night) -> NightOutcome | None:
-    completed = places.completed()
-    if completed is None:
-        return None
-    check_same(completed.night, asked, f"{places.results}: complete, scored")
-    return NightOutcome(completed, new=False)
-
-
-def _listed(places: Places, night: Night, lease: Lease, on_state: OnState) -> Manifest:
-    """The night's images, listed now or by an earlier start."""
-    manifest = read_manifest(places.manifest)
-    if manifest is None:
-        on_state("listing images")
-        manifest = write_manifest(
-            places.manifest,
-            [Location.parse(uri) for uri in night.images],
-            CategoryRule(night.category_pattern, night.category),
-            night.batch,
-            lambda images: on_state(f"listing images: {images:,}"),
-            lease.write,
-            [Location.parse(uri) for uri in night.allowed],
-        )
-    if not manifest.images:
-        places.work.delete()
-        found = json.dumps(manifest.passed_over) if manifest.passed_over else "nothing"
-        raise DataError(f"{', '.join(night.images)}: no images. Found {found}.")
-    return manifest
-
-
-def _score_missing(
-    places: Places, manifest: Manifest, there: set[int], stages: Stages, on_scored: OnScored
-) -> int:
-    """Scores the batches whose rows are not there yet; returns how many images had theirs."""
-    sizes = batch_sizes(places.manifest, manifest)
-    before = images = sum(sizes[number] for number in there)
-    on_scored(images, manifest.images)
-    pending = [number for number in range(manifest.batches) if number not in there]
-    for facts in stages.score(pending):
-        images += facts.images
-        on_scored(images, manifest.images)
-    return before
-
-
-def _joined(
-    request: NightRequest,
-    places: Places,
-    lease: Lease,
-    night: Night,
-    manifest: Manifest,
-    stages: Stages,
-    begun: float,
-    before: int,
-) -> Completed:
-    """Joins all batches into the files of the results, and makes the night visible."""
-    strays = places.results.files()  # listed before it is sure that no later holder wrote them
-    completed = places.completed()
-    lease.confirm()
-    if completed:  # by a holder that was slow, not dead
-        places.work.delete()
-        return completed
-    batches = list_batches(places)
-    missing = set(range(manifest.batches)) - {batch.number for batch in batches}
-    if missing:
-        raise ScoringError(
-            f"{len(missing)} of {manifest.batches} batches were not scored. The same command goes "
-            "on with them."
-        )
-    for stray in strays:
-        places.results.at(stray).delete()
-    parts, counted = list[Part](), list[BatchFacts]()
-    for part, facts in stages.join(shares(batches), lease.name):
-        parts.append(part)
-        counted += facts
-    rows = sum(part.rows for part in parts)
-    if rows != manifest.images:
-        raise ScoringError(f"{rows} rows for {manifest.images} images; nothing was made visible.")
-    completed = Completed(
-        date=places.date,
-        night=night,
-        parts=parts,
-        summary=summarise(
-            counted,
-            manifest.seconds,
-            time.monotonic() - begun,
-            manifest.images - before,
-            manifest.passed_over,
-            request.price_per_hour,
-        ),
-        ssray_version=ssray.__version__,
-    )
-    publish(places, completed, lease.write)
-    with contextlib.suppress(ConflictError):  # then it is the other holder's to clean up
-        lease.confirm()
-        places.work.delete()
-    return completed
+        clear_up(places, table, table.number(places.date))
+        committed, missing = None, Counter[str]()
+        for again in (request.again, *itertools.repeat(False, MOST_RUNS - 1)):
+            before = table.number(places.date)
+            run, manifest = begin(places, secrets.token_hex(8), asked, before, again, lease.write)
+            went_on = manifest is not None
+            if manifest is None:
+                manifest = _listed(places.of(run.name), run, table, request, lease, on_state)
+            if not manifest.images:
+                places.of(run.name).work.delete()
+                if not before:
+                    found = json.dumps(manifest.passed_over) if manifest.passed_over else "nothing"
+                    raise DataError(f"{', '.join(asked.images)}: no images. Found {found}.")
+                break
+            job = _Job(request, places.of(run.name), run, manifest, table, on_state, on_scored)
+            with (
+                _unless_committed_elsewhere(table, run, places.date),
+                open_stages(job.places, run) as stages,
+            ):
+                committed, missing = job.done(stages)
+            if not (went_on or missing[_REPLACED]):
+                break
+        new = committed is not None
+        committed = committed or places.committed()
+        errors = _errors(table, places.date)
+        return NightOutcome(places.date, committed, new, table.count(places.date), errors, missing)
 
 
 @contextlib.contextmanager
-def _unless_taken_over(lease: Lease) -> Iterator[None]:
-    """Where work failed because another holder took over, that is what is told.
+def _unless_committed_elsewhere(table: ScoreTable, run: Run, date: str) -> Iterator[None]:
+    """Where work failed after another process committed in its place, that is what is told.
 
     Raises:
-        ConflictError: in place of the block's ``ScoringError``, if the lease is someone else's.
+        ConflictError: in place of what the block raises, which may miss its files.
     """
     try:
         yield
-    except ScoringError:
-        lease.confirm()
+    except (ScoringError, OSError):
+        if table.number(date) >= run.number:
+            raise table.conflict(date) from None
         raise
+
+
+def _errors(table: ScoreTable, date: str) -> dict[str, int]:
+    """How many rows of a night have an error, by reason, the most frequent first."""
+    errors = Counter[str]()
+    for batch in table.batches(date, ["error"]):
+        for counted in batch.column("error").value_counts().to_pylist():
+            if counted["values"] is not None:
+                errors[counted["values"]] += counted["counts"]
+    return dict(errors.most_common())
+
+
+def _listed(
+    places: Places,
+    run: Run,
+    table: ScoreTable,
+    request: NightRequest,
+    lease: Lease,
+    on_state: OnState,
+) -> Manifest:
+    """Lists the images that a run has to score."""
+    on_state("listing images")
+    seen = None
+    if not run.redo and run.number > 1:
+        wanted = functools.partial(_to_be_made_again, request, run.night.versions)
+        seen = Seen.of(table.batches(places.date, COLUMNS), functools.cache(wanted))
+    return write_manifest(
+        places.manifest,
+        [Location.parse(uri) for uri in run.night.images],
+        CategoryRule(run.night.category_pattern, run.night.category),
+        run.night.batch,
+        lambda images: on_state(f"listing images: {images:,}"),
+        lease.write,
+        [Location.parse(uri) for uri in run.night.allowed],
+        seen,
+    )
+
+
+def _to_be_made_again(
+    request: NightRequest, versions: Mapping[str, str], category: str, error: str
+) -> bool:
+    if request.retry_errors:
+        return True
+    if error not in _MENDED or category not in versions:
+        return False
+    try:
+        load(request.models, category, versions[category])
+    except ArtifactError:
+        return False
+    return True
+
+
+class _Job:
+    """The work of one run, from its list of images to its commit."""
+
+    def __init__(
+        self,
+        request: NightRequest,
+        places: Places,
+        run: Run,
+        manifest: Manifest,
+        table: ScoreTable,
+        on_state: OnState,
+        on_scored: OnScored,
+    ) -> None:
+        self.places = places
+        self._request, self._run, self._manifest, self._table = request, run, manifest, table
+        self._on_state, self._on_scored = on_state, on_scored
+        self._parts = defaultdict[int, list[Part]](list)
+        self._rows = 0
+        self._left = dict(enumerate(batch_sizes(places.manifest, manifest)))
+
+    def done(self, stages: Stages) -> tuple[Committed | None, Counter[str]]:
+        """Scores and commits; returns how it went, and how many images are missing, by reason."""
+        begun = time.monotonic()
+        for part in list_parts(self.places):
+            if part.device == stages.device:  # another may compute other scores
+                self._add(part)
+        there = self._rows
+        self._on_scored(there, self._manifest.images)
+        missing = self._scored(stages)
+        parts = self._accepted
+        if not parts:
+            return None, missing
+        summary = summarise(
+            (part.facts for part in parts if part.facts),
+            self._manifest.seconds,
+            time.monotonic() - begun,
+            self._rows - there,
+            self._manifest.passed_over,
+            self._request.price_per_hour,
+        )
+        committed = Committed(
+            date=self.places.date,
+            run=self._run,
+            summary=summary,
+            states=self._manifest.states,
+            missing=missing,
+        )
+        others = before_commit(self.places, committed)
+        self._table.commit(
+            self.places.date,
+            self._run.number,
+            self._run.name,
+            self._how,
+            [part.file() for part in parts],
+        )
+        after_commit(self.places, self._table, self._run, others)
+        return committed, missing
+
+    @property
+    def _how(self) -> How:
+        if self._run.redo:
+            return "redo"
+        states = self._manifest.states
+        return "replace" if states.get("changed") or states.get("again") else "append"
+
+    @property
+    def _accepted(self) -> list[Part]:
+        return [part for number in sorted(self._parts) for part in self._parts[number]]
+
+    def _add(self, part: Part) -> None:
+        """Counts the rows of a part, unless another process wrote such rows, too."""
+        if part.rows and sorted(part.after) == sorted(self._files(part.batch)):
+            self._parts[part.batch].append(part)
+            self._left[part.batch] -= part.rows
+            self._rows += part.rows
+
+    def _files(self, batch: int) -> list[str]:
+        return [part.path for part in self._parts[batch] if part.path]
+
+    def _scored(self, stages: Stages) -> Counter[str]:
+        """Scores what has no row, again and again while storage fails."""
+        pause, last_row = FIRST_PAUSE_SECONDS, time.monotonic()
+        replaced = Counter[int]()
+        while True:
+            before = self._rows
+            postponed = self._round(stages, replaced, give_up=False)
+            left = sum(self._left.values()) - replaced.total()
+            if not left:
+                break
+            if self._rows > before:
+                pause, last_row = FIRST_PAUSE_SECONDS, time.monotonic()
+            patience = last_row + self._request.patience - time.monotonic()
+            if patience <= 0:
+                if self._request.give_up:
+                    self._round(stages, replaced, give_up=True)
+                    postponed = Counter()
+                break
+            seconds = min(pause, patience)
+            self._on_state(
+                f"{left:,} images without an answer ({_counted(postponed)}); waiting "
+                f"{seconds:.0f} s, {patience / 60:.0f} minutes in all"
+            )
+            time.sleep(seconds)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        missing = postponed + Counter({_REPLACED: replaced.total()} if replaced else {})
+        if unseen := sum(self._left.values()) - missing.total():
+            missing["unreadable"] += unseen  # of batches that were not begun again
+        return missing
+
+    def _round(self, stages: Stages, replaced: Counter[int], give_up: bool) -> Counter[str]:
+        """Has batches scored of which images have no row; returns why there are still some.
+
+        Args:
+            stages: who does it.
+            replaced: how many images of each batch were replaced since they were listed; counted
+                on.
+            give_up: as for ``Stages.score``.
+        """
+        files = {
+            number: self._files(number)
+            for number, left in self._left.items()
+            if left > replaced[number]
+        }
+        postponed, failed = Counter[str](), 0
+        for part in stages.score(files, give_up):
+            self._add(part)
+            self._on_scored(self._rows, self._manifest.images)
+            replaced[part.batch] = part.postponed.get(_REPLACED, 0)
+            postponed += Counter(part.postponed)
+            del postponed[_REPLACED]
+            failed = 0 if part.rows else failed + 1
+            if failed >= MOST_FAILED_BATCHES:
+                break
+        else:
+            expected = postponed.total() + replaced.total()
+            if sum(self._left.values()) != expected:
+                raise ScoringError(
+                    f"{sum(self._left.values())} images of {self.places.date} have no row, of "
+                    f"which {expected} could not be read. The same command goes on with them."
+                )
+        return postponed
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {count:,}" for reason, count in sorted(reasons.items()))

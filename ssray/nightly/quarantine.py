@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
@@ -65,4 +66,6 @@ def _joined(results: Sequence[BatchResult]) -> BatchResult:
         for stage, seconds in result.spent.seconds.items():
             spent.seconds[stage] += seconds
     rows = pa.concat_tables([result.rows for result in results])
-    return BatchResult(rows, spent, sum(result.retries for result in results))
+    postponed = sum((Counter(result.postponed) for result in results), Counter[str]())
+    retries = sum(result.retries for result in results)
+    return BatchResult(rows, spent, retries, postponed)

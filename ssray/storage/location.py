@@ -244,6 +244,14 @@ class Location:
                 )
             self.write(content)
 
+    def delta_options(self) -> dict[str, str] | None:
+        """What delta-rs has to be told to open a table here; None on a disk.
+
+        Raises:
+            OSError: if the AWS variables or the profile are not valid.
+        """
+        return s3.delta_options(self._bucket.path) if self.in_s3 else None
+
     @property
     def in_s3(self) -> bool:
         """Whether this is an object, or a prefix of objects, in S3."""

@@ -22,7 +22,7 @@ from ssray.config import Compute, Recipe, override
 from ssray.models import artifact
 from ssray.models.store import publish
 from ssray.nightly.batch import BatchScorer
-from ssray.nightly.night_log import Places, write_batch
+from ssray.nightly.run import Places, write_part
 from ssray.nightly.sources import Source
 from ssray.recipes import paper
 from ssray.recipes.compact import texture
@@ -95,9 +95,9 @@ def seconds_on_one_core(plant: Plant, out: Location, count: int) -> float:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
-        write_batch(places, 0, scorer(plant.sources[:16]))
+        write_part(places, 0, (), scorer(plant.sources[:16]), "cpu")
         begun = time.perf_counter()
-        write_batch(places, 1, scorer(plant.sources[16 : 16 + count]))
+        write_part(places, 1, (), scorer(plant.sources[16 : 16 + count]), "cpu")
         return (time.perf_counter() - begun) / count
     finally:
         os.sched_setaffinity(0, cores)

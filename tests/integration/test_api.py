@@ -97,7 +97,7 @@ def test_the_api_and_the_night_say_the_same(
     """All ways that score go through one core."""
     import pyarrow.parquet as pq
 
-    from ssray.nightly.night_log import read_night
+    from ssray.nightly.table import ScoreTable
 
     store = tmp_path / "store"
     trained = ssray.train(
@@ -119,7 +119,7 @@ def test_the_api_and_the_night_say_the_same(
     assert night.exit_code == 0, night.output
     figures = ssray.evaluate(demo_root, store, tmp_path / "evaluated", categories=["weave"])
     assert 0 <= figures["weave"]["image_auroc"] <= 1
-    rows = read_night(Location.parse(tmp_path / "nights"), "2026-11-21").to_pylist()
+    rows = ScoreTable(Location.parse(tmp_path / "nights")).night("2026-11-21").to_pylist()
     scored = pq.read_table(tmp_path / "scores/scores.parquet").to_pylist()
     evaluated = pq.read_table(tmp_path / "evaluated/scores.parquet").to_pylist()
     by_path = {row["uri"]: row["score"] for row in rows}

@@ -125,8 +125,8 @@ def main(data: str, out: str) -> None:
             batch=4,
             min_actors=2,
         )
-        summary = score_night(request, compute()).completed.summary
-        return {"images": summary.images, "errors": summary.errors}
+        outcome = score_night(request, compute())
+        return {"images": outcome.images, "errors": dict(outcome.errors)}
 
     jobs = (trained, streamed_by_two_workers, swept, evaluated, scored, night)
     with ray_session(CPUS, GPUS):

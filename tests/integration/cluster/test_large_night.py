@@ -28,7 +28,7 @@ from ssray.models.store import publish
 from ssray.storage.location import Location
 from ssray.training.build import BuildRequest, build_model
 from tests.integration.cluster.faulty_proxy import faulty_proxy
-from tests.integration.cluster.test_nightly import DATE, completed, rows_of, same, wait_for
+from tests.integration.cluster.test_nightly import DATE, committed, rows_of, same, wait_for
 from tests.integration.cluster.three_nodes import processes
 from tests.unit.nightly.test_batch import PECULIAR
 
@@ -161,7 +161,7 @@ def test_twenty_thousand_images_killed_three_times(
         large.expected
     )
     assert len(rows) == IMAGES
-    summary = completed(killed).summary
+    summary = committed(killed).summary
     assert summary.errors == dict(
         Counter(error for _, error, _ in large.expected.values() if error).most_common()
     )

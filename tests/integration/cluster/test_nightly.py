@@ -22,9 +22,10 @@ from PIL import Image
 from ssray.config import Compute, Recipe
 from ssray.models import artifact
 from ssray.models.store import publish
-from ssray.nightly.night_log import MARKER, Completed, Places, read_night
 from ssray.nightly.protocol import NightRequest
+from ssray.nightly.run import Committed, Places
 from ssray.nightly.sources import CategoryRule
+from ssray.nightly.table import ScoreTable
 from ssray.storage.location import Location
 from ssray.training.build import BuildRequest, build_model
 from tests.integration.cluster.faulty_proxy import FAULTS, faulty_proxy
@@ -110,13 +111,19 @@ def varied(contents: list[bytes], number: int) -> bytes:
 
 
 def rows_of(out: Location) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_night(out, DATE).sort_by("uri").to_pylist()
+    rows: list[dict[str, Any]] = ScoreTable(out).night(DATE).sort_by("uri").to_pylist()
     return rows
 
 
 def kept_files(out: Location) -> set[str]:
-    """Paths of the batches that a night keeps."""
-    return {info.path for info in Places(out, DATE).work.files() if "/batches/" in info.path}
+    """Paths of the files of rows that a night has written."""
+    return {info.path for info in Places(out, DATE).results.files()}
+
+
+def runs(out: Location) -> list[str]:
+    """The files that are kept of runs that may go on."""
+    night = Places(out, DATE).night
+    return [info.path for info in night.files() if info.path.count("/") > night.path.count("/") + 1]
 
 
 def wait_for(out: Location, count: int, driver: subprocess.Popen[Any]) -> None:
@@ -126,8 +133,8 @@ def wait_for(out: Location, count: int, driver: subprocess.Popen[Any]) -> None:
         time.sleep(0.05)
 
 
-def completed(out: Location) -> Completed:
-    found = Places(out, DATE).completed()
+def committed(out: Location) -> Committed:
+    found = Places(out, DATE).committed()
     assert found is not None
     return found
 
@@ -151,8 +158,8 @@ def test_every_image_has_one_row(plant: Plant, undisturbed: tuple[Location, str]
         assert (row["score"] is None) == (error is not None)
         assert row["model_version"] == (None if error == "unknown_category" else "v1")
         assert (row["heatmap"] is not None) == bool(row["flagged"])
-    assert not Places(out, DATE).work.files(), "what a restart would have needed is gone"
-    summary = completed(out).summary
+    assert runs(out) == [], "what a restart would have needed is gone"
+    summary = committed(out).summary
     assert summary.images == len(plant.expected)
     assert summary.errors == {"empty": 3, "unknown_category": 2, "truncated": 1}
     assert summary.passed_over == {".txt": 1}
@@ -164,11 +171,10 @@ def test_every_image_has_one_row(plant: Plant, undisturbed: tuple[Location, str]
 
 def test_a_complete_night_is_left_alone(plant: Plant, undisturbed: tuple[Location, str]) -> None:
     out, _ = undisturbed
-    marker = (Places(out, DATE).results / MARKER).read_tagged()
     ended = plant.score(out)
     assert ended.returncode == 0, ended.stderr
-    assert "complete already, nothing was done" in ended.stdout
-    assert (Places(out, DATE).results / MARKER).read_tagged() == marker
+    assert f"complete already, {len(plant.expected)} images; nothing was done" in ended.stdout
+    assert ScoreTable(out).number(DATE) == 1
     rounded = plant.score(out, "--precision", "bfloat16")
     assert "with precision float32, now it is bfloat16" in rounded.stderr
     other = plant.score(out, "--heatmaps", "all")
@@ -199,13 +205,12 @@ def test_a_kept_heatmap_is_drawn(
     refused = draw(broken)
     assert refused.returncode == 2
     assert "no heatmap was kept (truncated" in refused.stderr
-    assert "in none of 1 complete nights" in draw("s3://factory/else.png").stderr
+    assert "is not in any night" in draw("s3://factory/else.png").stderr
 
 
 def test_killed_on_the_way_it_goes_on(plant: Plant, undisturbed: tuple[Location, str]) -> None:
     """SIGKILL of the driver; what Ray leaves behind ends by itself."""
     out = Location.parse(f"{plant.images}".replace("images", "killed"))
-    places = Places(out, DATE)
     with subprocess.Popen(
         plant.command(out, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     ) as driver:
@@ -214,11 +219,11 @@ def test_killed_on_the_way_it_goes_on(plant: Plant, undisturbed: tuple[Location,
     time.sleep(1)
     kept = kept_files(out)
     assert len(kept) >= 3
-    assert not places.results.exists(), "nobody sees half a night"
+    assert ScoreTable(out).count(DATE) == 0, "nobody sees half a night"
     ended = plant.score(out, "--workers", "1")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert same(rows_of(out), rows_of(undisturbed[0]))
-    summary = completed(out).summary
+    summary = committed(out).summary
     scored_now = round(summary.images_per_second * summary.wall_seconds)
     assert scored_now <= len(plant.expected) - 8 * len(kept) + 8 * 2
 
@@ -229,23 +234,20 @@ def test_a_driver_that_wakes_up_later_spoils_nothing(
 ) -> None:
     """SIGSTOP while it scores; another one takes over and ends; then SIGCONT."""
     out = Location.parse(f"{plant.images}".replace("images", "asleep"))
-    places = Places(out, DATE)
     with subprocess.Popen(
         plant.command(out, "--workers", "1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as sleeper:
         wait_for(out, 2, sleeper)
         os.kill(sleeper.pid, signal.SIGSTOP)
         assert plant.score(out, "--workers", "1").returncode == 0
-        marker = (places.results / MARKER).read_tagged()
         os.kill(sleeper.pid, signal.SIGCONT)
         assert sleeper.stdout is not None
         said = sleeper.stdout.read().decode()
     assert sleeper.returncode == 2
-    assert "was taken over" in said
-    assert (places.results / MARKER).read_tagged() == marker
+    assert "was committed by another process" in said
+    assert ScoreTable(out).number(DATE) == 1
     assert same(rows_of(out), rows_of(undisturbed[0]))
     assert "nothing was done" in plant.score(out).stdout
-    assert not places.work.files(), "what its actor still kept is gone"
 
 
 def test_two_at_once_end_with_one_result(plant: Plant, undisturbed: tuple[Location, str]) -> None:
@@ -277,7 +279,7 @@ def test_a_faulty_network_costs_time_and_no_row(
         assert ended.returncode == 0, ended.stdout + ended.stderr
         assert set(traffic.faults) == {*FAULTS, "none"}
     assert same(rows_of(out), rows_of(undisturbed[0]))
-    assert completed(out).summary.retries > 0
+    assert committed(out).summary.retries > 0
 
 
 GPU_NODE, CPU_NODE, HEAD = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}, {"CPU": 0.0}

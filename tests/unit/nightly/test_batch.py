@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import struct
 import tarfile
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -23,28 +20,13 @@ from ssray.config import Compute, Heatmaps, Recipe
 from ssray.data.decode import decode_image, resize
 from ssray.data.large import decode_framed
 from ssray.data.pose import Framing
-from ssray.errors import ConfigError, DataError, ImageError, ScoringError
+from ssray.errors import ImageError
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
 from ssray.nightly import batch
 from ssray.nightly.batch import BatchResult, BatchScorer
-from ssray.nightly.night_log import (
-    MARKER,
-    Completed,
-    Night,
-    Places,
-    begin,
-    join,
-    list_batches,
-    publish,
-    read_night,
-    shares,
-    write_batch,
-)
-from ssray.nightly.plan import write_manifest
 from ssray.nightly.quarantine import MOST_DEATHS, STRIKES, quarantined
-from ssray.nightly.sources import CategoryRule, Source
-from ssray.nightly.summary import summarise
+from ssray.nightly.sources import Source
 from ssray.scoring import judge
 from ssray.scoring.heatmap import png_to_levels, predicted_mask
 from ssray.scoring.scorer import Scorer
@@ -343,115 +325,56 @@ def test_what_fails_on_the_way_is_tried_again(
     assert error.value.code == "forbidden"
 
 
-NIGHT = Night(
-    images=("/images",),
-    category_pattern="(?P<category>x)",
-    category=None,
-    models="/models",
-    heatmaps="flagged",
-    versions={"weave": "v1"},
-    batch=2,
-    precision="auto",
-    backend="auto",
-    run="first",
-)
-
-
-def test_a_night_goes_on_as_it_was_begun(tmp_path: Path) -> None:
-    places = Places(Location.parse(tmp_path), "2026-11-21")
-    assert begin(places, NIGHT, Location.write) == NIGHT
-    later = NIGHT.model_copy(update={"versions": {"weave": "v2"}, "run": "second"})
-    again = NIGHT.model_copy(update={"run": "second"})
-    assert begin(places, later, Location.write) == again, "pinned versions, listed anew"
-    (tmp_path / "images").mkdir()
-    write_manifest(
-        dataclasses.replace(places, run="second").manifest,
-        [Location.parse(tmp_path / "images")],
-        CategoryRule(),
-        2,
-    )
-    third = later.model_copy(update={"run": "third"})
-    assert begin(places, third, Location.write) == again, "listed already"
-    with pytest.raises(ConfigError, match=r"begun with heatmaps flagged, now it is all"):
-        begin(places, NIGHT.model_copy(update={"heatmaps": "all"}), Location.write)
-    with pytest.raises(ConfigError, match="expected a day"):
-        Places(Location.parse(tmp_path), "21.11.2026")
-
-
-def test_long_names_of_categories_are_shortened_in_paths_and_stay_apart(
-    store: Location, tmp_path: Path
-) -> None:
-    places = Places(Location.parse(tmp_path / "out"), "2026-11-21")
-    long = "\N{LATIN SMALL LETTER E WITH ACUTE}" * 100
-    names = [long, f"{long}!", "a" * 5000, "../" * 60, ".", "..", "a b", "a%20b", "A+b"]
-    for number, name in enumerate(names):
-        write_batch(places, number, scored(store, [Source(f"/{number}.png", name)]))
-    joined = [join(places, share, "me") for share in shares(list_batches(places))]
-    assert {facts.category for _, found in joined for facts in found} == set(names)
-    folders = [Path(part.path).parent for part, _ in joined]
-    assert len({str(folder).casefold() for folder in folders}) == len(names)
-    assert all(len(folder.parts) == 1 and len(folder.name) < 200 for folder in folders)
-    rows = pq.read_table(tmp_path / "out", partitioning=None)
-    assert sorted(rows["category"].to_pylist()) == sorted(names)
-
-
-def test_batches_become_a_night_that_is_seen_when_it_is_whole(
-    store: Location, images: list[Path], tmp_path: Path
-) -> None:
-    places = Places(Location.parse(tmp_path / "out"), "2026-11-21")
-    halves = [images[:3], images[3:]]
-    for number, half in enumerate(halves):
-        write_batch(places, number, scored(store, sources_of(half)))
-    write_batch(places, 1, scored(store, sources_of(halves[1])))  # as if its actor had been killed
-    write_batch(places, 2, scored(store, [Source("/nowhere", "b/olt")]))
-    batches = list_batches(places)
-    assert [(batch.number, batch.category) for batch in batches] == [
-        (0, "weave"),
-        (1, "weave"),
-        (2, "b%2Folt"),
-    ]
-    joined = [join(places, share, "me") for share in shares(batches)]
-    assert [part.path for part, _ in joined] == [
-        "category=b%2Folt/part-000002-me.parquet",
-        "category=weave/part-000000-me.parquet",
-    ]
-    with pytest.raises(ScoringError, match="not complete"):
-        read_night(places.out, places.date)
-    facts = [each for _, found in joined for each in found]
-    at_work = [each.model_copy(update={"worker_seconds": 3.6}) for each in facts]
-    summary = summarise(at_work, 1.0, 2.0, len(images), {}, price_per_hour=2.0)
-    assert summary.images == len(images) + 1
-    assert summary.errors == {"unknown_category": 1}
-    assert summary.categories["weave"]["images"] == len(images)
-    assert summary.images_per_second == len(images) / 2
-    assert summary.worker_hours_per_million == pytest.approx(3 * 1000 / (len(images) + 1))
-    assert summary.cost_per_million == pytest.approx(2 * summary.worker_hours_per_million)
-    completed = Completed(
-        date=places.date,
-        night=NIGHT,
-        parts=[part for part, _ in joined],
-        summary=summary,
-        ssray_version="0",
-    )
-    publish(places, completed, Location.write)
-    rows = read_night(places.out, places.date)
-    assert sorted(rows["uri"].to_pylist()) == sorted([*map(str, images), "/nowhere"])
-    folder = pq.read_table(tmp_path / "out")  # as a user would; with the paths' columns
-    assert folder.drop(["date"]).sort_by("uri").to_pylist() == rows.sort_by("uri").to_pylist()
-    assert set(folder["date"].to_pylist()) == {places.date}
-    assert pa.compute.sum(rows["flagged"]).as_py() == summary.flagged
-    part = tmp_path / "out/date=2026-11-21/category=weave/part-000000-me.parquet"
-    part.write_bytes(part.read_bytes()[:-1])
-    with pytest.raises(ScoringError, match="checksum differs"):
-        read_night(places.out, places.date)
-    (places.results / MARKER).write(b'{"date": "2026-11-21"}')
-    with pytest.raises(DataError, match=r"_COMPLETE.json: damaged, or of another version.*--again"):
-        places.completed()
-
-
-def test_a_version_that_is_gone_is_an_error_and_no_row(store: Location, images: list[Path]) -> None:
-    from ssray.errors import ArtifactError
-
+def test_rows_of_a_model_that_cannot_be_used_name_it(store: Location, images: list[Path]) -> None:
     scorer = BatchScorer(store, {"weave": "v9"}, CPU, "float32", "torch", readers=1)
-    with pytest.raises(ArtifactError, match="no complete model"):
-        scorer([dataclasses.replace(source) for source in sources_of(images[:1])])
+    [row] = scorer(sources_of(images[:1])).rows.to_pylist()
+    assert (row["error"], row["score"], row["model_version"]) == ("model_unusable", None, "v9")
+    assert "no complete model" in row["detail"]
+
+
+def test_what_storage_does_not_give_has_no_row_until_it_is_given_up(
+    store: Location, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Location, attempts: int, most: int) -> bytes:
+        raise OSError("AWS Error ACCESS_DENIED (HTTP status 403)")
+
+    scorer = BatchScorer(store, {"weave": "v1"}, CPU, "float32", "torch", readers=1)
+    scorer(sources_of(images[:1]))  # reads the model
+    monkeypatch.setattr(Location, "read", refused)
+    sources = [*sources_of(images[:2]), Source("ftp://factory/0.png", "weave")]
+    result = scorer(sources)
+    assert result.postponed == {"forbidden": 2}
+    assert result.rows["error"].to_pylist() == ["unreadable"], "no storage has such a place"
+    given_up = scorer(sources, give_up=True)
+    assert given_up.postponed == {}
+    assert given_up.rows["error"].to_pylist() == ["forbidden", "forbidden", "unreadable"]
+
+
+def test_a_storage_that_is_down_is_not_asked_for_every_image(
+    store: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def down(self: Location, attempts: int, most: int) -> bytes:
+        asked.append(self)
+        raise OSError("AWS Error ACCESS_DENIED (HTTP status 403)")
+
+    scorer = BatchScorer(store, {"weave": "v1"}, CPU, "float32", "torch", readers=1)
+    scorer([Source("/nowhere", "weave")])  # reads the model
+    monkeypatch.setattr(Location, "read", down)
+    result = scorer([Source(f"/images/{number}.png", "weave", 1) for number in range(200)])
+    assert sum(result.postponed.values()) == 200
+    assert batch.MOST_FAILURES <= len(asked) <= batch.MOST_FAILURES + 1
+
+
+def test_an_image_that_takes_more_memory_than_there_is_costs_its_own_row(
+    store: Location, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(content: bytes, framing: Framing) -> Any:
+        if content == images[0].read_bytes():
+            raise MemoryError
+        return decode_framed(content, framing)
+
+    monkeypatch.setattr(judge, "decode_framed", decode)
+    rows = scored(store, sources_of(images[:3])).rows.to_pylist()
+    assert [row["error"] for row in rows] == ["out_of_memory", None, None]

@@ -1,0 +1,349 @@
+"""The scores of all nights: one Delta Lake table, in which a commit makes rows visible at once.
+
+Files of rows are written below the table by whoever scores, in any number and order, and nobody
+sees them. The commit lists those that count. Each commit of a night carries the night's name and
+the commit's number as an *application transaction*: of two processes that commit the same number of
+the same night, one is refused, however long it slept. So a night is never half there and no row is
+there twice, whoever else is at work. What a commit replaces stays readable as an older version of
+the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date as Date
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction
+
+from ssray.errors import ConflictError, DataError, ScoringError
+from ssray.nightly.rows import NIGHT, PARTITIONS, SCORES_TABLE
+from ssray.storage.location import Location
+
+How = Literal["append", "replace", "redo"]
+"""What a commit does: adds rows, adds rows in place of those of the same images, or puts rows in
+place of all of the night's."""
+
+_KEPT_FOR_EVER = "interval 36500 days"
+_SETTINGS = {
+    "delta.logRetentionDuration": _KEPT_FOR_EVER,
+    "delta.deletedFileRetentionDuration": _KEPT_FOR_EVER,
+}
+"""Older versions of the table are the record of what was once decided."""
+_ATTEMPTS = 4
+"""How often a commit is tried that another one of the table is in the way of."""
+_FACTS = "ssray"
+"""The key of ssray's own facts in the information of a commit."""
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file of a night's rows.
+
+    Attributes:
+        path: where it is below the table.
+        size: in bytes.
+        category: of all its rows.
+        rows: how many it has.
+        modified: when it was written, milliseconds since 1970.
+    """
+
+    path: str
+    size: int
+    category: str
+    rows: int
+    modified: int
+
+
+class ScoreTable:
+    """The table of scores at a place, which need not be there yet.
+
+    Every method raises a ``ScoringError`` if the table can't be read or written.
+    """
+
+    def __init__(self, root: Location) -> None:
+        self.root = root
+
+    def exists(self) -> bool:
+        """Whether any night was ever committed here."""
+        return self._table() is not None
+
+    def dataset(self) -> ds.Dataset:
+        """The table as it is now, ``SCORES_TABLE`` rows, to be scanned with pyarrow.
+
+        Raises:
+            DataError: if there is no table.
+        """
+        with self._told():
+            dataset: ds.Dataset = self._present().to_pyarrow_dataset()
+            return dataset
+
+    def night(self, date: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of a night, ``NIGHT`` or some of its columns, in no fixed order.
+
+        Raises:
+            ScoringError: if there are none.
+        """
+        if not self.number(date):
+            raise ScoringError(f"{self.root}: no night of {date} there.")
+        wanted = list(columns) if columns is not None else NIGHT.names
+        with self._told():
+            return self.dataset().to_table(wanted, filter=_of_night(date))
+
+    def batches(self, date: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of a night's rows, a part at a time; nothing if there are none."""
+        table = self._table()
+        if table is None:
+            return
+        with self._told():
+            scanned = table.to_pyarrow_dataset().to_batches(
+                columns=list(columns), filter=_of_night(date)
+            )
+            for batch in scanned:
+                if len(batch):
+                    yield batch
+
+    def count(self, date: str) -> int:
+        """How many rows a night has."""
+        table = self._table()
+        if table is None:
+            return 0
+        with self._told():
+            return int(table.to_pyarrow_dataset().count_rows(filter=_of_night(date)))
+
+    def number(self, date: str) -> int:
+        """The number of the last commit of a night, 0 if there is none."""
+        table = self._table()
+        return 0 if table is None else _number(table, date)
+
+    def run_of(self, date: str, number: int) -> str | None:
+        """The run whose rows a commit of a night added; None if there is no such commit."""
+        table = self._table()
+        if table is None:
+            return None
+        with self._told():
+            for commit in table.history():
+                facts = json.loads(commit.get(_FACTS, "{}"))
+                if (facts.get("date"), facts.get("commit")) == (date, number):
+                    return str(facts["run"])
+        return None
+
+    def paths(self, date: str) -> set[str]:
+        """The files of a night's rows that count, by their path below the table."""
+        table = self._table()
+        if table is None:
+            return set()
+        with self._told():
+            actions = pa.table(table.get_add_actions(flatten=True))
+        day = Date.fromisoformat(date)
+        dates, paths = actions["partition.date"].to_pylist(), actions["path"].to_pylist()
+        return {path for path, own in zip(paths, dates, strict=True) if own == day}
+
+    def commit(self, date: str, number: int, run: str, how: How, files: Sequence[RowFile]) -> None:
+        """Makes files of rows count, all at once.
+
+        Args:
+            date: of the night.
+            number: of the commit; one more than that of the night's last one.
+            run: who wrote the files.
+            how: what becomes of rows that are there.
+            files: with rows of that night alone.
+
+        Raises:
+            ConflictError: if the night has such a commit already.
+        """
+        facts = {
+            "date": date,
+            "commit": number,
+            "run": run,
+            "rows": sum(file.rows for file in files),
+        }
+        properties = CommitProperties(
+            custom_metadata={_FACTS: json.dumps(facts)},
+            app_transactions=[Transaction(_transaction(date), number)],
+        )
+        for left in reversed(range(_ATTEMPTS)):
+            with self._told():
+                table = self._table() or self._created()
+            if _number(table, date) >= number:
+                raise self.conflict(date)
+            try:
+                self._committed(table, date, how, files, properties)
+                break
+            except (DeltaError, OSError) as error:
+                if self.number(date) < number:
+                    # Perhaps for another night's commit, or as the files were just compacted.
+                    if not left:
+                        raise self._failed(error) from error
+                elif self.run_of(date, number) == run:
+                    break  # it is there: the answer got lost, and it was repeated
+                else:
+                    raise self.conflict(date) from None
+        if how == "redo" and self.paths(date) != {file.path for file in files}:
+            raise ScoringError(
+                f"{self.root}: another program rewrote the files of {date} at the same time, so "
+                "that rows are there twice. Start again with --again."
+            )
+
+    def _committed(
+        self,
+        table: DeltaTable,
+        date: str,
+        how: How,
+        files: Sequence[RowFile],
+        properties: CommitProperties,
+    ) -> None:
+        if how == "replace":
+            source = pa.RecordBatchReader.from_batches(SCORES_TABLE, self._rows(date, files))
+            table.merge(
+                source,
+                f"t.date = '{date}' AND t.uri = s.uri",
+                source_alias="s",
+                target_alias="t",
+                commit_properties=properties,
+            ).when_matched_update_all().when_not_matched_insert_all().execute()
+            return
+        table.create_write_transaction(
+            [_added(date, file) for file in files],
+            "overwrite" if how == "redo" else "append",
+            SCORES_TABLE,
+            list(PARTITIONS),
+            partition_filters=[("date", "=", date)] if how == "redo" else None,
+            commit_properties=properties,
+        )
+
+    def compact(self, date: str) -> tuple[int, int]:
+        """Joins a night's small files to larger ones; no row changes.
+
+        Whoever calls it holds the night's lease.
+
+        Returns:
+            How many files there were, and how many they became.
+        """
+        table = self._present()
+        if not _number(table, date):
+            raise ScoringError(f"{self.root}: no night of {date} there.")
+        with self._told():
+            metrics = table.optimize.compact(partition_filters=[("date", "=", date)])
+        return int(metrics["numFilesRemoved"]), int(metrics["numFilesAdded"])
+
+    def delete_before(self, date: str) -> int:
+        """Takes the nights before a date out of the table; returns how many rows they had.
+
+        Older versions of the table keep them until ``vacuum``.
+        """
+        with self._told():
+            before = pc.field("date") < Date.fromisoformat(date)
+            rows = int(self.dataset().count_rows(filter=before))
+            if rows:
+                self._present().delete(f"date < '{date}'")
+        return rows
+
+    def vacuum(self, keep_hours: int) -> int:
+        """Deletes files that no row counts of any more; returns how many.
+
+        Versions of the table that are older than ``keep_hours`` can't be read from then on. Files
+        of nights that are under way are left alone.
+        """
+        with self._told():
+            return len(
+                self._present().vacuum(
+                    retention_hours=keep_hours, dry_run=False, enforce_retention_duration=False
+                )
+            )
+
+    def _table(self) -> DeltaTable | None:
+        with self._told():
+            try:
+                return DeltaTable(str(self.root), storage_options=self._options)
+            except TableNotFoundError:
+                return None
+
+    def _present(self) -> DeltaTable:
+        table = self._table()
+        if table is None:
+            raise DataError(
+                f"{self.root}: no table of scores there. Expected what ssray nightly wrote to."
+            )
+        return table
+
+    def _created(self) -> DeltaTable:
+        if not self.root.in_s3:
+            self.root.make_folder()
+        with contextlib.suppress(DeltaError):  # another process may create it at the same time
+            DeltaTable.create(
+                str(self.root),
+                SCORES_TABLE,
+                mode="ignore",
+                partition_by=list(PARTITIONS),
+                name="ssray scores",
+                configuration=_SETTINGS,
+                storage_options=self._options,
+            )
+        return self._present()
+
+    @property
+    def _options(self) -> dict[str, str] | None:
+        return self.root.delta_options()
+
+    def _rows(self, date: str, files: Sequence[RowFile]) -> Iterator[pa.RecordBatch]:
+        day = Date.fromisoformat(date)
+        for file in files:
+            with (self.root / file.path).open_file() as opened:
+                for batch in pq.ParquetFile(opened).iter_batches():
+                    columns = [
+                        *batch.columns,
+                        pa.array([day] * len(batch), pa.date32()),
+                        pa.array([file.category] * len(batch), pa.string()),
+                    ]
+                    yield pa.RecordBatch.from_arrays(columns, schema=SCORES_TABLE)
+
+    def conflict(self, date: str) -> ConflictError:
+        """The error of who comes too late with a commit."""
+        return ConflictError(
+            f"{self.root}: the night of {date} was committed by another process meanwhile. Start "
+            "the same command again: what is new has its rows then."
+        )
+
+    def _failed(self, error: Exception) -> ScoringError:
+        first = str(error).strip().partition("\n")[0]
+        return ScoringError(f"{self.root}: the table of scores can't be read or written. ({first})")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (DeltaError, OSError, pa.ArrowException) as error:
+            raise self._failed(error) from error
+
+
+def _transaction(date: str) -> str:
+    return f"ssray-night-{date}"
+
+
+def _number(table: DeltaTable, date: str) -> int:
+    return int(table.transaction_version(_transaction(date)) or 0)
+
+
+def _of_night(date: str) -> pc.Expression:
+    return pc.field("date") == Date.fromisoformat(date)
+
+
+def _added(date: str, file: RowFile) -> AddAction:
+    return AddAction(
+        file.path,
+        file.size,
+        {"date": date, "category": file.category},
+        file.modified,
+        True,
+        json.dumps({"numRecords": file.rows}),
+    )

@@ -1,0 +1,160 @@
+"""The table of scores: rows are there with a commit, each night's commits in their order."""
+
+from __future__ import annotations
+
+import datetime
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from ssray.errors import ConflictError, DataError, ScoringError
+from ssray.nightly.rows import IN_FILES, NIGHT, SCORES_TABLE
+from ssray.nightly.run import name_in_paths
+from ssray.nightly.table import RowFile, ScoreTable
+from ssray.storage.location import Location
+
+DATE, LATER = "2026-11-21", "2026-11-22"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> ScoreTable:
+    return ScoreTable(Location.parse(tmp_path / "the scores"))
+
+
+def file_of(
+    table: ScoreTable, name: str, category: str, scores: dict[str, float], date: str = DATE
+) -> RowFile:
+    """Writes a file of rows, and says what a table has to know of it."""
+    rows = [{"uri": uri, "score": score, "boxes": [[1, 2, 3, 4]]} for uri, score in scores.items()]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=IN_FILES), buffer)
+    path = f"date={date}/category={name_in_paths(category)}/{name}.parquet"
+    (table.root / path).write(buffer.getvalue())
+    return RowFile(path, buffer.tell(), category, len(rows), 0)
+
+
+def scores(table: ScoreTable, date: str = DATE) -> dict[tuple[str, str], float]:
+    rows = table.night(date, ["uri", "category", "score"]).to_pylist()
+    found = {(row["category"], row["uri"]): row["score"] for row in rows}
+    assert len(found) == len(rows) == table.count(date), "no row twice"
+    return found
+
+
+def test_rows_are_there_with_their_commit(table: ScoreTable) -> None:
+    peculiar = ["a/b", "100 %", "\N{LATIN SMALL LETTER E WITH ACUTE}" * 300, "..", "category=x", ""]
+    files = [file_of(table, f"r-{i}", name, {"u": i}) for i, name in enumerate(peculiar)]
+    assert not table.exists() and table.number(DATE) == 0 and table.count(DATE) == 0
+    with pytest.raises(ScoringError, match="no night of 2026-11-21"):
+        table.night(DATE)
+    with pytest.raises(DataError, match="no table of scores there"):
+        table.dataset()
+    table.commit(DATE, 1, "r", "append", files[:-1])
+    assert scores(table) == {(name, "u"): i for i, name in enumerate(peculiar[:-1])}
+    assert (table.number(DATE), table.number(LATER)) == (1, 0)
+    assert table.night(DATE).schema.names == NIGHT.names
+    assert table.dataset().schema.names == SCORES_TABLE.names
+    assert table.paths(DATE) == {file.path for file in files[:-1]}
+    assert table.run_of(DATE, 1) == "r"
+    assert table.run_of(DATE, 2) is None
+
+
+def test_of_two_that_commit_the_same_number_one_is_refused(table: ScoreTable) -> None:
+    one, other = (file_of(table, f"{name}-0", "c", {"u": i}) for i, name in enumerate("ab"))
+    asleep = ScoreTable(table.root)
+    before = asleep._table() or asleep._created()
+    table.commit(DATE, 1, "a", "append", [one])
+    with pytest.raises(ConflictError, match="committed by another process"):
+        asleep.commit(DATE, 1, "b", "append", [other])
+    with pytest.MonkeyPatch.context() as patch:  # it saw the table before, and commits now
+        seen = iter([before])
+        found = ScoreTable._table
+        patch.setattr(ScoreTable, "_table", lambda self: next(seen, None) or found(self))
+        with pytest.raises(ConflictError, match="committed by another process"):
+            asleep.commit(DATE, 1, "b", "append", [other])
+    assert scores(table) == {("c", "u"): 0}
+    table.commit(LATER, 1, "b", "append", [file_of(table, "b-1", "c", {"u": 1}, LATER)])
+    assert scores(table, LATER) == {("c", "u"): 1}, "another night is no concern of this one"
+
+
+def test_a_commit_whose_answer_got_lost_is_no_conflict(
+    table: ScoreTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = file_of(table, "a-0", "c", {"u": 1})
+    write = DeltaTable.create_write_transaction
+
+    def lost(self: DeltaTable, *args: object, **options: object) -> None:
+        write(self, *args, **options)  # type: ignore[arg-type]
+        raise OSError("the connection broke off")
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", lost)
+    table.commit(DATE, 1, "a", "append", [file])
+    assert scores(table) == {("c", "u"): 1}
+
+
+def test_rows_are_replaced_in_one_commit_and_stay_readable(table: ScoreTable) -> None:
+    table.commit(DATE, 1, "a", "append", [file_of(table, "a-0", "c", {"u": 1, "v": 2, "w": 3})])
+    table.commit(LATER, 1, "a", "append", [file_of(table, "a-1", "c", {"u": 7}, LATER)])
+    new = [file_of(table, "b-0", "c", {"v": 20, "x": 4}), file_of(table, "b-1", "d", {"y": 5})]
+    table.commit(DATE, 2, "b", "replace", new)
+    expected = {("c", "u"): 1, ("c", "v"): 20, ("c", "w"): 3, ("c", "x"): 4, ("d", "y"): 5}
+    assert scores(table) == expected
+    assert table.night(DATE)["boxes"].to_pylist() == [[[1, 2, 3, 4]]] * 5
+    table.commit(DATE, 3, "c", "redo", [file_of(table, "c-0", "c", {"u": 100})])
+    assert scores(table) == {("c", "u"): 100}
+    assert scores(table, LATER) == {("c", "u"): 7}
+    versions = [DeltaTable(str(table.root), version=v).to_pyarrow_table() for v in range(1, 5)]
+    assert [len(rows) for rows in versions] == [3, 4, 6, 2]
+
+
+def test_files_are_joined_deleted_and_gone(table: ScoreTable) -> None:
+    for number, uri in enumerate("abc", start=1):
+        table.commit(DATE, number, "r", "append", [file_of(table, f"r-{number}", "c", {uri: 1})])
+    table.commit(LATER, 1, "s", "append", [file_of(table, "s-0", "c", {"z": 2}, LATER)])
+    waiting = file_of(table, "t-0", "c", {"late": 3}, LATER)
+    assert table.compact(DATE) == (3, 1)
+    assert set(scores(table)) == {("c", uri) for uri in "abc"}
+    assert table.delete_before(LATER) == 3
+    assert table.delete_before(LATER) == 0
+    assert set(table.dataset().to_table()["date"].to_pylist()) == {
+        datetime.date.fromisoformat(LATER)
+    }
+    assert DeltaTable(str(table.root), version=3).to_pyarrow_table().num_rows == 3
+    assert table.vacuum(0) == 4, "three files, and what they were joined to"
+    left = {path.name for path in Path(str(table.root)).rglob("*.parquet")}
+    assert {"s-0.parquet", "t-0.parquet"} == {name for name in left if name[1] == "-"}
+    table.commit(LATER, 2, "t", "append", [waiting])
+    assert set(scores(table, LATER)) == {("c", "z"), ("c", "late")}
+
+
+def test_a_place_that_is_no_table_is_said_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "_delta_log").mkdir()
+    (tmp_path / "_delta_log/00000000000000000000.json").write_text("no log")
+    with pytest.raises(ScoringError, match="can't be read or written") as raised:
+        ScoreTable(Location.parse(tmp_path)).number(DATE)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_commit_goes_on_when_files_were_compacted_meanwhile(table: ScoreTable) -> None:
+    for number, uri in enumerate("abc", start=1):
+        table.commit(DATE, number, "r", "append", [file_of(table, f"r-{number}", "c", {uri: 1})])
+    before, found = table._table(), ScoreTable._table
+    table.compact(DATE)
+    with pytest.MonkeyPatch.context() as patch:
+        seen = iter([before])
+        patch.setattr(ScoreTable, "_table", lambda self: next(seen, None) or found(self))
+        table.commit(DATE, 4, "x", "replace", [file_of(table, "x-0", "c", {"a": 9})])
+    assert scores(table) == {("c", "a"): 9, ("c", "b"): 1, ("c", "c"): 1}
+    table.commit(DATE, 5, "y", "append", [file_of(table, "y-0", "c", {"d": 2})])
+    stale = table._table()
+    table.compact(DATE)
+    with pytest.MonkeyPatch.context() as patch:
+        seen = iter([stale])
+        patch.setattr(ScoreTable, "_table", lambda self: next(seen, None) or found(self))
+        with pytest.raises(ScoringError, match="rewrote the files of 2026-11-21 at the same time"):
+            table.commit(DATE, 6, "z", "redo", [file_of(table, "z-0", "c", {"e": 1})])
+    table.commit(DATE, 7, "z", "redo", [file_of(table, "z-1", "c", {"e": 2})])
+    assert scores(table) == {("c", "e"): 2}
