@@ -32,9 +32,11 @@ MEASURES: dict[str, Callable[[Ints, Ints], Floats]] = {
 The last three are the share of defects found while at most 1 % or 0.1 % of the good images are
 rejected, and the share of good images that pass if no defect may be missed.
 """
-DECISIONS = ("false_alarms", "false_alarms_low", "false_alarms_high", "defects_flagged")
-"""The metrics of ``decision_metrics``: the share of the good images that is flagged, the ends of
-its 95 % interval, and the share of the defective images that is flagged."""
+DECISIONS = tuple(
+    f"{name}{end}" for name in ("false_alarms", "defects_flagged") for end in ("", "_low", "_high")
+)
+"""The metrics of ``decision_metrics``: the share of the good images that is flagged, the share of
+the defective images that is flagged, and the ends of the 95 % interval of each."""
 HELD_OUT = "image_auroc_held_out"
 """The metric of ``held_out_metrics``."""
 
@@ -84,22 +86,24 @@ def image_metrics(
 def decision_metrics(labels: npt.NDArray[np.integer], flagged: npt.NDArray[np.bool_]) -> Metrics:
     """Computes ``DECISIONS``: how the model's own threshold does on labelled images.
 
-    The interval of the false alarms is Clopper and Pearson's exact 95 % interval.
+    The intervals are Clopper and Pearson's exact 95 % intervals.
 
     Args:
         labels: (N,) 0 = good, 1 = defect; images with other labels are ignored.
         flagged: (N,) whether each image was flagged as defective.
     """
-    good, defect = flagged[labels == 0], flagged[labels == 1]
-    low, high, share = math.nan, math.nan, math.nan
-    if len(good):
-        low, high = _clopper_pearson(int(good.sum()), len(good))
-        share = float(good.mean())
     metrics = Metrics()
-    for name, value in zip(DECISIONS, (share, low, high), strict=False):
-        metrics.put(name, value, None if len(good) else "no good image")
-    found = float(defect.mean()) if len(defect) else math.nan
-    metrics.put("defects_flagged", found, None if len(defect) else "no image with a defect")
+    for name, label, missing in (
+        ("false_alarms", GOOD, "no good image"),
+        ("defects_flagged", DEFECT, "no image with a defect"),
+    ):
+        of_class = flagged[labels == label]
+        count, of = int(of_class.sum()), len(of_class)
+        low, high = _clopper_pearson(count, of) if of else (math.nan, math.nan)
+        why = None if of else missing
+        metrics.put(name, count / of if of else math.nan, why)
+        metrics.put(f"{name}_low", low, why)
+        metrics.put(f"{name}_high", high, why)
     return metrics
 
 

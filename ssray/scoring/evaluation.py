@@ -154,6 +154,18 @@ def in_words(mask_level: int) -> str:
     return f"Masks have low values alone; those from {mask_level} on are read as defective."
 
 
+def stated(undefined: Mapping[str, str]) -> str:
+    """Why figures are not defined, as the column ``undefined`` says it and ``reasons`` reads it.
+
+    >>> stated({"image_ap": "no good image", "image_auroc": "no good image"})
+    'image_ap, image_auroc: no good image'
+    """
+    names: dict[str, list[str]] = {}
+    for name, reason in undefined.items():
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(names[why])}: {why}" for why in names)
+
+
 def reasons(row: Mapping[str, Any]) -> dict[str, list[str]]:
     """Why figures of a ``METRICS`` row are not defined, and which; intervals go without saying."""
     found: dict[str, list[str]] = {}
@@ -180,10 +192,7 @@ def _figures(table: pa.Table, pixels: PixelCounts, held_out: Floats) -> Row:
     of_images, of_pixels = image_metrics(labels, scores), pixels.metrics()
     decisions = decision_metrics(labels, flags(table))
     unseen = held_out_metrics(labels, scores, held_out)
-    names: dict[str, list[str]] = {}
     undefined = of_images.undefined | unseen.undefined | decisions.undefined | of_pixels.undefined
-    for name, reason in undefined.items():
-        names.setdefault(reason, []).append(name)
     return {
         "n_good": int((labels == GOOD).sum()),
         "n_defect": int((labels == DEFECT).sum()),
@@ -197,7 +206,7 @@ def _figures(table: pa.Table, pixels: PixelCounts, held_out: Floats) -> Row:
         **_by_expert(table),
         **decisions.values,
         **of_pixels.values,
-        "undefined": "; ".join(f"{', '.join(names[why])}: {why}" for why in names),
+        "undefined": stated(undefined),
     }
 
 

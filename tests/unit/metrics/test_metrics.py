@@ -436,10 +436,13 @@ def test_roc_points_are_those_of_scikit_learn(ties: bool) -> None:
     assert np.trapezoid(found[1], found[0]) == pytest.approx(image_auroc(labels, scores))
 
 
+@pytest.mark.parametrize(("name", "label"), [("false_alarms", 0), ("defects_flagged", 1)])
 @pytest.mark.parametrize(("count", "of"), [(0, 21), (1, 21), (2, 60), (21, 21)])
-def test_the_interval_of_false_alarms_is_scipys(count: int, of: int) -> None:
+def test_the_intervals_of_shares_that_are_flagged_are_scipys(
+    count: int, of: int, name: str, label: int
+) -> None:
     flagged = np.arange(of) < count
-    values = decision_metrics(np.zeros(of, int), flagged).values
-    ends = (values["false_alarms_low"], values["false_alarms_high"])
+    values = decision_metrics(np.full(of, label), flagged).values
+    ends = (values[f"{name}_low"], values[f"{name}_high"])
     expected = stats.binomtest(count, of).proportion_ci(confidence_level=0.95, method="exact")
     assert ends == pytest.approx(expected)
