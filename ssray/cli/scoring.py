@@ -18,31 +18,69 @@ from ssray.cli.options import (
     models_option,
     out_option,
 )
+from ssray.cli.two_uses import TwoUses
 from ssray.diagnosis import MIN_IMAGES
 from ssray.errors import ConfigError, ScoringError
 
 
-@click.command()
+@click.command(
+    cls=TwoUses,
+    uses={
+        "a data set": ("root", "store", "only", "good_name", "maps", *SCORING),
+        "past nights": ("scores", "labels", "spans"),
+    },
+)
 @data_option
 @models_option
 @categories_option
 @good_name_option
-@out_option
 @maps_option
 @compute_options(*SCORING)
-def evaluate(
+@click.option(
+    "--scores", required=True, metavar="TABLE", help="What ssray nightly wrote to, its --out."
+)
+@click.option(
+    "--labels",
+    required=True,
+    metavar="FILE",
+    help="A .csv or .parquet file with the columns uri, as in the rows of a night, and label: 0, "
+    "good, ok or false; 1, defect, ng or true.",
+)
+@click.option(
+    "--date",
+    "spans",
+    multiple=True,
+    metavar="DATE[..DATE]",
+    help="Which night, YYYY-MM-DD, or which from one to another. Repeatable; default: all.",
+)
+@out_option
+def evaluate(out: str, scores: str | None, labels: str | None, **others: Any) -> None:
+    """Tell how good models are, by labels: of a data set, or of past nights.
+
+    With --data and --models the labelled test images are scored; DIR has metrics, scores and a
+    report. The exit code is 1 if a mask can't be used: its image then counts for no figure of
+    pixels.
+
+    With --scores and --labels nothing is scored: labels that came later are joined to the rows of
+    nights; DIR has the metrics of each category, night and model version.
+    """
+    if scores is not None and labels is not None:
+        _evaluate_nights(out, scores, labels, others["spans"])
+    else:
+        del others["spans"]
+        _evaluate_data_set(out, **others)
+
+
+def _evaluate_data_set(
+    out: str,
     root: str,
     store: str,
     only: tuple[str, ...],
     good_name: str,
-    out: str,
     maps: str | None,
     **compute: Any,
 ) -> None:
-    """Score the labelled test images; write metrics, scores and a report.
-
-    Exits with code 1 if a mask can't be used: its image then counts for no figure of pixels.
-    """
+    """Scores labelled test images, prints their figures and ends the program."""
     from ssray.cli.terminal import scoring_progress, show_evaluation
     from ssray.cluster.categories import evaluate_categories
     from ssray.storage.location import Location
@@ -61,6 +99,19 @@ def evaluate(
         )
     show_evaluation(metrics, scores, place)
     sys.exit(1 if len(scores) > scores["mask_error"].null_count else 0)
+
+
+def _evaluate_nights(out: str, scores: str, labels: str, spans: tuple[str, ...]) -> None:
+    """Joins labels to nights and prints the figures."""
+    from ssray.cli.labelled_nights import show_labelled_nights
+    from ssray.nightly.evaluation import Span, evaluate_nights
+    from ssray.storage.location import Location
+
+    place = Location.parse(out)
+    found = evaluate_nights(
+        Location.parse(scores), [Span.parse(text) for text in spans], Location.parse(labels), place
+    )
+    show_labelled_nights(found, place)
 
 
 @click.command()
