@@ -17,6 +17,7 @@ from ssray.cli.options import (
     compute_options,
     run,
 )
+from ssray.cli.scores import scores
 from ssray.cli.scoring import diagnose, evaluate, score
 from ssray.cli.training import sweep, train
 from ssray.errors import TrainingError
@@ -84,7 +85,7 @@ def demo_data(out: str, count: int, images: int, size: int, seed: int) -> None:
     console.print(f"{len(names)} categories in {out}: {', '.join(names)}")
 
 
-for command in (train, sweep, evaluate, score, diagnose, models, nightly, heatmap):
+for command in (train, sweep, evaluate, score, diagnose, models, nightly, scores, heatmap):
     cli.add_command(command)
 
 

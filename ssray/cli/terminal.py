@@ -23,6 +23,7 @@ from rich.text import Text
 from ssray.cli.printable import printable
 from ssray.cluster.progress import Lines, clock
 from ssray.models.store import StoredVersion
+from ssray.nightly.export import StoredNight
 from ssray.nightly.protocol import NightOutcome
 from ssray.nightly.seen import State
 from ssray.scoring.evaluation import in_words
@@ -268,6 +269,18 @@ def show_night(outcome: NightOutcome, place: Location) -> None:
     for reason, count in outcome.missing.items():
         console.print(f"Missing, {reason}: {count:,} images have no row")
     console.print(f"Table: {place}, {outcome.images:,} images of {outcome.date}")
+
+
+def show_nights(nights: Sequence[StoredNight]) -> None:
+    """Prints the nights of a table of scores."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("date")
+    for column in ("images", "flagged", "errors"):
+        table.add_column(column, justify="right")
+    for night in nights:
+        figures = (f"{count:,}" for count in (night.images, night.flagged, night.errors))
+        table.add_row(f"{night.date}", *figures)
+    console.print(table)
 
 
 def show_evaluation(metrics: pa.Table, scores: pa.Table, out: Location) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ssray.data.large import decode_resized
 from ssray.errors import DataError, ImageError, ScoringError
+from ssray.nightly.run import check_date
 from ssray.nightly.table import ScoreTable
 from ssray.scoring.heatmap import overlay, pictured_shape, png_to_levels
 from ssray.storage.fetch import Fetcher
@@ -60,6 +61,8 @@ def draw_heatmap(scores: Location, uri: str, out: Location, date: str | None = N
 
 def _find(scores: Location, uri: str, date: str | None) -> dict[str, Any]:
     """Finds the row of an image, the latest one where no night is named."""
+    if date:
+        check_date("--date", date)
     of_image = pc.field("uri") == uri
     if date:
         of_image &= pc.field("date") == Date.fromisoformat(date)

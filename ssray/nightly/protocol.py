@@ -278,7 +278,7 @@ def _unless_committed_elsewhere(table: ScoreTable, run: Run, date: str) -> Itera
 def _errors(table: ScoreTable, date: str) -> dict[str, int]:
     """How many rows of a night have an error, by reason, the most frequent first."""
     errors = Counter[str]()
-    for batch in table.batches(date, ["error"]):
+    for batch in table.batches(["error"], date):
         for counted in batch.column("error").value_counts().to_pylist():
             if counted["values"] is not None:
                 errors[counted["values"]] += counted["counts"]
@@ -298,7 +298,7 @@ def _listed(
     seen = None
     if not run.redo and run.number > 1:
         wanted = functools.partial(_to_be_made_again, request, run.night.versions)
-        seen = Seen.of(table.batches(places.date, COLUMNS), functools.cache(wanted))
+        seen = Seen.of(table.batches(COLUMNS, places.date), functools.cache(wanted))
     return write_manifest(
         places.manifest,
         [Location.parse(uri) for uri in run.night.images],

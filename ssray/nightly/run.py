@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import date as Date
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -180,6 +181,20 @@ class Part(BaseModel):
         return RowFile(self.path, self.size, self.facts.category, self.rows, self.modified)
 
 
+def check_date(option: str, date: str) -> None:
+    """Checks that a date is one, as nights are called by.
+
+    Raises:
+        ConfigError: if it is not written as YYYY-MM-DD.
+    """
+    try:
+        day = Date.fromisoformat(date) if _DATE.fullmatch(date) else None
+    except ValueError:
+        day = None
+    if day is None:
+        raise ConfigError(f"{option} {date}: expected a day such as 2026-11-21.")
+
+
 @dataclass(frozen=True)
 class Places:
     """The places of the files of a night, and of one of its runs."""
@@ -194,8 +209,7 @@ class Places:
         Raises:
             ConfigError: if it is not written as YYYY-MM-DD.
         """
-        if not _DATE.fullmatch(self.date):
-            raise ConfigError(f"--date {self.date}: expected a day such as 2026-11-21.")
+        check_date("--date", self.date)
 
     @property
     def night(self) -> Location:

@@ -99,16 +99,15 @@ class ScoreTable:
         with self._told():
             return self.dataset().to_table(wanted, filter=_of_night(date))
 
-    def batches(self, date: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns of a night's rows, a part at a time; nothing if there are none."""
+    def batches(self, columns: Sequence[str], date: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Some columns of a night's rows, or of all, a part at a time; nothing without a table."""
         table = self._table()
         if table is None:
             return
         with self._told():
-            scanned = table.to_pyarrow_dataset().to_batches(
-                columns=list(columns), filter=_of_night(date)
-            )
-            for batch in scanned:
+            dataset = table.to_pyarrow_dataset()
+            wanted = None if date is None else _of_night(date)
+            for batch in dataset.to_batches(columns=list(columns), filter=wanted):
                 if len(batch):
                     yield batch
 
@@ -236,17 +235,19 @@ class ScoreTable:
             metrics = table.optimize.compact(partition_filters=[("date", "=", date)])
         return int(metrics["numFilesRemoved"]), int(metrics["numFilesAdded"])
 
-    def delete_before(self, date: str) -> int:
-        """Takes the nights before a date out of the table; returns how many rows they had.
+    def count_before(self, date: str) -> int:
+        """How many rows the nights before a date have."""
+        with self._told():
+            before = pc.field("date") < Date.fromisoformat(date)
+            return int(self.dataset().count_rows(filter=before))
+
+    def delete_before(self, date: str) -> None:
+        """Takes the nights before a date out of the table.
 
         Older versions of the table keep them until ``vacuum``.
         """
         with self._told():
-            before = pc.field("date") < Date.fromisoformat(date)
-            rows = int(self.dataset().count_rows(filter=before))
-            if rows:
-                self._present().delete(f"date < '{date}'")
-        return rows
+            self._present().delete(f"date < '{date}'")
 
     def vacuum(self, keep_hours: int) -> int:
         """Deletes files that no row counts of any more; returns how many.

@@ -201,6 +201,16 @@ class Location:
             stream.write(content)
         self.filesystem.move(partial, self.path)
 
+    def open_output(self) -> fs.NativeFile:
+        """Opens the file to write it piece by piece; what was there is lost.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        if not self.in_s3:
+            self.filesystem.create_dir(posixpath.dirname(self.path), recursive=True)
+        return self.filesystem.open_output_stream(self._arrow_path)
+
     def delete(self) -> None:
         """Removes a file, or a folder and all below it; does nothing if there is none."""
         with contextlib.suppress(FileNotFoundError):  # a prefix may be listed that holds nothing

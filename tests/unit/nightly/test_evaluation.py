@@ -24,19 +24,11 @@ from ssray.nightly.evaluation import (
     Span,
     evaluate_nights,
 )
-from ssray.nightly.rows import NIGHT
+from ssray.nightly.rows import SCORES_TABLE
 from ssray.storage.location import Location
 from tests.helpers import Ended
 
 FIRST, SECOND, THIRD = (date(2026, 11, day) for day in (20, 21, 23))
-TYPES = {"category": pa.string(), "boxes": pa.list_(pa.list_(pa.int32()))}
-TABLE = pa.schema(
-    [
-        *(pa.field(each.name, TYPES.get(each.name, each.type)) for each in NIGHT),
-        pa.field("etag", pa.string()),
-        pa.field("date", pa.date32()),
-    ]
-)
 Rows = list[dict[str, Any]]
 
 
@@ -64,7 +56,7 @@ def night(
 
 def write_nights(place: Path, *nights: Rows) -> Location:
     for rows in nights:
-        table = pa.Table.from_pylist(rows, schema=TABLE)
+        table = pa.Table.from_pylist(rows, schema=SCORES_TABLE)
         write_deltalake(place, table, mode="append", partition_by=["date", "category"])
     return Location.parse(place)
 
@@ -239,7 +231,7 @@ def test_heatmaps_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     class Watched:
         def __init__(self, root: Location) -> None:
-            self._dataset = pads.dataset(root.path, partitioning="hive", schema=TABLE)
+            self._dataset = pads.dataset(root.path, partitioning="hive", schema=SCORES_TABLE)
             self.schema = self._dataset.schema
 
         def dataset(self) -> Watched:
@@ -277,7 +269,9 @@ def test_a_place_that_is_no_table_of_nights_is_refused(tmp_path: Path) -> None:
     write_deltalake(other, pa.table({"uri": ["/a"], "score": [1.0]}))
     with pytest.raises(DataError, match=r"not of nights: category, date, .* missing"):
         evaluate_nights(Location.parse(other), [], labels, out)
-    write_deltalake(tmp_path / "whole", TABLE.empty_table(), partition_by=["date", "category"])
+    write_deltalake(
+        tmp_path / "whole", SCORES_TABLE.empty_table(), partition_by=["date", "category"]
+    )
     with pytest.raises(DataError, match="no nights yet"):
         evaluate_nights(Location.parse(tmp_path / "whole"), [], labels, out)
     assert not (tmp_path / "out").exists()

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import datetime
 import io
+from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from pyarrow import csv
 
 from ssray.errors import ConflictError, DataError, ScoringError
 from ssray.nightly.rows import IN_FILES, NIGHT, SCORES_TABLE
 from ssray.nightly.run import name_in_paths
 from ssray.nightly.table import RowFile, ScoreTable
 from ssray.storage.location import Location
+from tests.helpers import Ended
 
 DATE, LATER = "2026-11-21", "2026-11-22"
 
@@ -117,8 +121,9 @@ def test_files_are_joined_deleted_and_gone(table: ScoreTable) -> None:
     waiting = file_of(table, "t-0", "c", {"late": 3}, LATER)
     assert table.compact(DATE) == (3, 1)
     assert set(scores(table)) == {("c", uri) for uri in "abc"}
-    assert table.delete_before(LATER) == 3
-    assert table.delete_before(LATER) == 0
+    assert table.count_before(LATER) == 3
+    table.delete_before(LATER)
+    assert table.count_before(LATER) == 0
     assert set(table.dataset().to_table()["date"].to_pylist()) == {
         datetime.date.fromisoformat(LATER)
     }
@@ -158,3 +163,87 @@ def test_a_commit_goes_on_when_files_were_compacted_meanwhile(table: ScoreTable)
             table.commit(DATE, 6, "z", "redo", [file_of(table, "z-0", "c", {"e": 1})])
     table.commit(DATE, 7, "z", "redo", [file_of(table, "z-1", "c", {"e": 2})])
     assert scores(table) == {("c", "e"): 2}
+
+
+def test_others_read_the_table_as_it_is(table: ScoreTable) -> None:
+    table.commit(DATE, 1, "r", "append", [file_of(table, "r-0", "a/b", {"u": 1, "v": 2})])
+    table.commit(LATER, 1, "s", "append", [file_of(table, "s-0", "c", {"u": 3}, LATER)])
+    dataset = DeltaTable(str(table.root)).to_pyarrow_dataset()
+    night = f"date = '{DATE}'"
+    query = f"SELECT category, sum(score) FROM dataset WHERE {night} GROUP BY category"
+    assert duckdb.query(query).fetchall() == [("a/b", 3.0)]
+    frame = DeltaTable(str(table.root)).to_pandas(columns=["date", "category", "uri"])
+    assert sorted(zip(frame["category"], frame["uri"], strict=True)) == [
+        ("a/b", "u"),
+        ("a/b", "v"),
+        ("c", "u"),
+    ]
+
+
+def test_nights_are_listed_and_taken_out(
+    table: ScoreTable, tmp_path: Path, program: Callable[..., Ended]
+) -> None:
+    rows = [
+        {"uri": 'x,\n"y"', "score": 2.5, "flagged": True, "boxes": [[1, 2, 3, 4]], "heatmap": b"p"},
+        {"uri": "z", "error": "empty"},
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=IN_FILES), buffer)
+    (table.root / f"date={DATE}/category=c/r-0.parquet").write(buffer.getvalue())
+    file = RowFile(f"date={DATE}/category=c/r-0.parquet", buffer.tell(), "c", 2, 0)
+    table.commit(DATE, 1, "r", "append", [file])
+    table.commit(LATER, 1, "s", "append", [file_of(table, "s-0", "c", {"u": 3}, LATER)])
+    ended = program("scores", "--scores", str(table.root))
+    assert ended.code == 0, ended.err
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert lines[1:] == [[DATE, "2", "1", "1"], [LATER, "1", "0", "0"]]
+    for suffix in (".parquet", ".csv"):
+        place = tmp_path / f"taken out/night{suffix}"
+        command = ("scores", "--scores", str(table.root), "--date", DATE, "--to", str(place))
+        assert "2 rows" in program(*command).out
+    taken = pq.read_table(tmp_path / "taken out/night.parquet")
+    assert taken.schema.names == NIGHT.names
+    assert taken["heatmap"].to_pylist() == [b"p", None]
+    lines_in_names = csv.ParseOptions(newlines_in_values=True)
+    read = csv.read_csv(tmp_path / "taken out/night.csv", parse_options=lines_in_names)
+    assert read["uri"].to_pylist() == ['x,\n"y"', "z"]
+    assert read["boxes"].to_pylist() == ["[[1, 2, 3, 4]]", ""]
+    assert "heatmap" not in read.schema.names
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--date", "2026-11-20", "--to", "x.csv"], "no night of 2026-11-20"),
+        (["--date", DATE, "--to", "x.xlsx"], "ends in .parquet or .csv"),
+        (["--date", DATE], "--date and --to go together"),
+        (["--date", "yesterday", "--to", "x.csv"], "expected a day such as"),
+    ],
+)
+def test_what_cannot_be_taken_out_is_said(
+    table: ScoreTable, options: list[str], said: str, program: Callable[..., Ended]
+) -> None:
+    table.commit(DATE, 1, "r", "append", [file_of(table, "r-0", "c", {"u": 1})])
+    ended = program("scores", "--scores", str(table.root), *options)
+    assert ended.code == 2
+    assert said in ended.err
+    empty = program("scores", "--scores", str(table.root / "nowhere"))
+    assert empty.code == 2 and "no table of scores there" in empty.err
+
+
+def test_nights_are_deleted_by_those_who_say_yes(
+    table: ScoreTable, program: Callable[..., Ended]
+) -> None:
+    table.commit(DATE, 1, "r", "append", [file_of(table, "r-0", "c", {"u": 1})])
+    table.commit(LATER, 1, "s", "append", [file_of(table, "s-0", "c", {"u": 3}, LATER)])
+    place = ["--scores", str(table.root)]
+    asked = program("scores", "delete", *place, "--before", LATER)
+    assert "1 rows would be deleted; --yes deletes them" in asked.out
+    assert table.count(DATE) == 1
+    assert "1 rows deleted" in program("scores", "delete", *place, "--before", LATER, "--yes").out
+    assert (table.count(DATE), table.count(LATER)) == (0, 1)
+    gone = program("scores", "delete", *place, "--before", LATER, "--yes", "--vacuum").out
+    assert "1 files deleted for good" in gone
+    assert program("scores", "delete", *place, "--before", "2026-13-01").code == 2
+    joined = program("scores", "compact", *place, "--date", LATER)
+    assert "nothing to join" in joined.out
