@@ -168,10 +168,10 @@ def test_a_commit_goes_on_when_files_were_compacted_meanwhile(table: ScoreTable)
 def test_others_read_the_table_as_it_is(table: ScoreTable) -> None:
     table.commit(DATE, 1, "r", "append", [file_of(table, "r-0", "a/b", {"u": 1, "v": 2})])
     table.commit(LATER, 1, "s", "append", [file_of(table, "s-0", "c", {"u": 3}, LATER)])
-    dataset = DeltaTable(str(table.root)).to_pyarrow_dataset()
-    night = f"date = '{DATE}'"
-    query = f"SELECT category, sum(score) FROM dataset WHERE {night} GROUP BY category"
-    assert duckdb.query(query).fetchall() == [("a/b", 3.0)]
+    with duckdb.connect() as database:
+        database.register("scores", DeltaTable(str(table.root)).to_pyarrow_dataset())
+        query = "SELECT category, sum(score) FROM scores WHERE date = ? GROUP BY category"
+        assert database.execute(query, [DATE]).fetchall() == [("a/b", 3.0)]
     frame = DeltaTable(str(table.root)).to_pandas(columns=["date", "category", "uri"])
     assert sorted(zip(frame["category"], frame["uri"], strict=True)) == [
         ("a/b", "u"),
