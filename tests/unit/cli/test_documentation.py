@@ -157,10 +157,9 @@ def _parse(
     if not arguments and (mention or isinstance(command, click.Group)):
         return
     context = command.make_context(name, list(arguments), parent=parent)
-    if isinstance(command, click.Group):
-        inner, chosen, rest = command.resolve_command(
-            context, [*context._protected_args, *context.args]
-        )
+    left = [*context._protected_args, *context.args]
+    if isinstance(command, click.Group) and (left or not command.invoke_without_command):
+        inner, chosen, rest = command.resolve_command(context, left)
         assert inner is not None and chosen is not None
         _parse(chosen, inner, rest, mention, context)
 
