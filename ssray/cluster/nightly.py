@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -31,8 +31,16 @@ from ssray.config import Compute
 from ssray.errors import ScoringError
 from ssray.models.device import resolve_device, use_cores
 from ssray.nightly.batch import BatchScorer
-from ssray.nightly.plan import read_batch
-from ssray.nightly.protocol import NightOutcome, NightRequest, OnScored, OnState, Stages, run_night
+from ssray.nightly.plan import Planned, read_batch
+from ssray.nightly.protocol import (
+    Assignment,
+    NightOutcome,
+    NightRequest,
+    OnScored,
+    OnState,
+    Stages,
+    run_night,
+)
 from ssray.nightly.quarantine import quarantined
 from ssray.nightly.run import Night, Part, Places, Run, without_rows, write_part
 from ssray.storage.fetch import persistently
@@ -44,8 +52,14 @@ NO_PROGRESS_TIMEOUT_S = 6 * 3600
 """Only a batch that is done is progress: thousands of images of a compressed tar at some seconds
 each are one, and a node may have to be waited for."""
 _TASKS_AHEAD = 2
-_BATCHES = pa.schema([("batch", pa.int64()), ("files", pa.list_(pa.string()))])
-"""What an actor gets: the number of a batch, and the files of rows that it has already."""
+_BATCHES = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("planned", pa.list_(pa.int64(), 3)),
+        ("files", pa.list_(pa.string())),
+    ]
+)
+"""What an actor gets: an ``Assignment``."""
 
 
 def score_night(
@@ -80,7 +94,7 @@ class _RayStages:
     def device(self) -> str:
         return WorkerResources.of(self.compute).device
 
-    def score(self, batches: Mapping[int, Sequence[str]], give_up: bool) -> Iterator[Part]:
+    def score(self, batches: Sequence[Assignment], give_up: bool) -> Iterator[Part]:
         if not batches:
             return
         pool = _Pool.of(self.request, self.compute, len(batches))
@@ -88,8 +102,8 @@ class _RayStages:
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
         blocks = [
-            pa.table([[number], [list(files)]], schema=_BATCHES)
-            for number, files in batches.items()
+            pa.table([[each.number], [[*each.planned]], [[*each.files]]], schema=_BATCHES)
+            for each in batches
         ]
         parts = ray.data.from_arrow(blocks).map_batches(
             _NightActor,
@@ -180,12 +194,16 @@ class _NightActor:
         self._score = functools.partial(scorer, give_up=give_up)
 
     def __call__(self, batches: pa.Table) -> pa.Table:
-        parts = [self._done(row["batch"], row["files"]) for row in batches.to_pylist()]
+        parts = [
+            self._done(Assignment(row["number"], Planned(*row["planned"]), row["files"]))
+            for row in batches.to_pylist()
+        ]
         return pa.table({"part": [each.model_dump_json() for each in parts]})
 
-    def _done(self, number: int, files: Sequence[str]) -> Part:
+    def _done(self, batch: Assignment) -> Part:
         begun = time.perf_counter()
-        sources = persistently(lambda: read_batch(self._places.manifest, number))
+        number, planned, files = batch
+        sources = persistently(lambda: read_batch(self._places.manifest, number, planned))
         if files:
             sources = without_rows(self._places, sources, files)
         result = quarantined(self._score, sources, self._places.notes / f"{number:06}")

@@ -1,18 +1,18 @@
 """Lists the images of a night and divides them into batches; the list is the night's manifest.
 
-``part-00000.parquet`` and so on have a row group for each batch, so that a batch can be read by
-itself and the list is never held in memory as a whole. ``manifest.json``, written last, says how
-many batches there are.
+Each batch is a Parquet table by itself. Many of them, one after the other, are a file,
+``batches-00000`` and so on, from which a batch is read with one request, and the list is never held
+in memory as a whole. ``manifest.json``, written last, says where each batch lies.
 """
 
 from __future__ import annotations
 
 import io
 import itertools
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -42,12 +42,20 @@ ROWS = pa.schema(
 )
 
 
+class Planned(NamedTuple):
+    """A batch of the manifest: how many images it has, and where in its file it lies, in bytes."""
+
+    images: int
+    offset: int
+    size: int
+
+
 class Manifest(BaseModel):
     """A summary of the manifest.
 
     Attributes:
         images: how many images are to be scored.
-        batches: how many batches there are; they are numbered from 0.
+        batches: the batches, which are numbered from 0.
         categories: how many images each category has.
         states: how many images were found in each state (``ssray.nightly.seen.State``).
         passed_over: how many other files were found, by their suffix.
@@ -57,7 +65,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: int
-    batches: int
+    batches: list[Planned]
     categories: dict[str, int]
     states: dict[State, int]
     passed_over: dict[str, int]
@@ -100,7 +108,7 @@ def write_manifest(
     """
     begun = time.monotonic()
     passed_over, categories = Counter[str](), Counter[str]()
-    batches = 0
+    batches = list[Planned]()
     states = Counter[State]()
     sources: Iterator[Source] = (
         source for place in places for source in find(place, rule, passed_over, allowed)
@@ -108,13 +116,13 @@ def write_manifest(
     if seen:
         sources = _without(seen, sources, states)
     for number, part in enumerate(_parts(_in_batches(sources, batch))):
-        buffer = io.BytesIO()
-        with pq.ParquetWriter(buffer, ROWS, compression="zstd") as writer:
-            for members in part:
-                writer.write_table(_table(members), row_group_size=len(members))
-                categories[members[0].category] += len(members)
-        (folder / _part(number)).write(buffer.getvalue())
-        batches += len(part)
+        content = bytearray()
+        for members in part:
+            table = _parquet(members)
+            batches.append(Planned(len(members), len(content), len(table)))
+            content += table
+            categories[members[0].category] += len(members)
+        (folder / _part(number)).write(bytes(content))
         on_listed(categories.total())
     manifest = Manifest(
         images=categories.total(),
@@ -128,12 +136,16 @@ def write_manifest(
     return manifest
 
 
-def read_batch(folder: Location, number: int) -> list[Source]:
-    """Reads the images of a batch."""
-    part, group = divmod(number, BATCHES_A_PART)
-    place = folder / _part(part)
-    with place.open_file() as file:
-        table = pq.ParquetFile(file).read_row_group(group)
+def read_batch(folder: Location, number: int, planned: Planned) -> list[Source]:
+    """Reads the images of a batch.
+
+    Args:
+        folder: the folder of the manifest.
+        number: the batch's number.
+        planned: what the manifest says of it.
+    """
+    place = folder / _part(number // BATCHES_A_PART)
+    table = pq.read_table(pa.BufferReader(place.read_range(planned.offset, planned.size)))
     return [
         Source(
             row["uri"],
@@ -145,17 +157,6 @@ def read_batch(folder: Location, number: int) -> list[Source]:
         )
         for row in table.to_pylist()
     ]
-
-
-def batch_sizes(folder: Location, manifest: Manifest) -> list[int]:
-    """Reads how many images each batch has."""
-    sizes = []
-    for part in range(math.ceil(manifest.batches / BATCHES_A_PART)):
-        place = folder / _part(part)
-        with place.open_file() as file:
-            found = pq.read_metadata(file)
-        sizes += [found.row_group(group).num_rows for group in range(found.num_row_groups)]
-    return sizes
 
 
 def _without(seen: Seen, sources: Iterable[Source], states: Counter[State]) -> Iterator[Source]:
@@ -196,8 +197,8 @@ def _parts(batches: Iterable[list[Source]]) -> Iterator[list[list[Source]]]:
         yield part
 
 
-def _table(members: Sequence[Source]) -> pa.Table:
-    """Makes the rows of a batch in the manifest."""
+def _parquet(members: Sequence[Source]) -> bytes:
+    """Makes the table of a batch in the manifest."""
     rows = [
         {
             "uri": source.uri,
@@ -209,8 +210,10 @@ def _table(members: Sequence[Source]) -> pa.Table:
         }
         for source in members
     ]
-    return pa.Table.from_pylist(rows, schema=ROWS)
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=ROWS), buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def _part(number: int) -> str:
-    return f"part-{number:05}.parquet"
+    return f"batches-{number:05}"

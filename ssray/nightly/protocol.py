@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import ssray
 from ssray.config import Compute, Heatmaps
@@ -26,7 +26,7 @@ from ssray.errors import ArtifactError, ConfigError, DataError, ScoringError
 from ssray.models.artifact import load
 from ssray.models.store import published
 from ssray.nightly import BATCH, PATIENCE_SECONDS
-from ssray.nightly.plan import Manifest, batch_sizes, write_manifest
+from ssray.nightly.plan import Manifest, Planned, write_manifest
 from ssray.nightly.run import (
     Committed,
     Night,
@@ -178,6 +178,20 @@ class NightOutcome:
         return sum(self.errors.values()) / self.images if self.images else 0.0
 
 
+class Assignment(NamedTuple):
+    """A batch that is to be scored.
+
+    Attributes:
+        number: its number.
+        planned: what the manifest says of it.
+        files: the files of rows that it has already, by their paths below the table.
+    """
+
+    number: int
+    planned: Planned
+    files: Sequence[str]
+
+
 class Stages(Protocol):
     """Who scores batches."""
 
@@ -185,11 +199,11 @@ class Stages(Protocol):
     def device(self) -> str:
         """Where the models run."""
 
-    def score(self, batches: Mapping[int, Sequence[str]], give_up: bool) -> Iterator[Part]:
+    def score(self, batches: Sequence[Assignment], give_up: bool) -> Iterator[Part]:
         """Scores batches, in any order, and keeps their rows.
 
         Args:
-            batches: the files of rows that each has already, by their paths below the table.
+            batches: the batches.
             give_up: as for ``ssray.nightly.batch.BatchScorer``.
 
         Yields:
@@ -343,7 +357,7 @@ class _Job:
         self._on_state, self._on_scored = on_state, on_scored
         self._parts = defaultdict[int, list[Part]](list)
         self._rows = 0
-        self._left = dict(enumerate(batch_sizes(places.manifest, manifest)))
+        self._left = {number: batch.images for number, batch in enumerate(manifest.batches)}
 
     def done(self, stages: Stages) -> tuple[Committed | None, Counter[str]]:
         """Scores and commits; returns how it went, and how many images are missing, by reason."""
@@ -443,13 +457,13 @@ class _Job:
                 on.
             give_up: as for ``Stages.score``.
         """
-        files = {
-            number: self._files(number)
+        batches = [
+            Assignment(number, self._manifest.batches[number], self._files(number))
             for number, left in self._left.items()
             if left > replaced[number]
-        }
+        ]
         postponed, failed = Counter[str](), 0
-        for part in stages.score(files, give_up):
+        for part in stages.score(batches, give_up):
             self._add(part)
             self._on_scored(self._rows, self._manifest.images)
             replaced[part.batch] = part.postponed.get(_REPLACED, 0)

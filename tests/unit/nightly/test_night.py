@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ssray.errors import ArtifactError, ConfigError, ConflictError, DataError, S
 from ssray.nightly import protocol, run
 from ssray.nightly.batch import BatchResult, Spent
 from ssray.nightly.plan import read_batch
-from ssray.nightly.protocol import NightOutcome, NightRequest, Stages, run_night
+from ssray.nightly.protocol import Assignment, NightOutcome, NightRequest, Stages, run_night
 from ssray.nightly.rows import NIGHT
 from ssray.nightly.run import Part, Places, Run, without_rows, write_part
 from ssray.nightly.seen import Seen
@@ -116,9 +116,10 @@ class Worker:
     def device(self) -> str:
         return self.plant.device
 
-    def score(self, batches: Mapping[int, Sequence[str]], give_up: bool) -> Iterator[Part]:
-        for number, files in batches.items():
-            sources = without_rows(self.places, read_batch(self.places.manifest, number), files)
+    def score(self, batches: Sequence[Assignment], give_up: bool) -> Iterator[Part]:
+        for number, planned, files in batches:
+            listed = read_batch(self.places.manifest, number, planned)
+            sources = without_rows(self.places, listed, files)
             result = self.result(sources, give_up)
             self.plant.before_part()
             yield write_part(self.places, number, files, result, self.device)
@@ -295,7 +296,7 @@ def test_another_device_or_version_begins_anew(
 def test_rows_of_an_actor_that_was_taken_for_dead_are_not_there_twice(plant: Plant) -> None:
     score = Worker.score
 
-    def twice(self: Worker, batches: Mapping[int, Sequence[str]], give_up: bool) -> Iterator[Part]:
+    def twice(self: Worker, batches: Sequence[Assignment], give_up: bool) -> Iterator[Part]:
         assert list(score(self, batches, give_up)), "of an actor whose answers get lost"
         yield from score(self, batches, give_up)
 

@@ -23,7 +23,6 @@ from ssray.nightly import sources as nightly_sources
 from ssray.nightly.lists import Roots
 from ssray.nightly.plan import (
     BATCHES_A_PART,
-    batch_sizes,
     read_batch,
     read_manifest,
     write_manifest,
@@ -344,9 +343,11 @@ def test_every_image_is_in_one_batch_of_one_category(tmp_path: Path) -> None:
     assert read_manifest(folder) == manifest
     assert manifest.categories == {"bolt": 7, "grid": 70, "nut": 70, "z": 5}
     assert manifest.images == 152
-    assert manifest.batches == 4 + 35 + 35 + 1 > BATCHES_A_PART, "the compressed archive is one"
-    batches = [read_batch(folder, number) for number in range(manifest.batches)]
-    assert batch_sizes(folder, manifest) == [len(batch) for batch in batches]
+    assert len(manifest.batches) == 4 + 35 + 35 + 1 > BATCHES_A_PART, (
+        "the compressed archive is one"
+    )
+    batches = [read_batch(folder, *planned) for planned in enumerate(manifest.batches)]
+    assert [planned.images for planned in manifest.batches] == [len(batch) for batch in batches]
     assert all(len({source.category for source in batch}) == 1 for batch in batches)
     uris = [source.uri for batch in batches for source in batch]
     assert len(set(uris)) == len(uris) == manifest.images
