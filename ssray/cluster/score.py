@@ -11,7 +11,6 @@ leave the other cores idle.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,15 +22,16 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 from ray.util.queue import Queue
 
+from ssray.cluster.prepared import PREPARED, packed, unpacked
 from ssray.cluster.progress import forwarded
 from ssray.cluster.resources import WorkerResources, check_capacity, scoring_workers
 from ssray.cluster.session import one_line
 from ssray.config import Compute
-from ssray.data.pose import Framing, Placement
+from ssray.data.pose import Framing
 from ssray.errors import ScoringError
 from ssray.models.artifact import load_framing
 from ssray.models.device import resolve_device, use_cores
-from ssray.scoring.judge import SCORE_BATCH, Judge, Prepared
+from ssray.scoring.judge import SCORE_BATCH, Judge
 from ssray.scoring.labelled import LabelledImage, judge_labelled, prepare_labelled
 from ssray.scoring.tables import SCORED_PARTS
 from ssray.storage.fetch import Fetcher
@@ -48,15 +48,11 @@ _PREPARED = pa.schema(
         *(pa.field(name, SCORED_PARTS.field(name).type) for name in ("uri", "category")),
         pa.field("split_type", pa.string()),
         pa.field("label", pa.int8()),
-        pa.field("image", pa.binary(), metadata={"layout": "(H, W, 3) uint8, network size"}),
-        pa.field("shape", pa.list_(pa.int32(), 2), metadata={"of": "the image"}),
-        pa.field("placement", pa.list_(pa.float64(), 3), metadata={"of": "the part: x, y, angle"}),
+        *PREPARED,
         pa.field("truth", pa.binary(), metadata={"layout": "packed bits of truth_shape"}),
         pa.field("truth_shape", pa.list_(pa.int32(), 2)),
         pa.field("mask_error", pa.string()),
         pa.field("mask_detail", pa.string()),
-        pa.field("error", pa.string()),
-        pa.field("detail", pa.string()),
     ]
 )
 
@@ -165,21 +161,16 @@ def _prepare(images: pa.Table, framings: Mapping[str, Framing]) -> pa.Table:
 
 
 def _packed(image: LabelledImage) -> dict[str, Any]:
-    prepared, truth = image.prepared, image.truth
-    return {
+    truth = image.truth
+    return packed(image.prepared) | {
         "uri": image.uri,
         "category": image.category,
         "split_type": image.split_type,
         "label": image.label,
-        "image": None if prepared.image is None else prepared.image.tobytes(),
-        "shape": prepared.shape,
-        "placement": prepared.placement and dataclasses.astuple(prepared.placement),
         "truth": None if truth is None else np.packbits(truth).tobytes(),
         "truth_shape": None if truth is None else truth.shape,
         "mask_error": image.mask_error,
         "mask_detail": image.mask_detail,
-        "error": prepared.error,
-        "detail": prepared.detail,
     }
 
 
@@ -190,18 +181,12 @@ def _unpacked(row: Mapping[str, Any], shape: tuple[int, int]) -> LabelledImage:
         height, width = row["truth_shape"]
         bits = np.unpackbits(np.frombuffer(row["truth"], np.uint8), count=height * width)
         truth = bits.astype(bool).reshape(height, width)
-    if row["image"] is None:
-        prepared = Prepared.unusable(row["error"], row["detail"])
-    else:
-        pixels = np.frombuffer(row["image"], np.uint8).reshape(*shape, 3)
-        placement = row["placement"] and Placement(*row["placement"])
-        prepared = Prepared(pixels, tuple(row["shape"]), placement)
     return LabelledImage(
         row["uri"],
         row["category"],
         row["split_type"],
         row["label"],
-        prepared,
+        unpacked(row, shape),
         truth,
         row["mask_error"],
         row["mask_detail"],

@@ -27,18 +27,24 @@ def window_means(values: Tensor, weights: Sequence[float], repeats: int = 1) -> 
     tensor([[[[1.5000, 1.0000, 1.0000, 0.0000]]]])
     """
     batch, channels, height, width = values.shape
-    count, half = batch * channels, len(weights) // 2
-    planes = values.reshape(1, count, height, width)  # each has a filter of its own
+    planes = values.reshape(1, batch * channels, height, width)
+    # Each plane has a filter of its own, which torch's own kernel computes on a GPU, in float32.
+    # A single plane would go to cuDNN, which may compute in TensorFloat-32.
+    count, half = max(2, batch * channels), len(weights) // 2
+    planes = planes.expand(1, count, height, width)
     line = torch.tensor(weights, dtype=torch.float32, device=values.device)
-    line = (line / line.sum()).view(1, 1, -1)
-    present = [
-        F.conv1d(line.new_ones(1, 1, side), line, padding=half).view(-1) for side in (height, width)
-    ]
+    line = line / line.sum()
+    down_present, across_present = (_present(line, side) for side in (height, width))
     down, across = line.expand(count, 1, -1)[..., None], line.expand(count, 1, -1)[..., None, :]
-    with torch.backends.cudnn.flags(enabled=False):  # it may compute in TensorFloat-32
-        for _ in range(repeats):
-            planes = F.conv2d(planes, down, padding=(half, 0), groups=count)
-            planes = planes / present[0][:, None]
-            planes = F.conv2d(planes, across, padding=(0, half), groups=count)
-            planes = planes / present[1]
-    return planes.view_as(values)
+    for _ in range(repeats):
+        planes = F.conv2d(planes, down, padding=(half, 0), groups=count) / down_present[:, None]
+        planes = F.conv2d(planes, across, padding=(0, half), groups=count) / across_present
+    return planes[:, : batch * channels].view(batch, channels, height, width)
+
+
+def _present(weights: Tensor, side: int) -> Tensor:
+    """How much weight the pixels that exist around each of ``side`` in a row have, (side,)."""
+    sums = F.pad(weights.double().cumsum(0), (1, 0))
+    half, places = len(weights) // 2, torch.arange(side, device=weights.device)
+    last = (half + side - places).clamp_max(len(weights))
+    return (sums[last] - sums[(half - places).clamp_min(0)]).float()

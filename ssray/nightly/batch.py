@@ -6,73 +6,27 @@ scored has a row, too, which names the reason.
 
 from __future__ import annotations
 
-import functools
 import itertools
-import threading
-import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import torch
 
 from ssray.config import Backend, Heatmaps, Precision
-from ssray.errors import ArtifactError, ImageError
+from ssray.errors import ArtifactError
+from ssray.nightly.preparing import Pair, Preparer, Spent
 from ssray.nightly.rows import NIGHT
 from ssray.nightly.sources import Source
 from ssray.scoring.heatmap import levels_to_png
-from ssray.scoring.judge import SCORE_BATCH, Judge, Judged, Prepared, prepare
-from ssray.storage.archives import (
-    Member,
-    is_compressed_tar,
-    listed,
-    normalised,
-    split_member,
-    streamed,
-)
+from ssray.scoring.judge import SCORE_BATCH, Judge, Judged, Prepared
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
 
-MOST_HELD_BYTES = 256 * 1024**2
-"""The most bytes of files from a compressed tar waiting to be decoded; a larger one waits alone."""
-MOST_FAILURES = 16
-"""How many images in a row storage may fail to give before the rest of a batch is postponed."""
-STAGES = ("fetch", "decode", "model", "pack", "write")
-"""The stages of work whose times are measured."""
-_KNOWN = {
-    "forbidden": "may not be read, is no regular file, or lies, once links are followed, outside "
-    "of where its list may name files (--allow)",
-    "missing": "a link whose target is not there",
-}
-"""Why an image was given up when it was listed, by reason code."""
-
-
-@dataclass
-class Spent:
-    """How long each stage of the work on a batch took.
-
-    Attributes:
-        seconds: the wall-clock seconds of each stage, added up over all threads.
-        worker_seconds: the wall-clock seconds that the process worked on the batch.
-    """
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    worker_seconds: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    @contextmanager
-    def on(self, stage: str) -> Iterator[None]:
-        """Adds the time that the block takes to a stage."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.seconds[stage] += time.perf_counter() - begun
+SCORE_BATCH_ON_GPU = 256
+"""Images in one call of a model on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +44,14 @@ class BatchResult:
     spent: Spent
     retries: int
     postponed: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, results: Sequence[Self]) -> Self:
+        """Joins the results of parts of a batch."""
+        spent = Spent.added(result.spent for result in results)
+        rows = pa.concat_tables([result.rows for result in results])
+        postponed = sum((Counter(result.postponed) for result in results), Counter[str]())
+        return cls(rows, spent, sum(result.retries for result in results), postponed)
 
 
 class BatchScorer:
@@ -121,80 +83,77 @@ class BatchScorer:
         self._store, self._versions = store, versions
         self._device, self._precision, self._backend = device, precision, backend
         self._heatmaps = heatmaps
-        self._readers = ThreadPoolExecutor(readers, "reader")
-        self._ahead = 2 * SCORE_BATCH + readers
+        self._prepare = Preparer(readers)
+        self._at_once = SCORE_BATCH if device.type == "cpu" else SCORE_BATCH_ON_GPU
         self._judges: dict[str, Judge] = {}
 
     def __call__(self, sources: Sequence[Source], give_up: bool = False) -> BatchResult:
-        """Scores a batch of images, which must all be of one category.
+        """Scores a batch of images.
 
         Args:
-            sources: the images.
+            sources: the images, all of one category.
             give_up: makes rows with an error of images that storage did not give; else they have
                 none, and are counted as postponed.
         """
-        spent, fetch = Spent(), Fetcher()
-        category = sources[0].category
-        version = self._versions.get(category)
-        try:
-            if version is None:
-                raise ImageError(
-                    "unknown_category",
-                    f"no model for '{category}' was in use when the run began",
-                )
-            judge = self._judge(category, version)
-        except (ImageError, ArtifactError) as error:
-            code = error.code if isinstance(error, ImageError) else "model_unusable"
-            nothing = Judged(Prepared.unusable(code, str(error)))
-            found = [(source, nothing) for source in sources]
+        spent, fetch, category = Spent(), Fetcher(), sources[0].category
+        model = self._model(category)
+        if isinstance(model, Judge):
+            pairs = self._prepare(sources, model.artifact.framing, fetch, spent)
         else:
-            found = []
-            pending = iter(self._prepared(sources, judge, fetch, spent))
-            while chunk := list(itertools.islice(pending, SCORE_BATCH)):
-                with spent.on("model"):
-                    judged = judge([prepared for _, prepared in chunk])
-                found += zip((source for source, _ in chunk), judged, strict=True)
-        rows, postponed = list[dict[str, Any]](), Counter[str]()
-        with spent.on("pack"):
-            for source, each in found:
-                if each.prepared.transient and not give_up:
-                    postponed[each.prepared.error or ""] += 1
-                else:
-                    rows.append(self._row(source, version, each))
-        table = pa.Table.from_pylist(rows, schema=NIGHT)
-        return BatchResult(table, spent, fetch.retries, postponed)
+            pairs = ((source, model) for source in sources)
+        rows, postponed = self.rows(category, pairs, spent, give_up)
+        return BatchResult(rows, spent, fetch.retries, postponed)
 
-    def _judge(self, category: str, version: str) -> Judge:
-        """Returns the category's judge; loads its model the first time.
+    def rows(
+        self, category: str, pairs: Iterable[Pair], spent: Spent, give_up: bool
+    ) -> tuple[pa.Table, Counter[str]]:
+        """Judges prepared images; returns their ``NIGHT`` rows, and how many are postponed, by
+        reason.
 
-        Raises:
-            ArtifactError: if the model can't be used.
+        Args:
+            category: of the images.
+            pairs: the images.
+            spent: counts the time.
+            give_up: as for a call.
         """
-        if category not in self._judges:
-            self._judges[category] = Judge.load(
-                self._store, category, version, self._device, self._precision, self._backend
-            )
-        return self._judges[category]
+        model, version = self._model(category), self._versions.get(category)
+        rows, postponed = list[dict[str, Any]](), Counter[str]()
+        pending = iter(pairs)
+        while chunk := list(itertools.islice(pending, self._at_once)):
+            if isinstance(model, Judge):
+                with spent.on("model"):
+                    judged = model([prepared for _, prepared in chunk])
+            else:
+                judged = [Judged(model)] * len(chunk)
+            with spent.on("pack"):
+                for (source, _), each in zip(chunk, judged, strict=True):
+                    if each.prepared.transient and not give_up:
+                        postponed[each.prepared.error or ""] += 1
+                    else:
+                        rows.append(self._row(source, version, each))
+        return pa.Table.from_pylist(rows, schema=NIGHT), postponed
 
-    def _prepared(
-        self, sources: Sequence[Source], judge: Judge, fetch: Fetcher, spent: Spent
-    ) -> Iterator[tuple[Source, Prepared]]:
-        """Yields the images of a batch in order; threads prepare the next ones meanwhile."""
-        framing = judge.artifact.framing
-        waiting: deque[tuple[Source, Future[Prepared], int]] = deque()
-        held_bytes = 0
-        breaker = _Breaker()
-        for source, content, held in _contents(sources, fetch, spent):
-            read = functools.partial(breaker, content)
-            prepared = self._readers.submit(prepare, read, framing, spent.on)
-            waiting.append((source, prepared, held))
-            held_bytes += held
-            while len(waiting) > self._ahead or (waiting and held_bytes > MOST_HELD_BYTES):
-                first, future, freed = waiting.popleft()
-                held_bytes -= freed
-                yield first, future.result()
-        for first, future, _ in waiting:
-            yield first, future.result()
+    def shape(self, category: str) -> tuple[int, int]:
+        """Rows and columns of the inputs of a category's network; (0, 0) if it has no model."""
+        model = self._model(category)
+        return model.artifact.input_shape if isinstance(model, Judge) else (0, 0)
+
+    def _model(self, category: str) -> Judge | Prepared:
+        """Returns the category's judge, whose model is loaded the first time, or why there is
+        none.
+        """
+        version = self._versions.get(category)
+        if version is None:
+            detail = f"no model for '{category}' was in use when the run began"
+            return Prepared.unusable("unknown_category", detail)
+        if category not in self._judges:
+            try:
+                self._judges[category] = Judge.load(
+                    self._store, category, version, self._device, self._precision, self._backend
+                )
+            except ArtifactError as error:
+                return Prepared.unusable("model_unusable", str(error))
+        return self._judges[category]
 
     def _row(self, source: Source, version: str | None, judged: Judged) -> dict[str, Any]:
         row = judged.row() | {
@@ -212,124 +171,3 @@ class BatchScorer:
             row["heatmap"] = levels_to_png(verdict.levels)
             row["pixel_threshold"] = verdict.pixel_threshold
         return row
-
-
-class _Breaker:
-    """Asks a storage no more that has failed ``MOST_FAILURES`` times in a row.
-
-    Each image is asked for several times with growing pauses; of a storage that is down a batch of
-    them would take very long to find that out.
-    """
-
-    def __init__(self) -> None:
-        self._failures = 0
-
-    def __call__(self, read: Callable[[], bytes]) -> bytes:
-        """Reads an image.
-
-        Raises:
-            ImageError: as ``read`` does, or without reading.
-        """
-        if self._failures >= MOST_FAILURES:
-            raise ImageError(
-                "unreadable",
-                f"not asked for: storage failed {MOST_FAILURES} times in a row before",
-                transient=True,
-            )
-        try:
-            content = read()
-        except ImageError as error:
-            self._failures = (
-                self._failures + 1 if error.transient and error.code != "changed" else 0
-            )
-            raise
-        self._failures = 0
-        return content
-
-
-def _contents(
-    sources: Sequence[Source], fetch: Fetcher, spent: Spent
-) -> Iterable[tuple[Source, Callable[[], bytes], int]]:
-    """Yields each image with a function that returns its bytes, and how many are in memory already.
-
-    The files of a compressed tar come in its own order and are in memory; all others are fetched
-    when the function is called.
-    """
-    parts = split_member(sources[0].uri)
-    if parts is None or not is_compressed_tar(parts[0]):
-        for source in sources:
-            yield source, _reading(source, fetch), 0
-        return
-    waiting = defaultdict[int, list[Source]](list)
-    for source, place in _located(parts[0], sources, fetch):
-        if isinstance(place, ImageError):
-            yield source, _raising(place), 0
-        else:
-            waiting[place].append(source)
-    offsets = frozenset(waiting)
-    reason = ImageError("missing", f"{parts[0]}: no longer has it")
-    try:
-        files = fetch.each(parts[0], lambda: streamed(Location.parse(parts[0]), offsets))
-        while waiting:
-            with spent.on("fetch"):
-                offset, content = next(files)
-            for source in waiting.pop(offset):
-                yield source, functools.partial(bytes, content), len(content)
-    except StopIteration:
-        pass
-    except ImageError as error:
-        reason = error
-    for same in waiting.values():
-        for source in same:
-            yield source, _raising(reason), 0
-
-
-def _located(
-    archive: str, sources: Sequence[Source], fetch: Fetcher
-) -> Iterator[tuple[Source, int | ImageError]]:
-    """Yields each member of a compressed tar with its position, or the reason why it has none.
-
-    Where the listing of the night did not say the position, as of what a list names, the archive
-    is listed for it.
-    """
-    known: dict[str, Member] = {}
-    reason = ImageError("missing", f"{archive}: has no such file")
-    if any(source.offset is None and not source.error for source in sources):
-        try:
-            for member in fetch.each(archive, lambda: listed(Location.parse(archive))):
-                known[member.name] = member
-        except ImageError as error:
-            reason = error
-    for source in sources:
-        if source.error:
-            yield source, _known_before(source)
-        elif source.offset is not None:
-            yield source, source.offset
-        else:
-            found = known.get(normalised(source.uri.removeprefix(f"{archive}#")))
-            if found is None or found.offset is None:
-                yield source, (found and found.error) or reason
-            else:
-                yield source, found.offset
-
-
-def _reading(source: Source, fetch: Fetcher) -> Callable[[], bytes]:
-    """Makes a function that fetches an image, or raises the error that is known already."""
-    if source.error:
-        return _raising(_known_before(source))
-    return lambda: fetch(source.uri, source.size, source.offset, source.etag)
-
-
-def _known_before(source: Source) -> ImageError:
-    code = source.error or ""
-    why = _KNOWN.get(code, "known before it was read")
-    return ImageError(code, f"{source.uri}: {why}")
-
-
-def _raising(error: ImageError) -> Callable[[], bytes]:
-    """Makes a function that raises an error in place of returning bytes."""
-
-    def read() -> bytes:
-        raise error
-
-    return read

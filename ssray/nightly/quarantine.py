@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-import pyarrow as pa
-
-from ssray.nightly.batch import BatchResult, Spent
 from ssray.nightly.sources import Source
 from ssray.storage.fetch import persistently
 from ssray.storage.location import Location
+
+_Result = TypeVar("_Result")
 
 MOST_DEATHS = 3
 """How often a batch is begun before its images are scored one by one.
@@ -30,26 +29,29 @@ STRIKES = 2
 
 
 def quarantined(
-    score: Callable[[Sequence[Source]], BatchResult], sources: Sequence[Source], notes: Location
-) -> BatchResult:
-    """Scores a batch, some image of which may kill this process.
+    work: Callable[[Sequence[Source]], _Result], sources: Sequence[Source], notes: Location
+) -> list[_Result]:
+    """Does some work on a batch, some image of which may kill this process.
 
     Args:
-        score: scores some images.
+        work: on some images.
         sources: the images of the batch.
         notes: the folder of this batch's notes; it must outlive the process.
+
+    Returns:
+        The result; several, each of one image, of a batch that killed processes before.
     """
     if _begun(notes / "batch") < MOST_DEATHS:
-        return score(sources)
+        return [work(sources)]
     results = []
     for number, source in enumerate(sources):
         note = notes / f"{number:06}"
         if _begun(note) >= STRIKES:
-            results.append(score([dataclasses.replace(source, error="crashed")]))
+            results.append(work([dataclasses.replace(source, error="crashed")]))
         else:
-            results.append(score([source]))
+            results.append(work([source]))
             persistently(note.delete)
-    return _joined(results)
+    return results
 
 
 def _begun(note: Location) -> int:
@@ -57,15 +59,3 @@ def _begun(note: Location) -> int:
     before, mine = len(persistently(note.children)), note / secrets.token_hex(8)
     persistently(lambda: mine.write(b""))
     return before
-
-
-def _joined(results: Sequence[BatchResult]) -> BatchResult:
-    """Joins the results of single images into that of the batch."""
-    spent = Spent()
-    for result in results:
-        for stage, seconds in result.spent.seconds.items():
-            spent.seconds[stage] += seconds
-    rows = pa.concat_tables([result.rows for result in results])
-    postponed = sum((Counter(result.postponed) for result in results), Counter[str]())
-    retries = sum(result.retries for result in results)
-    return BatchResult(rows, spent, retries, postponed)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
 
-from ssray.nightly.batch import STAGES, BatchResult
+from ssray.nightly.batch import BatchResult
+from ssray.nightly.preparing import STAGES
 
 
 class BatchFacts(BaseModel):

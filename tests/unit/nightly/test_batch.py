@@ -23,7 +23,7 @@ from ssray.data.pose import Framing
 from ssray.errors import ImageError
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
-from ssray.nightly import batch
+from ssray.nightly import preparing
 from ssray.nightly.batch import BatchResult, BatchScorer
 from ssray.nightly.quarantine import MOST_DEATHS, STRIKES, quarantined
 from ssray.nightly.sources import Source
@@ -205,8 +205,8 @@ def test_a_compressed_tar_that_breaks_off_is_read_again(
     failures: list[Exception] = [OSError("reset")]
     breaking = breaking_off(archives.streamed, 2, failures)
     monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(batch, "streamed", breaking)
-    monkeypatch.setattr(batch, "MOST_HELD_BYTES", 1)
+    monkeypatch.setattr(preparing, "streamed", breaking)
+    monkeypatch.setattr(preparing, "MOST_HELD_BYTES", 1)
     result = scored(store, sources)
     assert result.rows == expected
     assert result.retries == 1
@@ -365,7 +365,7 @@ def test_a_storage_that_is_down_is_not_asked_for_every_image(
     monkeypatch.setattr(Location, "read", down)
     result = scorer([Source(f"/images/{number}.png", "weave", 1) for number in range(200)])
     assert sum(result.postponed.values()) == 200
-    assert batch.MOST_FAILURES <= len(asked) <= batch.MOST_FAILURES + 1
+    assert preparing.MOST_FAILURES <= len(asked) <= preparing.MOST_FAILURES + 1
 
 
 def test_an_image_that_takes_more_memory_than_there_is_costs_its_own_row(

@@ -1,0 +1,330 @@
+"""Ray Data over a night's batches: each is fetched, decoded, scored and written once.
+
+On CPUs an actor does all of it: some threads fetch and decode ahead of the model. What flows
+through Ray is small, the number of a batch to an actor and its counts back, and no image ever waits
+in the object store.
+
+A GPU would wait for the few CPUs beside it. There, tasks on any node fetch and decode, and actors
+with GPUs take the prepared images, score them and write their rows, one batch while the next one
+is on the card. Both are made of the same parts: ``Preparer``, ``BatchScorer``, ``write_part``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError
+
+from ssray.cluster.prepared import PREPARED, packed, unpacked
+from ssray.cluster.resources import WorkerResources, check_capacity, may_grow, node_resources
+from ssray.cluster.session import one_line
+from ssray.config import Compute
+from ssray.data.pose import Framing
+from ssray.errors import ArtifactError, ScoringError
+from ssray.models.artifact import load_framing
+from ssray.models.device import resolve_device, use_cores
+from ssray.nightly.batch import BatchResult, BatchScorer
+from ssray.nightly.plan import Planned, read_batch
+from ssray.nightly.preparing import Pair, Preparer, Spent
+from ssray.nightly.protocol import Assignment, NightRequest
+from ssray.nightly.quarantine import quarantined
+from ssray.nightly.run import Part, Places, Run, without_rows, write_part
+from ssray.nightly.sources import Source
+from ssray.scoring.judge import Prepared
+from ssray.storage.fetch import Fetcher, persistently
+from ssray.storage.location import Location
+
+SPARE_READERS = 2
+"""Threads that fetch and decode, beyond the CPUs of an actor: fetching is mostly waiting."""
+NO_PROGRESS_TIMEOUT_S = 6 * 3600
+"""Only a batch that is done is progress: thousands of images of a compressed tar at some seconds
+each are one, and a node may have to be waited for."""
+_TASKS_AHEAD = 2
+_BATCHES_AT_ONCE = 2
+"""Batches that an actor with a GPU works on: one is on the card, one is packed and written."""
+_BATCHES = pa.schema(
+    [
+        ("number", pa.int64()),
+        ("planned", pa.list_(pa.int64(), 3)),
+        ("files", pa.list_(pa.string())),
+    ]
+)
+"""``Assignment`` rows."""
+_IMAGES = pa.schema([pa.field("source", pa.string(), metadata={"layout": "JSON"}), *PREPARED])
+"""The prepared images of a batch."""
+_PREPARED = pa.schema(
+    [
+        pa.field("head", pa.string(), metadata={"layout": "JSON"}),
+        pa.field("images", pa.large_binary(), metadata={"layout": "Arrow stream of _IMAGES"}),
+    ]
+)
+"""A batch on its way to an actor with a GPU: one row, as Ray Data divides and joins rows."""
+
+
+@dataclass(frozen=True)
+class RayStages:
+    """A night's ``Stages`` on Ray."""
+
+    request: NightRequest
+    compute: Compute
+    places: Places
+    run: Run
+
+    @property
+    def device(self) -> str:
+        return WorkerResources.of(self.compute).device
+
+    def score(self, batches: Sequence[Assignment], give_up: bool) -> Iterator[Part]:
+        if not batches:
+            return
+        pool = _Pool.of(self.request, self.compute, len(batches))
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+        blocks = [
+            pa.table([[each.number], [[*each.planned]], [[*each.files]]], schema=_BATCHES)
+            for each in batches
+        ]
+        assigned = ray.data.from_arrow(blocks)
+        parts = (
+            self._staged(assigned, pool, give_up)
+            if pool.each.gpus
+            else self._whole(assigned, pool, give_up)
+        )
+        with _told_in_a_line():
+            for row in parts.iter_rows():
+                yield Part.model_validate_json(row["part"])
+
+    def _whole(self, assigned: ray.data.Dataset, pool: _Pool, give_up: bool) -> ray.data.Dataset:
+        """Each batch by one actor."""
+        return assigned.map_batches(
+            _WholeBatches,
+            batch_format="pyarrow",
+            batch_size=None,
+            num_cpus=pool.each.cpus,
+            compute=pool.strategy(_TASKS_AHEAD),
+            fn_constructor_kwargs={"stages": self, "worker": pool.each, "give_up": give_up},
+        )
+
+    def _staged(self, assigned: ray.data.Dataset, pool: _Pool, give_up: bool) -> ray.data.Dataset:
+        """Fetched and decoded by tasks, the rest by actors with GPUs."""
+        prepared = assigned.map_batches(
+            _prepared_batches,
+            batch_format="pyarrow",
+            batch_size=1,  # else one task would take several batches, one after the other
+            num_cpus=1,
+            fn_kwargs={"stages": self},
+        )
+        return prepared.map_batches(
+            _PreparedBatches,
+            batch_format="pyarrow",
+            batch_size=1,
+            num_cpus=pool.each.cpus if pool.each.stated else 0,
+            num_gpus=pool.each.gpus,
+            compute=pool.strategy(2 * _BATCHES_AT_ONCE),
+            max_concurrency=_BATCHES_AT_ONCE,
+            fn_constructor_kwargs={"stages": self, "worker": pool.each, "give_up": give_up},
+        )
+
+
+@contextlib.contextmanager
+def _told_in_a_line() -> Iterator[None]:
+    """Turns what goes wrong on the cluster into a ``ScoringError`` of one line."""
+    try:
+        yield
+    except (RayError, ExecutionTimeoutError) as error:
+        raise ScoringError(
+            f"scoring failed: {one_line(error)} The same command goes on where it was."
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """How many actors there are, and what each one has."""
+
+    min_actors: int
+    max_actors: int
+    each: WorkerResources
+
+    @classmethod
+    def of(cls, request: NightRequest, compute: Compute, batches: int) -> _Pool:
+        """On CPUs actors of one thread each, which never wait for each other, unless told; with
+        GPUs each has its share of the CPUs of its node.
+
+        On this machine there are as many as fit, on a cluster, which may grow, one a batch.
+        """
+        each = WorkerResources.of(compute)
+        if not each.gpus and not each.stated:
+            each = dataclasses.replace(each, cpus=1)
+        fit = sum(map(each.fitting, node_resources()))
+        most = request.max_actors or (batches if may_grow() else fit)
+        most = max(1, min(most, batches))
+        check_capacity(min(request.min_actors, most), each.cpus, each.gpus)
+        return cls(min(request.min_actors, most), most, each)
+
+    def strategy(self, tasks_ahead: int) -> ray.data.ActorPoolStrategy:
+        """The actors as Ray Data takes them."""
+        return ray.data.ActorPoolStrategy(
+            min_size=self.min_actors,
+            max_size=self.max_actors,
+            max_tasks_in_flight_per_actor=tasks_ahead,
+        )
+
+
+class _Actor:
+    """Scores batches and writes their rows."""
+
+    def __init__(self, stages: RayStages, worker: WorkerResources, give_up: bool) -> None:
+        threads = worker.threads()
+        use_cores(threads)
+        self.places, self._device = stages.places, worker.device
+        self._give_up, self._wrote = give_up, 0.0
+        night = stages.run.night
+        self.scorer = BatchScorer(
+            stages.request.models,
+            night.versions,
+            resolve_device(worker.device),
+            stages.compute.precision,
+            stages.compute.backend,
+            readers=threads + SPARE_READERS,
+            heatmaps=night.heatmaps,
+        )
+
+    def written(self, number: int, files: Sequence[str], result: BatchResult, begun: float) -> Part:
+        """Writes the rows of a batch that was begun at a time of ``time.perf_counter``."""
+        scored = time.perf_counter()
+        result.spent.seconds["write"] += self._wrote  # a file can't tell how long it took to write
+        result.spent.worker_seconds += scored - begun + self._wrote
+        part = persistently(lambda: write_part(self.places, number, files, result, self._device))
+        self._wrote = time.perf_counter() - scored
+        return part
+
+
+class _WholeBatches(_Actor):
+    """Does all that a batch takes."""
+
+    def __call__(self, batches: pa.Table) -> pa.Table:
+        """``_BATCHES`` rows to parts."""
+        return _parts([self._done(batch) for batch in _assignments(batches)])
+
+    def _done(self, batch: Assignment) -> Part:
+        begun = time.perf_counter()
+        score = functools.partial(self.scorer, give_up=self._give_up)
+        sources = _sources(self.places, batch)
+        results = quarantined(score, sources, _notes(self.places, batch))
+        return self.written(batch.number, batch.files, BatchResult.joined(results), begun)
+
+
+class _PreparedBatches(_Actor):
+    """Judges images that were prepared elsewhere; several threads of it run at once."""
+
+    def __init__(self, stages: RayStages, worker: WorkerResources, give_up: bool) -> None:
+        super().__init__(stages, worker, give_up)
+        self._on_card = threading.Lock()
+
+    def __call__(self, prepared: pa.Table) -> pa.Table:
+        """``_PREPARED`` rows to parts."""
+        heads, images = (prepared.column(name) for name in ("head", "images"))
+        return _parts(
+            [
+                self._done(json.loads(head.as_py()), pa.ipc.open_stream(own.as_buffer()).read_all())
+                for head, own in zip(heads, images, strict=True)
+            ]
+        )
+
+    def _done(self, head: dict[str, Any], images: pa.Table) -> Part:
+        begun = time.perf_counter()
+        rows = images.to_pylist()
+        sources = [Source(**json.loads(row["source"])) for row in rows]
+        spent = Spent(head["seconds"], head["worker_seconds"])
+        category = sources[0].category
+        with self._on_card:
+            shape = self.scorer.shape(category)
+            pairs = (
+                (source, unpacked(row, shape)) for source, row in zip(sources, rows, strict=True)
+            )
+            found, postponed = self.scorer.rows(category, pairs, spent, self._give_up)
+        result = BatchResult(found, spent, head["retries"], postponed)
+        return self.written(head["number"], head["files"], result, begun)
+
+
+def _prepared_batches(batches: pa.Table, stages: RayStages) -> Iterator[pa.Table]:
+    """Fetches and decodes ``_BATCHES`` rows; yields the ``_PREPARED`` row of each."""
+    use_cores(1)
+    prepare = Preparer(1 + SPARE_READERS)
+    versions = stages.run.night.versions
+    for batch in _assignments(batches):
+        begun, spent, fetch = time.perf_counter(), Spent(), Fetcher()
+
+        def work(
+            sources: Sequence[Source], fetch: Fetcher = fetch, spent: Spent = spent
+        ) -> list[Pair]:
+            category = sources[0].category
+            framing = _framing(f"{stages.request.models}", category, versions.get(category))
+            if framing is None:  # the actor says why
+                unusable = Prepared.unusable("model_unusable", "its recipe could not be read")
+                return [(source, unusable) for source in sources]
+            return list(prepare(sources, framing, fetch, spent))
+
+        sources = _sources(stages.places, batch)
+        results = quarantined(work, sources, _notes(stages.places, batch))
+        rows = [
+            {"source": json.dumps(dataclasses.asdict(source))} | packed(each)
+            for result in results
+            for source, each in result
+        ]
+        head = {
+            "number": batch.number,
+            "files": batch.files,
+            "seconds": spent.seconds,
+            "worker_seconds": time.perf_counter() - begun,
+            "retries": fetch.retries,
+        }
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, _IMAGES) as stream:
+            stream.write_table(pa.Table.from_pylist(rows, schema=_IMAGES))
+        yield pa.table(
+            [[json.dumps(head)], pa.array([sink.getvalue()], pa.large_binary())], schema=_PREPARED
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _framing(store: str, category: str, version: str | None) -> Framing | None:
+    if version is None:
+        return None
+    try:
+        return load_framing(Location.parse(store), category, version)
+    except ArtifactError:
+        return None
+
+
+def _assignments(batches: pa.Table) -> list[Assignment]:
+    return [
+        Assignment(row["number"], Planned(*row["planned"]), row["files"])
+        for row in batches.to_pylist()
+    ]
+
+
+def _sources(places: Places, batch: Assignment) -> list[Source]:
+    """The images of a batch that have no row yet."""
+    sources = persistently(lambda: read_batch(places.manifest, batch.number, batch.planned))
+    return without_rows(places, sources, batch.files) if batch.files else sources
+
+
+def _notes(places: Places, batch: Assignment) -> Location:
+    return places.notes / f"{batch.number:06}"
+
+
+def _parts(parts: Sequence[Part]) -> pa.Table:
+    return pa.table({"part": [part.model_dump_json() for part in parts]})
