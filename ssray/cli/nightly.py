@@ -100,7 +100,15 @@ INCOMPLETE = 3
     "price",
     type=click.FloatRange(min=0),
     metavar="X",
-    help="Of a worker's CPUs or GPU; the summary then tells the cost of a million images.",
+    help="Of a worker's CPUs or GPU; the summary then tells the cost of a million images, if the "
+    "night had 10,000.",
+)
+@click.option(
+    "--log",
+    "log",
+    metavar="FILE",
+    help="Append a line of JSON for each event of the night, a batch that is done being one; - for "
+    "the standard error stream.",
 )
 @click.option(
     "--again",
@@ -134,6 +142,7 @@ def nightly(
     batch: int,
     limit: float,
     price: float | None,
+    log: str | None,
     again: bool,
     retry_errors: bool,
     patience: float,
@@ -148,6 +157,7 @@ def nightly(
     """
     from ssray.cli.terminal import console, scoring_progress, show_night
     from ssray.cluster.nightly import score_night
+    from ssray.nightly.night_events import log_to
     from ssray.nightly.protocol import NightRequest
     from ssray.nightly.sources import CategoryRule
     from ssray.storage.location import Location
@@ -169,7 +179,7 @@ def nightly(
         patience=60 * patience,
         give_up=give_up,
     )
-    with scoring_progress() as (state, scored):
+    with log_to(log), scoring_progress() as (state, scored):
         outcome = score_night(request, compute_from(compute), state, scored)
     show_night(outcome, request.places.out)
     share = outcome.error_share
