@@ -15,17 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from ssray.cli.printable import printable
+from ssray.cli.watch import Pace, told_of_silence
 from ssray.cluster.progress import Lines, clock
+from ssray.metrics.values import percent
 from ssray.models.store import StoredVersion
 from ssray.nightly.export import StoredNight
 from ssray.nightly.protocol import NightOutcome
 from ssray.nightly.seen import State
+from ssray.nightly.summary import Summary
 from ssray.scoring.evaluation import in_words
 from ssray.storage.location import Location
 from ssray.training.progress import ProgressRow
@@ -195,33 +197,43 @@ def versions_table(rows: Sequence[tuple[str, StoredVersion]]) -> Table:
 
 @contextmanager
 def scoring_progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """Shows how far the scoring of images is.
+    """Shows how far the scoring of images is, and says when nothing has been heard for long.
 
     Yields what to call with a state in words, and what with how many images are done of how many.
     """
-    printed = begun = time.monotonic()
-    first: int | None = None
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("listing images", total=None)
+    printed = time.monotonic()
+    pace = Pace()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("listing images", total=None, figures="")
+        with told_of_silence(progress.console.print) as heard:
 
-        def state(words: str) -> None:
-            progress.update(task, description=escape(printable(words)))
-            if not console.is_terminal:
-                console.print(words)
+            def state(words: str) -> None:
+                heard(words)
+                progress.update(task, description=printable(words))
+                if not console.is_terminal:
+                    console.print(words)
 
-        def scored(done: int, count: int) -> None:
-            nonlocal printed, begun, first
-            now = time.monotonic()
-            if first is None:
-                first, begun, printed = done, now, now
-            progress.update(task, description="images", completed=done, total=count)
-            if not console.is_terminal and now - printed >= LINE_SECONDS:
-                printed = now
-                speed = (done - first) / (now - begun) if now > begun else 0.0
-                left = clock((count - done) / speed) if speed else "?"
-                console.print(f"{done:,} of {count:,} images, {speed:.1f} images/s, {left} left")
+            def scored(done: int, count: int) -> None:
+                nonlocal printed
+                now = time.monotonic()
+                speed = pace.add(now, done)
+                words = f"{done:,} of {count:,} images"
+                heard(words)
+                if speed:
+                    words += f", {speed:.1f} images/s, {clock((count - done) / speed)} left"
+                progress.update(
+                    task, description="scoring", completed=done, total=count, figures=words
+                )
+                if not console.is_terminal and now - printed >= LINE_SECONDS:
+                    printed = now
+                    console.print(words)
 
-        yield state, scored
+            yield state, scored
 
 
 _STATES: dict[State, str] = {
@@ -253,15 +265,8 @@ def show_night(outcome: NightOutcome, place: Location) -> None:
         console.print(f"  {reason}: {count:,}")
     for suffix, count in summary.passed_over.items():
         console.print(f"  passed over, no image: {count:,} x {suffix}")
-    spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary.seconds.items())
-    cost = summary.cost_per_million
-    console.print(
-        f"{summary.images:,} images in {clock(summary.wall_seconds)}, "
-        f"{summary.images_per_second:.1f} images/s; a million such: "
-        f"{summary.worker_hours_per_million:.1f} worker hours"
-        f"{'' if cost is None else f', costs {cost:.2f}'}. {summary.retries} requests made again."
-    )
-    console.print(f"Time of all threads: {spent}")
+    for line in night_in_words(summary):
+        console.print(line)
     states = outcome.committed.states
     for state, words in _STATES.items():
         if found := states.get(state):
@@ -281,6 +286,24 @@ def show_nights(nights: Sequence[StoredNight]) -> None:
         figures = (f"{count:,}" for count in (night.images, night.flagged, night.errors))
         table.add_row(f"{night.date}", *figures)
     console.print(table)
+
+
+def night_in_words(summary: Summary) -> Iterator[str]:
+    """Yields lines on how long a night took and where the time went."""
+    speed = summary.images_per_second
+    line = f"{summary.images:,} images in {clock(summary.wall_seconds)}"
+    line += f", {speed:.1f} images/s" if speed else ", all scored by an earlier start"
+    listing = summary.seconds.get("list", 0.0)
+    yield f"{line}; listing them took {clock(listing)}." if listing >= 1 else f"{line}."
+    if summary.stage_shares:
+        shares = (f"{stage} {percent(share)}" for stage, share in summary.stage_shares.items())
+        yield f"Of the workers' time: {', '.join(shares)}."
+    if summary.retries:
+        yield f"{summary.retries:,} requests to the storage failed and were made again."
+    if summary.worker_hours_per_million is not None:
+        cost = summary.cost_per_million
+        hours = f"{summary.worker_hours_per_million:,.1f} worker hours"
+        yield f"A million such images: {hours}{'' if cost is None else f', costs {cost:,.2f}'}."
 
 
 def show_evaluation(metrics: pa.Table, scores: pa.Table, out: Location) -> None:

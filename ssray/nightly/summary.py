@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from ssray.nightly.batch import BatchResult
 from ssray.nightly.preparing import STAGES
 
+ENOUGH_IMAGES = 10_000
+"""From how many images on a night tells what a million would take: loading models and starting
+weigh more, the fewer there are."""
+
 
 class BatchFacts(BaseModel):
     """Counts of a batch, which the metadata of its file holds.
@@ -64,8 +68,10 @@ class Summary(BaseModel):
             interrupted, are not counted.
         images_per_second: how many images that start scored in a second.
         worker_hours_per_million: how many hours one process would work on a million such images,
-            without the time for starting it and for waiting on others.
-        cost_per_million: what these hours would cost, if the price of an hour was given.
+            without the time for starting it and for waiting on others; None for fewer than
+            ``ENOUGH_IMAGES``.
+        cost_per_million: what these hours would cost, if there are any and the price of an hour
+            was given.
         passed_over: how many files were neither images nor archives, by their suffix.
     """
 
@@ -79,7 +85,7 @@ class Summary(BaseModel):
     seconds: dict[str, float]
     wall_seconds: float
     images_per_second: float
-    worker_hours_per_million: float
+    worker_hours_per_million: float | None
     cost_per_million: float | None
     passed_over: dict[str, int]
 
@@ -87,6 +93,15 @@ class Summary(BaseModel):
     def error_share(self) -> float:
         """The share of the images that could not be scored."""
         return sum(self.errors.values()) / self.images if self.images else 0.0
+
+    @property
+    def stage_shares(self) -> dict[str, float]:
+        """The share that each stage has of the time of all threads that worked on batches, which
+        the listing is no part of; empty if none did.
+        """
+        spent = {stage: self.seconds[stage] for stage in STAGES if stage in self.seconds}
+        whole = sum(spent.values())
+        return {stage: seconds / whole for stage, seconds in spent.items()} if whole else {}
 
 
 def summarise(
@@ -120,7 +135,7 @@ def summarise(
             seconds[stage] += spent
     images = sum(counts["images"] for counts in categories.values())
     speed = scored_now / wall_seconds if wall_seconds else 0.0
-    hours = 1e6 * at_work / images / 3600 if images else 0.0
+    hours = 1e6 * at_work / images / 3600 if images >= ENOUGH_IMAGES else None
     return Summary(
         images=images,
         flagged=sum(counts["flagged"] for counts in categories.values()),
@@ -131,6 +146,8 @@ def summarise(
         wall_seconds=wall_seconds,
         images_per_second=speed,
         worker_hours_per_million=hours,
-        cost_per_million=None if price_per_hour is None else hours * price_per_hour,
+        cost_per_million=(
+            None if hours is None or price_per_hour is None else hours * price_per_hour
+        ),
         passed_over=passed_over,
     )

@@ -164,7 +164,7 @@ def test_every_image_has_one_row(plant: Plant, undisturbed: tuple[Location, str]
     assert summary.errors == {"empty": 3, "unknown_category": 2, "truncated": 1}
     assert summary.passed_over == {".txt": 1}
     assert set(summary.seconds) == set(SHARED)
-    assert summary.worker_hours_per_million > 0
+    assert summary.worker_hours_per_million is None, "too few images to tell"
     assert "empty: 3" in said
     assert f"{len(plant.expected)} images in" in said
 
