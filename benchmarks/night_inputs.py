@@ -225,7 +225,7 @@ def seconds_alone(series: Series, model: Model, out: Location) -> dict[str, floa
                 each.row()
                 if each.verdict and each.verdict.flagged:
                     levels_to_png(each.verdict.levels)
-            write_part(places, number, (), results[number], device.type)
+            write_part(places, number, model.category, (), results[number], device.type)
     if device.type == "cuda":
         del seconds["model"]
     return {stage: spent / len(listed) for stage, spent in seconds.items()}

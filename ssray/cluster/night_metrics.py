@@ -101,16 +101,15 @@ class NightMetrics:
     A context manager: in its block the gauges have their values, soon after it they are gone.
     """
 
-    def __init__(self, night: str, categories: Collection[str], batches: int) -> None:
+    def __init__(self, night: str, categories: Collection[str]) -> None:
         """Makes the metrics.
 
         Args:
             night: its date.
             categories: those that have a model.
-            batches: how many this start has to score.
         """
         self._night, self._categories = night, frozenset(categories)
-        self._left, self._paused = batches, False
+        self._left, self._paused = 0, False
         self._counters = {each: _made(each) for each in METRICS if each.kind is Counter}
         self._batch_seconds = _made(BATCH)
         self._left_gauge, self._paused_gauge = _made(BATCHES_LEFT), _made(PAUSED)
@@ -129,6 +128,10 @@ class NightMetrics:
     ) -> None:
         self._ended.set()
         self._refresher.join()
+
+    def assigned(self, batches: int) -> None:
+        """Says how many batches are left to score now."""
+        self._left = batches
 
     def batch_done(self, facts: BatchFacts) -> None:
         """Counts a batch whose rows are kept."""

@@ -26,6 +26,7 @@ import ray.data
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
+from ssray.cluster.night_metrics import NightMetrics, metrics_address
 from ssray.cluster.prepared import PREPARED, packed, unpacked
 from ssray.cluster.resources import WorkerResources, check_capacity, may_grow, node_resources
 from ssray.cluster.session import one_line
@@ -35,6 +36,7 @@ from ssray.errors import ArtifactError, ScoringError
 from ssray.models.artifact import load_framing
 from ssray.models.device import resolve_device, use_cores
 from ssray.nightly.batch import BatchResult, BatchScorer
+from ssray.nightly.night_events import NightEvents
 from ssray.nightly.plan import Planned, read_batch
 from ssray.nightly.preparing import Pair, Preparer, Spent
 from ssray.nightly.protocol import Assignment, NightRequest
@@ -73,22 +75,42 @@ _PREPARED = pa.schema(
 
 
 @dataclass(frozen=True)
-class RayStages:
-    """A night's ``Stages`` on Ray."""
+class _Work:
+    """What every worker has to know."""
 
     request: NightRequest
     compute: Compute
     places: Places
     run: Run
+    give_up: bool = False
+
+
+class RayStages:
+    """A night's ``Stages`` on the connected Ray, which its metrics count."""
+
+    def __init__(
+        self,
+        request: NightRequest,
+        compute: Compute,
+        places: Places,
+        run: Run,
+        metrics: NightMetrics,
+    ) -> None:
+        self._work, self._metrics = _Work(request, compute, places, run), metrics
+        self._events = NightEvents(places.date, run.name)
 
     @property
     def device(self) -> str:
-        return WorkerResources.of(self.compute).device
+        return WorkerResources.of(self._work.compute).device
+
+    def paused(self, yes: bool) -> None:
+        self._metrics.paused(yes)
 
     def score(self, batches: Sequence[Assignment], give_up: bool) -> Iterator[Part]:
         if not batches:
             return
-        pool = _Pool.of(self.request, self.compute, len(batches))
+        work = dataclasses.replace(self._work, give_up=give_up)
+        pool = _Pool.of(work.request, work.compute, len(batches))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
@@ -97,45 +119,50 @@ class RayStages:
             for each in batches
         ]
         assigned = ray.data.from_arrow(blocks)
-        parts = (
-            self._staged(assigned, pool, give_up)
-            if pool.each.gpus
-            else self._whole(assigned, pool, give_up)
-        )
+        parts = (_staged if pool.each.gpus else _whole)(assigned, pool, work)
+        self._events.scoring(len(batches), metrics_address())
+        self._metrics.assigned(len(batches))
         with _told_in_a_line():
             for row in parts.iter_rows():
-                yield Part.model_validate_json(row["part"])
+                part = Part.model_validate_json(row["part"])
+                if part.facts:
+                    self._metrics.batch_done(part.facts)
+                if part.postponed:
+                    self._metrics.batch_postponed(part.category, sum(part.postponed.values()))
+                yield part
 
-    def _whole(self, assigned: ray.data.Dataset, pool: _Pool, give_up: bool) -> ray.data.Dataset:
-        """Each batch by one actor."""
-        return assigned.map_batches(
-            _WholeBatches,
-            batch_format="pyarrow",
-            batch_size=None,
-            num_cpus=pool.each.cpus,
-            compute=pool.strategy(_TASKS_AHEAD),
-            fn_constructor_kwargs={"stages": self, "worker": pool.each, "give_up": give_up},
-        )
 
-    def _staged(self, assigned: ray.data.Dataset, pool: _Pool, give_up: bool) -> ray.data.Dataset:
-        """Fetched and decoded by tasks, the rest by actors with GPUs."""
-        prepared = assigned.map_batches(
-            _prepared_batches,
-            batch_format="pyarrow",
-            batch_size=1,  # else one task would take several batches, one after the other
-            num_cpus=1,
-            fn_kwargs={"stages": self},
-        )
-        return prepared.map_batches(
-            _PreparedBatches,
-            batch_format="pyarrow",
-            batch_size=1,
-            num_cpus=pool.each.cpus if pool.each.stated else 0,
-            num_gpus=pool.each.gpus,
-            compute=pool.strategy(2 * _BATCHES_AT_ONCE),
-            max_concurrency=_BATCHES_AT_ONCE,
-            fn_constructor_kwargs={"stages": self, "worker": pool.each, "give_up": give_up},
-        )
+def _whole(assigned: ray.data.Dataset, pool: _Pool, work: _Work) -> ray.data.Dataset:
+    """Each batch by one actor."""
+    return assigned.map_batches(
+        _WholeBatches,
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=pool.each.cpus,
+        compute=pool.strategy(_TASKS_AHEAD),
+        fn_constructor_kwargs={"work": work, "worker": pool.each},
+    )
+
+
+def _staged(assigned: ray.data.Dataset, pool: _Pool, work: _Work) -> ray.data.Dataset:
+    """Fetched and decoded by tasks, the rest by actors with GPUs."""
+    prepared = assigned.map_batches(
+        _prepared_batches,
+        batch_format="pyarrow",
+        batch_size=1,  # else one task would take several batches, one after the other
+        num_cpus=1,
+        fn_kwargs={"work": work},
+    )
+    return prepared.map_batches(
+        _PreparedBatches,
+        batch_format="pyarrow",
+        batch_size=1,
+        num_cpus=pool.each.cpus if pool.each.stated else 0,
+        num_gpus=pool.each.gpus,
+        compute=pool.strategy(2 * _BATCHES_AT_ONCE),
+        max_concurrency=_BATCHES_AT_ONCE,
+        fn_constructor_kwargs={"work": work, "worker": pool.each},
+    )
 
 
 @contextlib.contextmanager
@@ -185,28 +212,31 @@ class _Pool:
 class _Actor:
     """Scores batches and writes their rows."""
 
-    def __init__(self, stages: RayStages, worker: WorkerResources, give_up: bool) -> None:
+    def __init__(self, work: _Work, worker: WorkerResources) -> None:
         threads = worker.threads()
         use_cores(threads)
-        self.places, self._device = stages.places, worker.device
-        self._give_up, self._wrote = give_up, 0.0
-        night = stages.run.night
+        self.work, self._device = work, worker.device
+        self._wrote = 0.0
+        night = work.run.night
         self.scorer = BatchScorer(
-            stages.request.models,
+            work.request.models,
             night.versions,
             resolve_device(worker.device),
-            stages.compute.precision,
-            stages.compute.backend,
+            work.compute.precision,
+            work.compute.backend,
             readers=threads + SPARE_READERS,
             heatmaps=night.heatmaps,
         )
 
-    def written(self, number: int, files: Sequence[str], result: BatchResult, begun: float) -> Part:
+    def written(
+        self, number: int, category: str, files: Sequence[str], result: BatchResult, begun: float
+    ) -> Part:
         """Writes the rows of a batch that was begun at a time of ``time.perf_counter``."""
         scored = time.perf_counter()
         result.spent.seconds["write"] += self._wrote  # a file can't tell how long it took to write
         result.spent.worker_seconds += scored - begun + self._wrote
-        part = persistently(lambda: write_part(self.places, number, files, result, self._device))
+        places, device = self.work.places, self._device
+        part = persistently(lambda: write_part(places, number, category, files, result, device))
         self._wrote = time.perf_counter() - scored
         return part
 
@@ -220,17 +250,18 @@ class _WholeBatches(_Actor):
 
     def _done(self, batch: Assignment) -> Part:
         begun = time.perf_counter()
-        score = functools.partial(self.scorer, give_up=self._give_up)
-        sources = _sources(self.places, batch)
-        results = quarantined(score, sources, _notes(self.places, batch))
-        return self.written(batch.number, batch.files, BatchResult.joined(results), begun)
+        score = functools.partial(self.scorer, give_up=self.work.give_up)
+        sources = _sources(self.work.places, batch)
+        results = quarantined(score, sources, _notes(self.work.places, batch))
+        result = BatchResult.joined(results)
+        return self.written(batch.number, sources[0].category, batch.files, result, begun)
 
 
 class _PreparedBatches(_Actor):
     """Judges images that were prepared elsewhere; several threads of it run at once."""
 
-    def __init__(self, stages: RayStages, worker: WorkerResources, give_up: bool) -> None:
-        super().__init__(stages, worker, give_up)
+    def __init__(self, work: _Work, worker: WorkerResources) -> None:
+        super().__init__(work, worker)
         self._on_card = threading.Lock()
 
     def __call__(self, prepared: pa.Table) -> pa.Table:
@@ -254,31 +285,31 @@ class _PreparedBatches(_Actor):
             pairs = (
                 (source, unpacked(row, shape)) for source, row in zip(sources, rows, strict=True)
             )
-            found, postponed = self.scorer.rows(category, pairs, spent, self._give_up)
+            found, postponed = self.scorer.rows(category, pairs, spent, self.work.give_up)
         result = BatchResult(found, spent, head["retries"], postponed)
-        return self.written(head["number"], head["files"], result, begun)
+        return self.written(head["number"], category, head["files"], result, begun)
 
 
-def _prepared_batches(batches: pa.Table, stages: RayStages) -> Iterator[pa.Table]:
+def _prepared_batches(batches: pa.Table, work: _Work) -> Iterator[pa.Table]:
     """Fetches and decodes ``_BATCHES`` rows; yields the ``_PREPARED`` row of each."""
     use_cores(1)
     prepare = Preparer(1 + SPARE_READERS)
-    versions = stages.run.night.versions
+    versions = work.run.night.versions
     for batch in _assignments(batches):
         begun, spent, fetch = time.perf_counter(), Spent(), Fetcher()
 
-        def work(
+        def prepared(
             sources: Sequence[Source], fetch: Fetcher = fetch, spent: Spent = spent
         ) -> list[Pair]:
             category = sources[0].category
-            framing = _framing(f"{stages.request.models}", category, versions.get(category))
+            framing = _framing(f"{work.request.models}", category, versions.get(category))
             if framing is None:  # the actor says why
                 unusable = Prepared.unusable("model_unusable", "its recipe could not be read")
                 return [(source, unusable) for source in sources]
             return list(prepare(sources, framing, fetch, spent))
 
-        sources = _sources(stages.places, batch)
-        results = quarantined(work, sources, _notes(stages.places, batch))
+        sources = _sources(work.places, batch)
+        results = quarantined(prepared, sources, _notes(work.places, batch))
         rows = [
             {"source": json.dumps(dataclasses.asdict(source))} | packed(each)
             for result in results
@@ -295,7 +326,8 @@ def _prepared_batches(batches: pa.Table, stages: RayStages) -> Iterator[pa.Table
         with pa.ipc.new_stream(sink, _IMAGES) as stream:
             stream.write_table(pa.Table.from_pylist(rows, schema=_IMAGES))
         yield pa.table(
-            [[json.dumps(head)], pa.array([sink.getvalue()], pa.large_binary())], schema=_PREPARED
+            [[json.dumps(head)], pa.array([sink.getvalue().to_pybytes()], pa.large_binary())],
+            schema=_PREPARED,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from ssray.cluster.night_metrics import NightMetrics
 from ssray.cluster.night_stages import RayStages
 from ssray.cluster.session import ray_session
 from ssray.config import Compute
@@ -25,7 +26,7 @@ def score_night(
 
     @contextlib.contextmanager
     def on_ray(places: Places, run: Run) -> Iterator[Stages]:
-        with ray_session():
-            yield RayStages(request, compute, places, run)
+        with ray_session(), NightMetrics(places.date, run.night.versions) as metrics:
+            yield RayStages(request, compute, places, run, metrics)
 
     return run_night(request, compute, on_ray, on_state, on_scored)

@@ -4,7 +4,7 @@ They go to the logger ``ssray.nightly`` of the standard library's ``logging``, a
 until a handler is attached there, as ``log_to`` does. The text of each record is the line itself,
 in ASCII, whatever names are in it: ``{"time": ..., "level": "info", "event": "batch_done", "night":
 "2026-11-21", "run": ..., ...}``. ``time`` is UTC, ISO 8601, with milliseconds; ``night`` is the
-date and ``run`` the run whose batches count, as in ``ssray.nightly.night_log``.
+date and ``run`` the run whose batches count, as in ``ssray.nightly.run``.
 """
 
 from __future__ import annotations

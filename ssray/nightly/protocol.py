@@ -26,6 +26,7 @@ from ssray.errors import ArtifactError, ConfigError, DataError, ScoringError
 from ssray.models.artifact import load
 from ssray.models.store import published
 from ssray.nightly import BATCH, PATIENCE_SECONDS
+from ssray.nightly.night_events import NightEvents
 from ssray.nightly.plan import Manifest, Planned, write_manifest
 from ssray.nightly.run import (
     Committed,
@@ -213,6 +214,9 @@ class Stages(Protocol):
             ScoringError: if it can't be done.
         """
 
+    def paused(self, yes: bool) -> None:
+        """Is told that the night waits for its storage, or goes on."""
+
 
 OpenStages = Callable[[Places, Run], AbstractContextManager[Stages]]
 
@@ -251,21 +255,28 @@ def run_night(
         for again in (request.again, *itertools.repeat(False, MOST_RUNS - 1)):
             before = table.number(places.date)
             run, manifest = begin(places, secrets.token_hex(8), asked, before, again, lease.write)
-            went_on = manifest is not None
-            if manifest is None:
-                manifest = _listed(places.of(run.name), run, table, request, lease, on_state)
-            if not manifest.images:
-                places.of(run.name).work.delete()
-                if not before:
-                    found = json.dumps(manifest.passed_over) if manifest.passed_over else "nothing"
-                    raise DataError(f"{', '.join(asked.images)}: no images. Found {found}.")
-                break
-            job = _Job(request, places.of(run.name), run, manifest, table, on_state, on_scored)
-            with (
-                _unless_committed_elsewhere(table, run, places.date),
-                open_stages(job.places, run) as stages,
-            ):
-                committed, missing = job.done(stages)
+            went_on, own = manifest is not None, places.of(run.name)
+            with NightEvents(places.date, run.name) as events:
+                events.begun(run.night.images, run.night.versions)
+                manifest = manifest or _listed(own, run, table, request, lease, on_state)
+                events.listed(
+                    manifest.images,
+                    len(manifest.batches),
+                    len(manifest.categories),
+                    sum(manifest.passed_over.values()),
+                    manifest.seconds,
+                )
+                if not manifest.images:
+                    own.work.delete()
+                    if not before:
+                        raise _no_images(asked, manifest)
+                    break
+                job = _Job(request, own, run, manifest, table, events, on_state, on_scored)
+                with (
+                    _unless_committed_elsewhere(table, run, places.date),
+                    open_stages(own, run) as stages,
+                ):
+                    committed, missing = job.done(stages)
             if not (went_on or missing[_REPLACED]):
                 break
         new = committed is not None
@@ -287,6 +298,11 @@ def _unless_committed_elsewhere(table: ScoreTable, run: Run, date: str) -> Itera
         if table.number(date) >= run.number:
             raise table.conflict(date) from None
         raise
+
+
+def _no_images(asked: Night, manifest: Manifest) -> DataError:
+    found = json.dumps(manifest.passed_over) if manifest.passed_over else "nothing"
+    return DataError(f"{', '.join(asked.images)}: no images. Found {found}.")
 
 
 def _errors(table: ScoreTable, date: str) -> dict[str, int]:
@@ -349,10 +365,11 @@ class _Job:
         run: Run,
         manifest: Manifest,
         table: ScoreTable,
+        events: NightEvents,
         on_state: OnState,
         on_scored: OnScored,
     ) -> None:
-        self.places = places
+        self._places, self._events = places, events
         self._request, self._run, self._manifest, self._table = request, run, manifest, table
         self._on_state, self._on_scored = on_state, on_scored
         self._parts = defaultdict[int, list[Part]](list)
@@ -362,7 +379,7 @@ class _Job:
     def done(self, stages: Stages) -> tuple[Committed | None, Counter[str]]:
         """Scores and commits; returns how it went, and how many images are missing, by reason."""
         begun = time.monotonic()
-        for part in list_parts(self.places):
+        for part in list_parts(self._places):
             if part.device == stages.device:  # another may compute other scores
                 self._add(part)
         there = self._rows
@@ -380,21 +397,24 @@ class _Job:
             self._request.price_per_hour,
         )
         committed = Committed(
-            date=self.places.date,
+            date=self._places.date,
             run=self._run,
             summary=summary,
             states=self._manifest.states,
             missing=missing,
         )
-        others = before_commit(self.places, committed)
+        self._on_state("committing")
+        others = before_commit(self._places, committed)
         self._table.commit(
-            self.places.date,
+            self._places.date,
             self._run.number,
             self._run.name,
             self._how,
             [part.file() for part in parts],
         )
-        after_commit(self.places, self._table, self._run, others)
+        self._events.committed(self._rows, len(parts))
+        after_commit(self._places, self._table, self._run, others)
+        self._events.ended(summary)
         return committed, missing
 
     @property
@@ -437,11 +457,13 @@ class _Job:
                     postponed = Counter()
                 break
             seconds = min(pause, patience)
-            self._on_state(
-                f"{left:,} images without an answer ({_counted(postponed)}); waiting "
-                f"{seconds:.0f} s, {patience / 60:.0f} minutes in all"
-            )
+            why = f"{left:,} images without an answer ({_counted(postponed)})"
+            self._on_state(f"{why}; waiting {seconds:.0f} s, {patience / 60:.0f} minutes in all")
+            self._events.paused(why)
+            stages.paused(True)
             time.sleep(seconds)
+            stages.paused(False)
+            self._events.went_on(seconds)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         missing = postponed + Counter({_REPLACED: replaced.total()} if replaced else {})
         if unseen := sum(self._left.values()) - missing.total():
@@ -465,6 +487,10 @@ class _Job:
         postponed, failed = Counter[str](), 0
         for part in stages.score(batches, give_up):
             self._add(part)
+            if part.facts:
+                self._events.batch_done(part.batch, part.facts)
+            for reason, count in part.postponed.items():
+                self._events.batch_postponed(part.batch, part.category, count, reason)
             self._on_scored(self._rows, self._manifest.images)
             replaced[part.batch] = part.postponed.get(_REPLACED, 0)
             postponed += Counter(part.postponed)
@@ -476,7 +502,7 @@ class _Job:
             expected = postponed.total() + replaced.total()
             if sum(self._left.values()) != expected:
                 raise ScoringError(
-                    f"{sum(self._left.values())} images of {self.places.date} have no row, of "
+                    f"{sum(self._left.values())} images of {self._places.date} have no row, of "
                     f"which {expected} could not be read. The same command goes on with them."
                 )
         return postponed

@@ -150,6 +150,7 @@ class Part(BaseModel):
 
     Attributes:
         batch: its number.
+        category: of its images.
         after: the files of rows that the batch had before.
         device: what scored it.
         postponed: images without a row, as storage failed, by reason.
@@ -162,6 +163,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: int
+    category: str
     after: tuple[str, ...]
     device: str
     postponed: dict[str, int] = {}
@@ -178,7 +180,7 @@ class Part(BaseModel):
     def file(self) -> RowFile:
         """The file of rows, which must be there, as the table takes it."""
         assert self.facts and self.path
-        return RowFile(self.path, self.size, self.facts.category, self.rows, self.modified)
+        return RowFile(self.path, self.size, self.category, self.rows, self.modified)
 
 
 def check_date(option: str, date: str) -> None:
@@ -314,22 +316,34 @@ def _check_same(begun: Night, night: Night, except_for: set[str], told: str) -> 
 
 
 def write_part(
-    places: Places, batch: int, after: Sequence[str], result: BatchResult, device: str
+    places: Places,
+    batch: int,
+    category: str,
+    after: Sequence[str],
+    result: BatchResult,
+    device: str,
 ) -> Part:
     """Writes the rows of a batch.
 
     Args:
         places: of the run.
         batch: the batch's number.
+        category: of its images.
         after: the files of rows that it has already.
         result: the rows.
         device: what computed them.
     """
-    part = Part(batch=batch, after=tuple(after), device=device, postponed=dict(result.postponed))
+    part = Part(
+        batch=batch,
+        category=category,
+        after=tuple(after),
+        device=device,
+        postponed=dict(result.postponed),
+    )
     if not len(result.rows):
         return part
     facts = BatchFacts.of(result)
-    folder = f"date={places.date}/category={name_in_paths(facts.category)}"
+    folder = f"date={places.date}/category={name_in_paths(category)}"
     path = f"{folder}/{places.run}-{batch:06}-{secrets.token_hex(4)}.parquet"
     now = int(time.time() * 1000)
     part = part.model_copy(update={"facts": facts, "path": path, "modified": now})

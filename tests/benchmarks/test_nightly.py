@@ -95,9 +95,9 @@ def seconds_on_one_core(plant: Plant, out: Location, count: int) -> float:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
-        write_part(places, 0, (), scorer(plant.sources[:16]), "cpu")
+        write_part(places, 0, CATEGORY, (), scorer(plant.sources[:16]), "cpu")
         begun = time.perf_counter()
-        write_part(places, 1, (), scorer(plant.sources[16 : 16 + count]), "cpu")
+        write_part(places, 1, CATEGORY, (), scorer(plant.sources[16 : 16 + count]), "cpu")
         return (time.perf_counter() - begun) / count
     finally:
         os.sched_setaffinity(0, cores)

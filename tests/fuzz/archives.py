@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ssray.errors import DataError, ImageError
-from ssray.nightly.batch import Spent, _contents
+from ssray.nightly.preparing import Spent, _contents
 from ssray.nightly.sources import CategoryRule, find
 from ssray.storage import archives
 from ssray.storage.archives import limits, members, read_file

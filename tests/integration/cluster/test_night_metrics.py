@@ -64,7 +64,8 @@ def of(**tags: str) -> frozenset[tuple[str, str]]:
 
 
 def test_prometheus_reads_each_metric_with_its_tags(ray_local: None) -> None:
-    with NightMetrics(NIGHT, {"weave": "v1", "bolt": "v2"}, batches=7) as metrics:
+    with NightMetrics(NIGHT, {"weave": "v1", "bolt": "v2"}) as metrics:
+        metrics.assigned(7)
         metrics.batch_done(batch("weave", 16, 3.0, empty=2, truncated=1))
         metrics.batch_done(batch("weave", 8, 30.0, empty=1))
         metrics.batch_done(batch('no\n"model"', 4, 0.5, unknown_category=4))
@@ -98,7 +99,8 @@ def test_prometheus_reads_each_metric_with_its_tags(ray_local: None) -> None:
 
 def test_what_is_left_is_seen_while_nothing_happens_and_no_longer(ray_local: None) -> None:
     """Ray drops a gauge that was not set for 20 seconds."""
-    with NightMetrics(NIGHT, {"weave": "v1"}, batches=5):
+    with NightMetrics(NIGHT, {"weave": "v1"}) as metrics:
+        metrics.assigned(5)
         waited_for("ray_ssray_night_batches_left", 5)
         time.sleep(30)
         found = exposed(NIGHT)

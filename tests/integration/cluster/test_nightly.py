@@ -304,7 +304,7 @@ def test_actors_of_a_cluster_fit_its_nodes_and_grow_with_it(
     expected: tuple[int, int, int, float],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from ssray.cluster import nightly
+    from ssray.cluster import night_stages
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     found = [{"Alive": True, "Resources": node} for node in nodes]
@@ -317,11 +317,11 @@ def test_actors_of_a_cluster_fit_its_nodes_and_grow_with_it(
         out=here / "out",
         date=DATE,
     )
-    pool = nightly._Pool.of(request, Compute(**({"device": "cpu"} | options)), batches)
+    pool = night_stages._Pool.of(request, Compute(**({"device": "cpu"} | options)), batches)
     assert (pool.min_actors, pool.max_actors, pool.each.cpus, pool.each.gpus) == expected
     monkeypatch.delenv("RAY_ADDRESS")
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8, "GPU": 8})
-    alone = nightly._Pool.of(request, Compute(**({"device": "cpu"} | options)), batches)
+    alone = night_stages._Pool.of(request, Compute(**({"device": "cpu"} | options)), batches)
     fit = sum(
         int(n.get("GPU", 0) / pool.each.gpus) if pool.each.gpus else int(n["CPU"] / pool.each.cpus)
         for n in nodes

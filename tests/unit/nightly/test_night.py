@@ -18,8 +18,9 @@ import pytest
 from ssray.config import Compute
 from ssray.errors import ArtifactError, ConfigError, ConflictError, DataError, ScoringError
 from ssray.nightly import protocol, run
-from ssray.nightly.batch import BatchResult, Spent
+from ssray.nightly.batch import BatchResult
 from ssray.nightly.plan import read_batch
+from ssray.nightly.preparing import Spent
 from ssray.nightly.protocol import Assignment, NightOutcome, NightRequest, Stages, run_night
 from ssray.nightly.rows import NIGHT
 from ssray.nightly.run import Part, Places, Run, without_rows, write_part
@@ -122,7 +123,11 @@ class Worker:
             sources = without_rows(self.places, listed, files)
             result = self.result(sources, give_up)
             self.plant.before_part()
-            yield write_part(self.places, number, files, result, self.device)
+            category = sources[0].category
+            yield write_part(self.places, number, category, files, result, self.device)
+
+    def paused(self, yes: bool) -> None:
+        pass
 
     def result(self, sources: Sequence[Source], give_up: bool) -> BatchResult:
         rows, postponed = list[dict[str, Any]](), Counter[str]()

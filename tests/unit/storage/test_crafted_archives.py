@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from ssray.errors import DataError, ImageError
-from ssray.nightly.batch import Spent, _contents
+from ssray.nightly.preparing import Spent, _contents
 from ssray.nightly.sources import CategoryRule, Source, find
 from ssray.storage import fetch
 from ssray.storage.archives import limits, listed, members, read_file
