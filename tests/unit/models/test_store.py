@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -15,11 +14,6 @@ from ssray.models.store import publish, published, published_version, rollback, 
 from ssray.storage.location import Location
 
 CATEGORY = "weave"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Location:
-    return Location.parse(tmp_path / "models")
 
 
 @pytest.fixture

@@ -12,12 +12,6 @@ from ssray.errors import ConflictError, DataError
 from ssray.storage.location import Location
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Location:
-    """An empty folder."""
-    return Location.parse(tmp_path / "folder")
-
-
 def test_what_is_written_can_be_found_and_read(place: Location) -> None:
     assert not place.exists()
     assert place.files() == place.children() == []
