@@ -44,6 +44,15 @@ def too_large(uri: str, size: int, most: int) -> ImageError:
     return ImageError("too_large", f"{uri}: {size:,} bytes; at most {most:,} are read")
 
 
+def changed(uri: str) -> ImageError:
+    """The error for a file that is no longer what it was when it was listed or opened."""
+    return ImageError(
+        "changed",
+        f"{uri}: was replaced after it was listed; it is read once it is listed anew",
+        transient=True,
+    )
+
+
 class ConflictError(SsrayError):
     """Another process changed a file after this one read it, or holds the same lease."""
 

@@ -117,7 +117,9 @@ def find(
         elif category_of(file.path) is not None:
             yield from _members(file, rule, passed_over)
         elif _is_wanted(file.path, passed_over):
-            yield _source(file.place.uri, rule.of(file.path), file.size, error=file.error)
+            yield _source(
+                file.place.uri, rule.of(file.path), file.size, error=file.error, etag=file.etag
+            )
 
 
 def _source(
@@ -126,6 +128,7 @@ def _source(
     size: int | None,
     offset: int | None = None,
     error: str | None = None,
+    etag: str | None = None,
 ) -> Source:
     """Makes a source; a name that no table can hold is written differently, with an error.
 
@@ -140,7 +143,7 @@ def _source(
             for name in (uri, category)
         )
         error = "bad_name"
-    return Source(uri, category, size, offset, error)
+    return Source(uri, category, size, offset, error, etag)
 
 
 def _is_wanted(path: str, passed_over: Counter[str]) -> bool:
@@ -168,11 +171,13 @@ def _members(file: ListedFile, rule: CategoryRule, passed_over: Counter[str]) ->
         for member in Fetcher().each(uri, lambda: listed(file.place)):
             if not is_hidden(member.name) and _is_wanted(member.name, passed_over):
                 category = rule.of(f"{folder}/{member.name}")
-                yield _source(f"{uri}#{member.name}", category, member.size, member.offset)
+                yield _source(
+                    f"{uri}#{member.name}", category, member.size, member.offset, etag=member.etag
+                )
     except ImageError as error:
         if error.code == "unreadable":  # as it may be tomorrow, or in a minute
             raise DataError(f"{error}. Start again when it can be read.") from None
-        yield _source(uri, rule.of(f"{folder}/"), file.size, error=error.code)
+        yield _source(uri, rule.of(f"{folder}/"), file.size, error=error.code, etag=file.etag)
 
 
 def _from_list(place: Location, rule: CategoryRule, roots: Roots) -> Iterator[Source]:

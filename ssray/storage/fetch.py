@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import threading
@@ -12,6 +13,7 @@ from typing import TypeVar
 from ssray.errors import DataError, ImageError, too_large
 from ssray.storage.archives import is_compressed_tar, read_file, split_member
 from ssray.storage.location import Location
+from ssray.storage.s3 import is_refusal
 
 ATTEMPTS = 8
 """How often a read is tried before its error counts."""
@@ -19,7 +21,7 @@ MAX_FILE_BYTES = 1024**3
 """The largest file that is read whole; one in an archive has a limit of its own."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
-_FORBIDDEN = ("ACCESS_DENIED", "AccessDenied", "HTTP status 403")
+_ABSENT = (FileNotFoundError, NotADirectoryError)
 
 _Result = TypeVar("_Result")
 
@@ -47,7 +49,7 @@ def persistently(
     for left in reversed(range(attempts)):
         try:
             return work()
-        except FileNotFoundError:
+        except _ABSENT:
             raise
         except OSError as error:
             if not left or is_refusal(error):
@@ -56,11 +58,6 @@ def persistently(
         time.sleep(random.uniform(0, pause))  # noqa: S311
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
     raise AssertionError("the loop returns or raises")
-
-
-def is_refusal(error: OSError) -> bool:
-    """Tells whether an error means that access is forbidden, so that a retry can't help."""
-    return isinstance(error, PermissionError) or any(s in str(error) for s in _FORBIDDEN)
 
 
 class Fetcher:
@@ -90,19 +87,28 @@ class Fetcher:
                 broken connection.
             offset: the position of the member's first byte in a plain tar, if it is known; with
                 ``size`` the member is read by its byte range.
-            etag: that of the file, or of the archive, when it was listed, if it is known.
+            etag: that of the file, or of the archive, when it was listed, if it is known; of one
+                that was replaced since nothing is returned.
 
         Raises:
-            ImageError: with code ``missing``, ``forbidden``, ``too_large``, ``bad_archive`` or,
-                after all attempts, ``unreadable``.
+            ImageError: with code ``missing``, ``too_large`` or ``bad_archive``; or, where the
+                storage is the reason and it is ``transient``, with code ``forbidden``, ``changed``
+                or, after all attempts, ``unreadable``.
         """
         parts = split_member(uri)
+        file = parts[0] if parts else uri
+        try:
+            place = Location.parse(file)
+        except DataError as error:
+            transient = uri.startswith("s3://")  # others are no places at all
+            raise ImageError("unreadable", str(error), transient) from None
         if parts is None:
-            return self._patiently(uri, lambda: _whole(uri, size))
-        archive = parts[0]
-        if offset is None or size is None or is_compressed_tar(archive):
-            return self._patiently(uri, lambda: read_file(uri))
-        return self._patiently(uri, lambda: _range(archive, offset, size))
+            read = functools.partial(_whole, place, size, etag)
+        elif offset is None or size is None or is_compressed_tar(file):
+            read = functools.partial(read_file, uri, etag)
+        else:
+            read = functools.partial(_range, place, offset, size, etag)
+        return self._patiently(uri, read)
 
     def each(self, uri: str, begin: Callable[[], Iterator[_Result]]) -> Iterator[_Result]:
         """Yields what an iterator over an archive yields, with retries.
@@ -140,7 +146,7 @@ class Fetcher:
     def _patiently(self, uri: str, read: Callable[[], _Result]) -> _Result:
         try:
             return persistently(read, self._attempts, self._count)
-        except FileNotFoundError:
+        except _ABSENT:
             raise ImageError("missing", f"{uri}: there is no such file") from None
         except ImageError:
             raise
@@ -162,22 +168,18 @@ class Fetcher:
             self.retries += 1
 
 
-def _whole(uri: str, size: int | None) -> bytes:
-    try:
-        place = Location.parse(uri)
-    except DataError as error:
-        raise ImageError("unreadable", str(error)) from None
+def _whole(place: Location, size: int | None, etag: str | None) -> bytes:
     if size is not None and size > MAX_FILE_BYTES:
-        raise too_large(uri, size, MAX_FILE_BYTES)
-    return _complete(uri, place.read(attempts=1, most=MAX_FILE_BYTES), size)
+        raise too_large(place.uri, size, MAX_FILE_BYTES)
+    return _complete(place, place.read(attempts=1, most=MAX_FILE_BYTES, etag=etag), size)
 
 
-def _range(archive: str, offset: int, size: int) -> bytes:
+def _range(archive: Location, offset: int, size: int, etag: str | None) -> bytes:
     """Reads a byte range of an archive: one request for each member."""
-    return _complete(archive, Location.parse(archive).read_range(offset, size, attempts=1), size)
+    return _complete(archive, archive.read_range(offset, size, attempts=1, etag=etag), size)
 
 
-def _complete(uri: str, content: bytes, size: int | None) -> bytes:
+def _complete(place: Location, content: bytes, size: int | None) -> bytes:
     if size is not None and len(content) < size:
-        raise OSError(f"{uri}: {len(content)} of {size} bytes")
+        raise OSError(f"{place}: {len(content)} of {size} bytes")
     return content

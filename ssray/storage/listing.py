@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ssray.errors import DataError
-from ssray.storage import s3
+from ssray.storage import disk, s3
 from ssray.storage.location import Location
 
 _LEFT_BY_PROGRAMS = frozenset(
@@ -86,11 +86,10 @@ def walk(root: Location) -> Iterator[ListedFile]:
     """
     try:
         if not root.exists():
+            root.check_bucket()
             raise DataError(f"{root}: no such file, folder or prefix. Check the path.")
         if not root.is_dir():
-            [info] = root.filesystem.get_file_info([root.path])
-            refused = None if info.is_file else "forbidden"
-            yield ListedFile(root, info.base_name, info.size or 0, refused)
+            yield _single(root)
         elif root.in_s3:
             yield from _walk_s3(root)
         else:
@@ -110,14 +109,23 @@ def lost_links(place: Location) -> list[ListedFile]:
     return [file for file in listed if file.error == "missing"]
 
 
+def _single(place: Location) -> ListedFile:
+    name = posixpath.basename(place.path)
+    if place.in_s3:
+        size, etag = place.size_and_etag()
+        return ListedFile(place, name, size, etag=etag)
+    return _on_disk(place, name, os.stat(place.path))
+
+
 def _walk_s3(root: Location) -> Iterator[ListedFile]:
     bucket, _, key = root.path.partition("/")
     prefix = f"{key}/" if key else ""
-    for found, size in s3.list_objects(bucket, prefix):
-        path = found.removeprefix(prefix)
+    for found in s3.list_objects(bucket, prefix):
+        path = found.key.removeprefix(prefix)
         if path.endswith("/") or is_hidden(path):
             continue
-        yield ListedFile(Location(root.filesystem, f"{bucket}/{found}", root.prefix), path, size)
+        place = Location(root.filesystem, f"{bucket}/{found.key}", root.prefix)
+        yield ListedFile(place, path, found.size, etag=found.etag)
 
 
 def _walk_disk(root: Location) -> Iterator[ListedFile]:
@@ -165,5 +173,10 @@ def _listed(root: Location, path: str, entry: os.DirEntry[str]) -> ListedFile:
     except OSError as error:
         code = "forbidden" if isinstance(error, PermissionError) else "missing"
         return ListedFile(root / path, path, 0, code)
-    refused = None if stat.S_ISREG(found.st_mode) else "forbidden"
-    return ListedFile(root / path, path, found.st_size, refused)
+    return _on_disk(root / path, path, found)
+
+
+def _on_disk(place: Location, path: str, found: os.stat_result) -> ListedFile:
+    if not stat.S_ISREG(found.st_mode):
+        return ListedFile(place, path, found.st_size, "forbidden")
+    return ListedFile(place, path, found.st_size, etag=disk.etag_of(found))

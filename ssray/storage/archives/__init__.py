@@ -11,9 +11,10 @@ is believed.
 from __future__ import annotations
 
 import functools
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from typing import TypeVar
 
-from ssray.errors import DataError
+from ssray.errors import DataError, ImageError
 from ssray.storage.archives import limits
 from ssray.storage.archives.contents import Member
 from ssray.storage.archives.names import (
@@ -24,7 +25,7 @@ from ssray.storage.archives.names import (
     split_member,
 )
 from ssray.storage.archives.opened import Archive, open_archive, unpacked
-from ssray.storage.archives.stored import naming_damage
+from ssray.storage.archives.stored import StoredFile, naming_damage
 from ssray.storage.archives.tar import TarFile, entries
 from ssray.storage.location import Location
 
@@ -44,50 +45,73 @@ __all__ = [
 
 _CACHED = 8
 
+_Result = TypeVar("_Result")
 
-def read_file(uri: str) -> bytes:
+
+def read_file(uri: str, etag: str | None = None) -> bytes:
     """Returns the content of a file, or of an archive's member.
+
+    Args:
+        uri: the file's path or URI, or ``ARCHIVE#MEMBER``.
+        etag: that of the file, or of the archive, when it was listed; None reads what there is now.
 
     Raises:
         OSError: if the file or archive can't be read.
         DataError: if the archive is damaged, behind a password or too large; an ``ImageError`` if
-            this can be said of the member alone, or it is missing.
+            this can be said of the member alone, it is missing, or the file has another ETag.
     """
     parts = split_member(uri)
     if parts is None:
-        return Location.parse(uri).read()
+        return Location.parse(uri).read(etag=etag)
     archive, member = parts
-    found = _opened(archive)
-    with naming_damage(uri):
-        return found.read(normalised(member))
+
+    def read(found: Archive) -> bytes:
+        with naming_damage(uri):
+            return found.read(normalised(member))
+
+    return _in_archive(archive, read, etag)
 
 
 def listed(archive: Location) -> Iterator[Member]:
     """Yields the files of an archive in the order in which they are stored, each path once.
 
+    All of them are of one version of the archive, whose ETag they have.
+
     Raises:
         OSError: if the archive can't be read.
-        DataError: if it is damaged; the members before the damage have been yielded by then.
+        DataError: if it is damaged; the members before the damage have been yielded by then. An
+            ``ImageError`` with code ``changed`` if it was replaced twice while its members were
+            looked up, before any is yielded.
     """
-    found = open_archive(archive, keep=False)
+    try:
+        found = open_archive(archive, keep=False)
+    except ImageError:
+        found = open_archive(archive, keep=False)
     yield from found.members()
     if found.damage:
         raise found.damage
 
 
-def streamed(archive: Location, offsets: Container[int]) -> Iterator[tuple[int, bytes]]:
+def streamed(
+    archive: Location, offsets: Container[int], etag: str | None = None
+) -> Iterator[tuple[int, bytes]]:
     """Yields files of a compressed tar with their positions, one at a time.
 
     Args:
         archive: the compressed tar.
         offsets: the positions of the files, as ``listed`` gives them.
+        etag: that of the archive, as ``listed`` gives it.
 
     Raises:
         OSError: if the archive can't be read.
-        DataError: if it is damaged; the files before the damage have been yielded by then.
+        DataError: if it is damaged; the files before the damage have been yielded by then. An
+            ``ImageError`` with code ``changed`` if it was replaced since it was listed, or is while
+            it is read.
     """
     with naming_damage(archive):
-        for entry in entries(unpacked(archive), lambda file: file.offset in offsets):
+        for entry in entries(
+            unpacked(StoredFile(archive, etag)), lambda file: file.offset in offsets
+        ):
             if entry.content is not None and isinstance(entry.member, TarFile):
                 yield entry.member.offset, entry.content
 
@@ -100,15 +124,36 @@ def members(archive: Location) -> Mapping[str, int]:
     Raises:
         DataError: if the archive can't be read, is damaged or too large.
     """
+
+    def sizes(found: Archive) -> dict[str, int]:
+        found.check()
+        if found.damage:
+            raise found.damage
+        return {member.name: member.size for member in found.members()}
+
     try:
-        found = _opened(archive.uri)
+        return _in_archive(archive.uri, sizes)
     except OSError as error:
         raise DataError(f"{archive}: can't be read. ({error})") from None
-    if found.damage:
-        raise found.damage
-    return {member.name: member.size for member in found.members()}
+
+
+def _in_archive(uri: str, use: Callable[[Archive], _Result], etag: str | None = None) -> _Result:
+    """Uses an archive that is opened once; if it was replaced since, it is opened anew.
+
+    Raises:
+        ImageError: with code ``changed`` if it has not the ETag, where one is expected.
+    """
+    try:
+        return use(_opened(uri, etag))
+    except ImageError as error:
+        if error.code != "changed":
+            raise
+        _opened.cache_clear()
+        if etag is not None:
+            raise
+    return use(_opened(uri, etag))
 
 
 @functools.lru_cache(maxsize=_CACHED)
-def _opened(uri: str) -> Archive:
-    return open_archive(Location.parse(uri), keep=True)
+def _opened(uri: str, etag: str | None) -> Archive:
+    return open_archive(Location.parse(uri), etag, keep=True)

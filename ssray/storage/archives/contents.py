@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 from ssray.errors import DataError, ImageError
 from ssray.storage.archives import limits
 from ssray.storage.archives.names import normalised
-from ssray.storage.archives.stored import naming_damage
+from ssray.storage.archives.stored import StoredFile, naming_damage
 
 _SHOWN = 64
 """How many characters of a name that is too long stay at either end."""
@@ -34,12 +34,14 @@ class Member:
         offset: the position of its first byte in a plain tar, or in what a compressed tar unpacks
             to. None if it can't be read by byte range: in a zip, with holes in a plain tar, or not
             at all.
+        etag: that of the archive.
         error: why it can't be read.
     """
 
     name: str
     size: int
     offset: int | None
+    etag: str
     error: ImageError | None = None
 
 
@@ -85,11 +87,13 @@ class Contents(Generic[File]):
         self._archive = archive
         self._members: dict[str, File | Link | Refused] = {}
 
-    def members(self, archive_bytes: int, offset: Callable[[File], int | None]) -> Iterator[Member]:
+    def members(
+        self, archive: StoredFile, offset: Callable[[File], int | None]
+    ) -> Iterator[Member]:
         """Yields the members.
 
         Args:
-            archive_bytes: the size of the archive itself.
+            archive: the archive itself.
             offset: gives a file's position, if it can be read by its byte range.
 
         Raises:
@@ -100,12 +104,12 @@ class Contents(Generic[File]):
             try:
                 file = self.find(path)
             except ImageError as error:
-                yield Member(path, 0, None, error)
+                yield Member(path, 0, None, archive.etag, error)
                 continue
             total += file.size
             with naming_damage(self._archive):
-                limits.check_unpacked(total, archive_bytes)
-            yield Member(path, file.size, offset(file))
+                limits.check_unpacked(total, archive.size)
+            yield Member(path, file.size, offset(file), archive.etag)
 
     def add(self, name: str, member: File | Link | Refused) -> None:
         """Adds a member under the path that its name in the archive stands for.

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ssray.errors import DataError
+from ssray.errors import DataError, ImageError
 from ssray.storage.archives import limits
 from ssray.storage.archives.contents import Contents, Link, Member
 from ssray.storage.archives.names import kind_of, link_target, normalised
@@ -26,9 +26,19 @@ _UNPACKED_BYTES = 1 << 18
 class Archive(abc.ABC):
     """An open archive, whatever its format."""
 
-    def __init__(self, place: Location) -> None:
-        self._place = place
+    def __init__(self, file: StoredFile, place: Location) -> None:
+        self._file, self._place = file, place
         self._contents = Contents[Any](place.uri)
+
+    def check(self) -> None:
+        """Makes sure that the archive was not replaced since it was opened.
+
+        Raises:
+            ImageError: with code ``changed`` if it was.
+            OSError: if the store fails.
+        """
+        with raising_storage_errors():
+            self._file.check()
 
     @property
     def damage(self) -> DataError | None:
@@ -48,7 +58,8 @@ class Archive(abc.ABC):
         """Returns the content of the file at a path; called inside of ``naming_damage``.
 
         Raises:
-            ImageError: as ``Contents.find`` does.
+            ImageError: as ``Contents.find`` does, or with code ``changed`` if the archive was
+                replaced since it was opened.
         """
 
     @contextlib.contextmanager
@@ -57,47 +68,49 @@ class Archive(abc.ABC):
         try:
             with naming_damage(self._place):
                 yield
+        except ImageError:
+            raise
         except DataError as error:
             self._contents.damage = error
 
 
-def open_archive(place: Location, *, keep: bool) -> Archive:
+def open_archive(place: Location, etag: str | None = None, *, keep: bool) -> Archive:
     """Opens an archive and reads what it holds; damage is an attribute of what is returned.
 
     Args:
         place: where it is.
+        etag: that of the archive when it was listed, if it is known.
         keep: whether the files of a compressed tar stay in memory; without, none can be read.
 
     Raises:
+        ImageError: with code ``changed`` if it was replaced since, or is while it is read.
         OSError: if the store fails.
     """
     kind = kind_of(place.path)
     with raising_storage_errors():
+        file = StoredFile(place, etag)
         if kind == "zip":
-            return _Zip(place)
-        return _Tar(place) if kind == "tar" else _CompressedTar(place, keep)
+            return _Zip(file, place)
+        return _Tar(file, place) if kind == "tar" else _CompressedTar(file, place, keep)
 
 
-def unpacked(place: Location) -> TarReader:
+def unpacked(file: StoredFile) -> TarReader:
     """Opens a compressed tar for one pass from its beginning; used inside of ``naming_damage``."""
-    file = StoredFile(place)
-    stream = Unpacked(io.BufferedReader(file, _STREAM_BYTES), limits.unpacked_limit(file.size))
+    packed = io.BufferedReader(file.stream(), _STREAM_BYTES)
+    stream = Unpacked(packed, limits.unpacked_limit(file.size))
     return TarReader(io.BufferedReader(stream, _UNPACKED_BYTES), None)
 
 
 class _Tar(Archive):
     """A plain tar; its headers are read once, then each file by its byte range."""
 
-    def __init__(self, place: Location) -> None:
-        super().__init__(place)
-        self._file = StoredFile(place)
+    def __init__(self, file: StoredFile, place: Location) -> None:
+        super().__init__(file, place)
         with self._until_damage():
             _add(self._contents, entries(self._reader(0)))
 
     def members(self) -> Iterator[Member]:
-        return self._contents.members(
-            self._file.size, lambda file: None if file.sparse else file.offset
-        )
+        return self._contents.members(self._file, lambda file: None if file.sparse else file.offset)
 
     def read(self, path: str) -> bytes:
         file = self._contents.find(path)
@@ -110,7 +123,7 @@ class _Tar(Archive):
         return content
 
     def _reader(self, begin: int) -> TarReader:
-        stream = io.BufferedReader(StoredFile(self._place), _READ_AHEAD_BYTES)
+        stream = io.BufferedReader(self._file.stream(), _READ_AHEAD_BYTES)
         stream.seek(begin)
         return TarReader(stream, self._file.size, begin)
 
@@ -118,9 +131,8 @@ class _Tar(Archive):
 class _CompressedTar(Archive):
     """A compressed tar, read once from its beginning."""
 
-    def __init__(self, place: Location, keep: bool) -> None:
-        super().__init__(place)
-        self._size = StoredFile(place).size
+    def __init__(self, file: StoredFile, place: Location, keep: bool) -> None:
+        super().__init__(file, place)
         self._kept: dict[int, bytes] = {}
         total = 0
 
@@ -135,26 +147,26 @@ class _CompressedTar(Archive):
             return keep
 
         with self._until_damage():
-            _add(self._contents, entries(unpacked(place), wanted), self._kept)
+            _add(self._contents, entries(unpacked(file), wanted), self._kept)
 
     def members(self) -> Iterator[Member]:
-        return self._contents.members(self._size, lambda file: file.offset)
+        return self._contents.members(self._file, lambda file: file.offset)
 
     def read(self, path: str) -> bytes:
+        self._file.check()
         return self._kept[self._contents.find(path).offset]
 
 
 class _Zip(Archive):
     """A zip; its directory is read once, then each file by its byte range."""
 
-    def __init__(self, place: Location) -> None:
-        super().__init__(place)
-        self._file = StoredFile(place)
+    def __init__(self, file: StoredFile, place: Location) -> None:
+        super().__init__(file, place)
         with self._until_damage():
             read_directory(self._file, self._contents)
 
     def members(self) -> Iterator[Member]:
-        return self._contents.members(self._file.size, lambda file: None)
+        return self._contents.members(self._file, lambda file: None)
 
     def read(self, path: str) -> bytes:
         return read_zipped(self._file, self._contents.find(path))

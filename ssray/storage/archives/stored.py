@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from pyarrow import fs
-
-from ssray.errors import DataError, ImageError
+from ssray.errors import DataError, ImageError, changed
 from ssray.storage.location import Location
 
 if TYPE_CHECKING:
@@ -34,47 +34,79 @@ class _StorageError(Exception):
         self.error = error
 
 
-class StoredFile(io.RawIOBase):
-    """A stored file as Python's own libraries read it, inside of ``naming_damage``.
+class StoredFile:
+    """A stored file whose bytes are read here and there, inside of ``naming_damage``.
+
+    All that is read of it is of the same version: what was replaced since it was opened is an
+    ``ImageError`` with code ``changed``.
 
     Attributes:
         size: how many bytes it has.
+        etag: what changes when the file does.
     """
 
-    def __init__(self, place: Location) -> None:
+    def __init__(self, place: Location, etag: str | None = None) -> None:
+        """Asks for the size and the ETag, which must be ``etag`` if that is known."""
+        self._place = place
+        self.size, self.etag = self._size_and_etag()
+        if etag is not None and etag != self.etag:
+            raise changed(place.uri)
+
+    def check(self) -> None:
+        """Makes sure that the file was not replaced since it was opened."""
+        if self._size_and_etag() != (self.size, self.etag):
+            raise changed(self._place.uri)
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        """Reads a range of bytes, fewer at the end; many threads may do so at once."""
+        size = max(min(size, self.size - offset), 0)
         try:
-            self._file: fs.NativeFile = place.open_file()
-            self.size = int(self._file.size())
+            content = self._place.read_range(offset, size, etag=self.etag)
         except OSError as error:
             raise _StorageError(error) from None
+        if len(content) < size:
+            raise _StorageError(OSError(f"{self._place}: {len(content)} of {size} bytes"))
+        return content
+
+    def stream(self) -> Stream:
+        """Returns the file as Python's own libraries read it, from its beginning."""
+        return Stream(self)
+
+    def _size_and_etag(self) -> tuple[int, str]:
+        try:
+            return self._place.size_and_etag()
+        except OSError as error:
+            raise _StorageError(error) from None
+
+
+class Stream(io.RawIOBase):
+    """A ``StoredFile`` with a position."""
+
+    def __init__(self, file: StoredFile) -> None:
+        self._file, self._position = file, 0
 
     def readable(self) -> bool:
         return True
 
     def seekable(self) -> bool:
-        return bool(self._file.seekable())
+        return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        try:
-            return int(self._file.readinto(buffer))
-        except OSError as error:
-            raise _StorageError(error) from None
+        view = memoryview(buffer).cast("B")
+        content = self._file.read_at(len(view), self._position)
+        view[: len(content)] = content
+        self._position += len(content)
+        return len(content)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        try:
-            return int(self._file.seek(offset, whence))
-        except OSError as error:
-            raise _StorageError(error) from None
+        position = (0, self._position, self._file.size)[whence] + offset
+        if position < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._position = position
+        return position
 
     def tell(self) -> int:
-        return int(self._file.tell())
-
-    def read_at(self, size: int, offset: int) -> bytes:
-        """Reads a range of bytes, fewer at the end; many threads may do so at once."""
-        try:
-            return bytes(self._file.read_at(size, offset))
-        except OSError as error:
-            raise _StorageError(error) from None
+        return self._position
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ def read_directory(file: StoredFile, contents: Contents[ZipFile]) -> None:
     Raises:
         Exception: whatever ``zipfile`` raises if the directory is not valid.
     """
-    directory = zipfile.ZipFile(_Directory(file, _READ_AHEAD_BYTES))
+    directory = zipfile.ZipFile(_Directory(file.stream(), _READ_AHEAD_BYTES))
     infos = {normalised(i.filename): i for i in directory.infolist() if not i.is_dir()}
     limits.check_members(len(infos))
     overlapping = _overlapping(infos.values(), directory.start_dir)

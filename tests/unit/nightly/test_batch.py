@@ -305,8 +305,9 @@ def test_what_fails_on_the_way_is_tried_again(
         b"complete",
     ]
 
-    def read(self: Location, attempts: int, most: int) -> bytes:
+    def read(self: Location, attempts: int, most: int, etag: str | None) -> bytes:
         assert attempts == 1
+        assert etag is None
         answer = answers.pop(0)
         if isinstance(answer, OSError):
             raise answer

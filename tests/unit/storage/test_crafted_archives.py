@@ -516,6 +516,16 @@ def test_a_zip_whose_directory_is_damaged_is_one_row(tmp_path: Path) -> None:
         assert night(place) == {"": "bad_archive"}
 
 
+@pytest.mark.parametrize("comment", [b"", b"nothing was photographed"])
+def test_an_empty_zip_is_an_archive_without_images(tmp_path: Path, comment: bytes) -> None:
+    """It is the end of a directory alone: 22 bytes, and the comment."""
+    place = tmp_path / "weave.zip"
+    end = b"PK\5\6" + bytes(16) + len(comment).to_bytes(2, "little")
+    place.write_bytes(end + comment)
+    assert night(place) == {}
+    assert members(Location.parse(place)) == {}
+
+
 @pytest.mark.parametrize("suffix", [".tar", ".tgz", ".zip"])
 def test_a_store_that_fails_is_not_a_damaged_archive(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
@@ -525,28 +535,18 @@ def test_a_store_that_fails_is_not_a_damaged_archive(
     pack_as(suffix, place, files)
     monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.0)
     failures = 5
-    opened, read_range = Location.open_file, Location.read_range
+    read_range = Location.read_range
 
-    def failing_range(place: Location, *span: int, **attempts: int) -> bytes:
+    def failing(
+        place: Location, offset: int, size: int, attempts: int = 1, etag: str | None = None
+    ) -> bytes:
         nonlocal failures
         if failures:
             failures -= 1
             raise OSError("SLOW_DOWN")
-        return read_range(place, *span, **attempts)
+        return read_range(place, offset, size, attempts, etag)
 
-    class Failing:
-        def __init__(self, file: object) -> None:
-            self._file = file
-
-        def __getattr__(self, name: str) -> object:
-            nonlocal failures
-            if name in ("read_at", "readinto", "seek") and failures:
-                failures -= 1
-                raise OSError("SLOW_DOWN")
-            return getattr(self._file, name)
-
-    monkeypatch.setattr(Location, "open_file", lambda self: Failing(opened(self)))
-    monkeypatch.setattr(Location, "read_range", failing_range)
+    monkeypatch.setattr(Location, "read_range", failing)
     sources = list(find(Location.parse(place), CategoryRule(), Counter()))
     assert failures == 0
     assert [(source.error, source.size) for source in sources] == [(None, 200_000)] * 3
