@@ -69,6 +69,7 @@ def categories(root: Location) -> list[str]:
         DataError: if there is no category, or a folder below ``root`` is a link to nothing.
     """
     if not root.is_dir():
+        root.check_bucket()
         raise DataError(f"{root}: no such folder. Expected ROOT/CATEGORY/train/good/*.png.")
     refuse_lost([f for f in lost_links(root) if f.is_lost_folder or category_of(f.path)])
     found = set(archives_of(root))
@@ -124,6 +125,7 @@ def index_images(place: Location, category: str) -> pa.Table:
         DataError: if there is no such place, or no file in it has an image's extension.
     """
     if not place.exists():
+        place.check_bucket()
         raise DataError(
             f"{place}: no such file or folder. Expected an image or a folder of images."
         )

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pyarrow import fs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ssray.errors import ArtifactError, ConflictError
+from ssray.errors import ArtifactError, ConflictError, ImageError
 from ssray.models.artifact import TrainingFacts, load, load_facts
-from ssray.models.limits import plain_name
+from ssray.models.limits import JSON_BYTES, plain_name
 from ssray.models.stored import is_complete, version_place
-from ssray.storage.location import Location
+from ssray.storage.location import Location, Tagged
 
 PUBLISHED = "published.json"
 REMEMBERED = 50
 """How many earlier versions ``rollback`` can go back through."""
+_REMEDY = "Delete it and publish a version with: ssray models publish."
 
 
 class Pointer(BaseModel):
@@ -64,9 +65,9 @@ def published_version(store: Location, category: str) -> str:
     """
     version = in_use(store, category)
     if version is None:
+        known = sorted(published(store))
         if not store.exists():
             raise ArtifactError(f"{store}: no published model for '{category}', and no such store.")
-        known = sorted(published(store))
         alike = difflib.get_close_matches(category, known, 1)
         remedy = (
             f"Did you mean '{alike[0]}'?"
@@ -87,7 +88,12 @@ def in_use(store: Location, category: str) -> str | None:
 
 
 def published(store: Location) -> dict[str, str]:
-    """Returns the version in use of every category that has one; empty if there is no store."""
+    """Returns the version in use of every category that has one; empty if there is no store.
+
+    Raises:
+        ArtifactError: if what names it can't be used.
+        DataError: if there is no such bucket, or it may not be listed.
+    """
     pointers = {category: _pointer(store, category) for category in _folders(store)}
     return {category: pointer.version for category, pointer in pointers.items() if pointer}
 
@@ -107,9 +113,9 @@ def publish(store: Location, category: str, version: str, instead_of: str | None
         ConflictError: if another version has been published since the decision.
     """
     place = version_place(store, category, version)
+    before = _tagged(store, category)
     if not is_complete(place):
         raise ArtifactError(f"{place}: no complete model here, so it can't be published.")
-    before = (store / category / PUBLISHED).read_tagged()
     pointer = _parsed(store, category, before.content) if before else None
     now = pointer.version if pointer else None
     if now != instead_of:
@@ -145,7 +151,7 @@ def rollback(store: Location, category: str) -> str:
         ArtifactError: if there was no earlier version, or it can no longer be read.
         ConflictError: if another version was published meanwhile.
     """
-    before = (store / plain_name(category, "category") / PUBLISHED).read_tagged()
+    before = _tagged(store, category)
     pointer = _parsed(store, category, before.content) if before else None
     if before is None or pointer is None or not pointer.earlier:
         raise ArtifactError(
@@ -182,18 +188,34 @@ def versions(store: Location, category: str) -> list[StoredVersion]:
 
 
 def _folders(place: Location) -> list[str]:
-    """Lists the names of the folders in a place, without hidden ones."""
+    """Lists the names of the folders in a place, without hidden ones.
+
+    Raises:
+        DataError: if there is no such bucket, or it may not be listed.
+    """
+    found = place.children()
+    if not found:
+        place.check_bucket()
     return [
         info.base_name
-        for info in place.children()
+        for info in found
         if info.type == fs.FileType.Directory and not info.base_name.startswith(".")
     ]
 
 
 def _pointer(store: Location, category: str) -> Pointer | None:
     """Reads a category's ``published.json``; returns None if there is none."""
-    tagged = (store / plain_name(category, "category") / PUBLISHED).read_tagged()
+    tagged = _tagged(store, category)
     return _parsed(store, category, tagged.content) if tagged else None
+
+
+def _tagged(store: Location, category: str) -> Tagged | None:
+    """Reads a category's ``published.json`` as it is; returns None if there is none."""
+    place = store / plain_name(category, "category") / PUBLISHED
+    try:
+        return place.read_tagged(most=JSON_BYTES)
+    except ImageError as error:
+        raise ArtifactError(f"{error}. {_REMEDY}") from None
 
 
 def _parsed(store: Location, category: str, content: bytes) -> Pointer:
@@ -204,8 +226,8 @@ def _parsed(store: Location, category: str, content: bytes) -> Pointer:
         return pointer
     except ValidationError as error:
         raise ArtifactError(
-            f"{store / category / PUBLISHED}: names no version. Publish one with: ssray models "
-            f"publish. ({error.error_count()} errors)"
+            f"{store / category / PUBLISHED}: names no version. {_REMEDY} "
+            f"({error.error_count()} errors)"
         ) from None
 
 

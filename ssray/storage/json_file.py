@@ -6,8 +6,11 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ssray.errors import DataError
+from ssray.errors import DataError, ImageError
 from ssray.storage.location import Location
+
+MAX_BYTES = 64 * 1024**2
+"""The largest file that is read."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -21,9 +24,12 @@ def read_json(place: Location, kind: type[_Model], remedy: str) -> _Model | None
         remedy: a sentence for the error message that says what to do if the file can't be used.
 
     Raises:
-        DataError: if the file is damaged, or another version of ssray wrote it.
+        DataError: if the file is damaged or too large, or another version of ssray wrote it.
     """
-    found = place.read_tagged()
+    try:
+        found = place.read_tagged(most=MAX_BYTES)
+    except ImageError as error:
+        raise DataError(f"{error}. {remedy}") from None
     if found is None:
         return None
     try:

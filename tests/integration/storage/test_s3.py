@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +15,18 @@ import pytest
 
 from ssray.data.dataset import categories, index_dataset, index_images
 from ssray.errors import DataError, ImageError
+from ssray.models.store import publish, published, published_version, rollback, versions
+from ssray.nightly.sources import CategoryRule, find
 from ssray.storage import fetch, s3
 from ssray.storage.fetch import Fetcher
+from ssray.storage.lease import Lease
 from ssray.storage.listing import walk
 from ssray.storage.location import Location
-from ssray.storage.s3 import ATTEMPTS
+from ssray.storage.s3_clients import ATTEMPTS
 from tests.helpers import Ended
 from tests.integration.cluster import faulty_proxy
 from tests.integration.cluster.faulty_proxy import Traffic
+from tests.unit.storage.test_replaced import archive
 
 
 def test_a_bucket_that_is_not_there_is_named(s3_server: str) -> None:
@@ -30,13 +36,42 @@ def test_a_bucket_that_is_not_there_is_named(s3_server: str) -> None:
     assert not place.exists()
 
 
+def test_what_asks_for_a_bucket_that_is_not_there_says_so(s3_server: str) -> None:
+    place = Location.parse("s3://nowhere/models")
+    for ask in (
+        lambda: list(walk(place)),
+        lambda: categories(place),
+        lambda: index_images(place, "weave"),
+        place.check_bucket,
+        place.read_tagged,
+        lambda: Lease(place / "lease", "the work").__enter__(),
+        lambda: published(place),
+        lambda: published_version(place, "weave"),
+        lambda: versions(place, "weave"),
+        lambda: publish(place, "weave", "v1", None),
+        lambda: rollback(place, "weave"),
+    ):
+        with pytest.raises(DataError, match=f"^{place}.*: no such bucket. Create it, or check"):
+            ask()
+
+
 def test_a_wrong_key_is_refused_by_name(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     place = Location.parse(f"s3://{s3_server}/models")
-    with pytest.raises(DataError, match=f"s3://{s3_server}/models: can't be created"):
+    with pytest.raises(DataError, match=f"{place}: can't be created"):
         place.make_folder()
-    with pytest.raises(OSError, match=f"s3://{s3_server}/models/x"):
+    with pytest.raises(OSError, match=f"{place}/x: access refused. Check the AWS variables"):
         (place / "x").read_tagged()
+    asking: list[Callable[[], object]] = [place.exists, place.is_dir, place.children, place.files]
+    asking.append(lambda: list(walk(place)))
+    for ask in asking:
+        with pytest.raises(DataError, match=f"{place}: may not be listed. Check the AWS variab"):
+            ask()
+    with pytest.raises(DataError, match=f"{place}: may not be listed. Check the AWS variables"):
+        published(place)
+    with pytest.raises(OSError, match=r"json: access refused\. Check the AWS vari") as told:
+        published_version(place, "weave")
+    assert "\n" not in str(told.value)
 
 
 def test_endpoint_and_credentials_may_come_from_a_profile(
@@ -149,6 +184,45 @@ def test_an_image_is_one_request(folder: str, monkeypatch: pytest.MonkeyPatch, s
         assert traffic.faults.total() == 3
 
 
+@pytest.mark.parametrize(
+    ("suffix", "first", "more"), [(".tar", 1, 1), (".zip", 5, 1), (".tgz", 3, 1)]
+)
+def test_a_member_of_an_archive_is_one_request_once_it_is_open(
+    folder: str, monkeypatch: pytest.MonkeyPatch, suffix: str, first: int, more: int
+) -> None:
+    """One of a plain tar at once; of others size and directory, or all of it, come before."""
+    files = {f"{n}.png": os.urandom(200_000) for n in range(3)}
+    Location.parse(f"{folder}/weave{suffix}").write(archive(suffix, files))
+    sources = list(find(Location.parse(folder), CategoryRule(fixed="weave"), Counter()))
+    with between(monkeypatch) as traffic:
+        fetcher, made = Fetcher(), [0]
+        for source in sources:
+            content = fetcher(source.uri, source.size, source.offset, source.etag)
+            assert content == files[source.uri[-5:]]
+            made.append(traffic.faults.total())
+        assert [b - a for a, b in itertools.pairwise(made)] == [first, more, more]
+
+
+def test_a_key_that_obstore_refuses_is_read_as_it_was_listed(s3_server: str, folder: str) -> None:
+    client = boto3.session.Session().client("s3")
+    place = Location.parse(folder) / "a//0.png"
+    key = place.path.removeprefix(f"{s3_server}/")
+    client.put_object(Bucket=s3_server, Key=key, Body=b"content")
+    [listed] = walk(Location.parse(folder))
+    assert listed.etag is not None
+    assert place.read(etag=listed.etag) == b"content"
+    assert place.read_range(1, 3, etag=listed.etag) == b"ont"
+    client.put_object(Bucket=s3_server, Key=key, Body=b"another")
+    reading: list[Callable[[], bytes]] = [
+        lambda: Fetcher()(place.uri, listed.size, None, listed.etag),
+        lambda: place.read_range(1, 3, etag=listed.etag),
+    ]
+    for read in reading:
+        with pytest.raises(ImageError, match=r"a//0\.png: was replaced") as raised:
+            read()
+        assert (raised.value.code, raised.value.transient) == ("changed", True)
+
+
 def test_keys_may_hold_what_paths_may_not(s3_server: str, folder: str) -> None:
     """Empty parts and control characters, which obstore refuses, and all that URLs escape."""
     client = boto3.session.Session().client("s3")
@@ -185,6 +259,7 @@ def test_what_the_server_refuses_has_a_code(folder: str, monkeypatch: pytest.Mon
             fetcher(uri, 1000)
         assert uri in str(raised.value)
         assert "\n" not in str(raised.value)
+        assert raised.value.transient == (raised.value.code != "missing")
         return raised.value.code, fetcher.retries
 
     assert code(f"{folder}/1.png") == ("missing", 0)
@@ -198,7 +273,8 @@ def test_what_the_server_refuses_has_a_code(folder: str, monkeypatch: pytest.Mon
             assert traffic.faults[fault] == 3 + ATTEMPTS
     with monkeypatch.context() as patch:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-        assert code(f"{folder}/0.png") == ("forbidden", 0)
+        for name in ("0.png", "weave.tar#0.png", "weave.zip#0.png", "weave.tgz#0.png", "a//0.png"):
+            assert code(f"{folder}/{name}") == ("forbidden", 0)
     with monkeypatch.context() as patch:
         for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
             patch.delenv(name)

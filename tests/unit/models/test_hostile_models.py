@@ -22,7 +22,7 @@ import torch
 from ssray.errors import ArtifactError
 from ssray.models import artifact, limits
 from ssray.models.artifact import ModelArtifact, load, load_facts, load_framing
-from ssray.models.store import publish, published_version
+from ssray.models.store import publish, published, published_version, rollback
 from ssray.storage.location import Location
 
 CATEGORY, VERSION = "weave", "v1"
@@ -157,6 +157,24 @@ def test_a_file_too_large_for_the_model_is_not_read(store: Location, file: str, 
     with (folder(store) / file).open("r+b") as grown:
         grown.truncate(size)
     refused(store, rf"{file}: ")
+
+
+def test_what_names_the_version_in_use_is_not_read_if_it_is_too_large(store: Location) -> None:
+    place = Path((store / CATEGORY / "published.json").path)
+    with place.open("wb") as grown:
+        grown.truncate(4 * 2**30)  # takes no room on the disk
+    for ask in (
+        lambda: published_version(store, CATEGORY),
+        lambda: publish(store, CATEGORY, VERSION, None),
+        lambda: rollback(store, CATEGORY),
+        lambda: published(store),
+    ):
+        with pytest.raises(ArtifactError, match=r"json: 4,294,967,296 bytes; .*\. Delete it and"):
+            ask()
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(OSError, match=r"published\.json: not a regular file"):
+        published_version(store, CATEGORY)
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "recipe.json", "weights.safetensors"])
