@@ -39,6 +39,7 @@ STAGES = ("fetch", "decode", "model", "pack", "write")
 _KNOWN = {
     "forbidden": "may not be read, is no regular file, or lies, once links are followed, outside "
     "of where its list may name files (--allow)",
+    "changed": "was replaced while it was listed",
     "missing": "a link whose target is not there",
 }
 """Why an image was given up when it was listed, by reason code."""
@@ -167,15 +168,17 @@ def _contents(
             yield source, _reading(source, fetch), 0
         return
     waiting = defaultdict[int, list[Source]](list)
+    etag: str | None = None
     for source, place in _located(parts[0], sources, fetch):
         if isinstance(place, ImageError):
             yield source, _raising(place), 0
         else:
-            waiting[place].append(source)
+            offset, etag = place
+            waiting[offset].append(source)
     offsets = frozenset(waiting)
     reason = ImageError("missing", f"{parts[0]}: no longer has it")
     try:
-        files = fetch.each(parts[0], lambda: streamed(Location.parse(parts[0]), offsets))
+        files = fetch.each(parts[0], lambda: streamed(Location.parse(parts[0]), offsets, etag))
         while waiting:
             with spent.on("fetch"):
                 offset, content = next(files)
@@ -192,8 +195,9 @@ def _contents(
 
 def _located(
     archive: str, sources: Sequence[Source], fetch: Fetcher
-) -> Iterator[tuple[Source, int | ImageError]]:
-    """Yields each member of a compressed tar with its position, or the reason why it has none.
+) -> Iterator[tuple[Source, tuple[int, str | None] | ImageError]]:
+    """Yields each member of a compressed tar with its position and the ETag of the archive that has
+    it there, or the reason why it has none.
 
     Where the listing of the night did not say the position, as of what a list names, the archive
     is listed for it.
@@ -210,13 +214,13 @@ def _located(
         if source.error:
             yield source, _known_before(source)
         elif source.offset is not None:
-            yield source, source.offset
+            yield source, (source.offset, source.etag)
         else:
             found = known.get(normalised(source.uri.removeprefix(f"{archive}#")))
             if found is None or found.offset is None:
                 yield source, (found and found.error) or reason
             else:
-                yield source, found.offset
+                yield source, (found.offset, found.etag)
 
 
 def _reading(source: Source, fetch: Fetcher) -> Callable[[], bytes]:
@@ -229,7 +233,7 @@ def _reading(source: Source, fetch: Fetcher) -> Callable[[], bytes]:
 def _known_before(source: Source) -> ImageError:
     code = source.error or ""
     why = _KNOWN.get(code, "known before it was read")
-    return ImageError(code, f"{source.uri}: {why}")
+    return ImageError(code, f"{source.uri}: {why}", transient=code == "changed")
 
 
 def _raising(error: ImageError) -> Callable[[], bytes]:

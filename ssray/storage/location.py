@@ -297,7 +297,7 @@ class Location:
         Raises:
             OSError: if the AWS variables or the profile are not valid.
         """
-        return s3.delta_options(self._bucket.path) if self.in_s3 else None
+        return s3_clients.delta_options(self._bucket_and_key[0]) if self.in_s3 else None
 
     @property
     def in_s3(self) -> bool:

@@ -139,3 +139,26 @@ def _server(bucket: str, environment: _Environment) -> tuple[str, str | None]:
         return meta.endpoint_url, None
     region = fs.resolve_s3_region(bucket)
     return f"https://s3.{region}.amazonaws.com", region
+
+
+def delta_options(bucket: str) -> dict[str, str]:
+    """Returns endpoint, region and credentials of a bucket as delta-rs takes them.
+
+    Raises:
+        OSError: as ``filesystem`` does.
+    """
+    url, region = _server(bucket, _environment())
+    options = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": region or "us-east-1",
+    }
+    try:
+        found = boto3.session.Session().get_credentials()
+        if found is None:
+            return options | {"AWS_SKIP_SIGNATURE": "true"}
+        keys = found.get_frozen_credentials()
+    except BotoCoreError as error:
+        raise OSError(str(error)) from None
+    options |= {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}
+    return options | ({"AWS_SESSION_TOKEN": keys.token} if keys.token else {})

@@ -337,7 +337,7 @@ def test_rows_of_a_model_that_cannot_be_used_name_it(store: Location, images: li
 def test_what_storage_does_not_give_has_no_row_until_it_is_given_up(
     store: Location, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(self: Location, attempts: int, most: int) -> bytes:
+    def refused(self: Location, **options: object) -> bytes:
         raise OSError("AWS Error ACCESS_DENIED (HTTP status 403)")
 
     scorer = BatchScorer(store, {"weave": "v1"}, CPU, "float32", "torch", readers=1)
@@ -357,7 +357,7 @@ def test_a_storage_that_is_down_is_not_asked_for_every_image(
 ) -> None:
     asked = []
 
-    def down(self: Location, attempts: int, most: int) -> bytes:
+    def down(self: Location, **options: object) -> bytes:
         asked.append(self)
         raise OSError("AWS Error ACCESS_DENIED (HTTP status 403)")
 

@@ -156,16 +156,6 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
     found.put(*(f"a/{number}" for number in range(10)), *(f"b/{number}" for number in range(3)))
     # Files of a listing are told apart by suffix; these have none.
     monkeypatch.setattr("ssray.nightly.sources.passed_over_as", lambda path: None)
-    from ssray.nightly import plan, sources  # TEMP
-
-    find = sources.find  # TEMP
-    monkeypatch.setattr(
-        plan,
-        "find",
-        lambda *a: (
-            dataclasses.replace(s, etag=str(Path(s.uri).stat().st_mtime_ns)) for s in find(*a)
-        ),
-    )  # TEMP
     return found
 
 
