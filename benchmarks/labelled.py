@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ssray.calibration.calibrate import Calibration, PlaceMaps
 from ssray.config import Difference
 from ssray.data.decode import read_image
-from ssray.data.masks import read_mask, with_mask_levels
+from ssray.data.masks import read_masks, with_mask_levels
 from ssray.data.pose import Framing, Placement
 from ssray.method.anomaly_map import MapMaker
 from ssray.method.inference import Reconstructor
@@ -62,8 +62,8 @@ class TestSet:
         photographs = [read_image(row["uri"]) for row in rows]
         images, placements = zip(*map(framing, photographs), strict=True)
         masks = [
-            read_mask(row["mask_uri"], row["mask_level"])
-            if row["mask_uri"]
+            read_masks(row["mask_uris"], row["mask_level"])
+            if row["mask_uris"]
             else np.zeros(image.shape[:2], bool)
             for row, image in zip(rows, photographs, strict=True)
         ]

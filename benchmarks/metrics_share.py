@@ -23,7 +23,7 @@ from ssray.cluster.categories import evaluate_categories
 from ssray.cluster.session import ray_session
 from ssray.config import Compute
 from ssray.data.dataset import index_dataset
-from ssray.data.masks import read_mask, with_mask_levels
+from ssray.data.masks import read_masks, with_mask_levels
 from ssray.metrics.pixels import PixelCounts
 from ssray.scoring.evaluation import Figures
 from ssray.scoring.judge import SCORE_BATCH
@@ -57,8 +57,8 @@ def main() -> None:
                 place = map_place(kept / "maps", options.category, row["split_type"], row["uri"])
                 values = np.load(Path(place.path))
                 mask = np.zeros(values.shape, bool)
-                if row["mask_uri"]:
-                    mask = read_mask(row["mask_uri"], row["mask_level"])
+                if row["mask_uris"]:
+                    mask = read_masks(row["mask_uris"], row["mask_level"])
                 pairs.append((values, mask))
             started = time.perf_counter()
             counts = PixelCounts()

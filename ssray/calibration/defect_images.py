@@ -25,7 +25,7 @@ from ssray.calibration.evidence import DefectBatch, JudgedOn, in_turn, part_mask
 from ssray.config import Alignment
 from ssray.data.decode import UInt8Image, read_image
 from ssray.data.loading import common_framing
-from ssray.data.masks import Mask, read_mask, same_aspect
+from ssray.data.masks import Mask, read_masks, same_aspect
 from ssray.data.pose import Framing, Placement, locate
 from ssray.errors import DataError, ImageError
 from ssray.method.inference import BATCH, image_batches
@@ -42,15 +42,15 @@ class LabelledImage(BaseModel):
     Attributes:
         uri: the image.
         defective: whether it has a defect.
-        mask_uri: the mask that shows where the defect is; None if there is none.
-        mask_level: the value of defective pixels in it, as ``ssray.data.masks.read_mask`` takes it.
+        mask_uris: the files of the mask that shows where the defect is; empty if there is none.
+        mask_level: the value of defective pixels, as ``ssray.data.masks.read_masks`` takes it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     uri: str
     defective: bool
-    mask_uri: str | None = None
+    mask_uris: tuple[str, ...] = ()
     mask_level: int | None = None
 
 
@@ -169,10 +169,10 @@ def read_labelled(
 
 def _mask(row: LabelledImage, image: UInt8Image) -> Mask | None:
     """The mask of a defective image, (h, w) bool; None if it has none that can be used."""
-    if row.mask_uri is None:
+    if not row.mask_uris:
         return None
     try:
-        mask = read_mask(row.mask_uri, row.mask_level)
+        mask = read_masks(row.mask_uris, row.mask_level)
     except ImageError:
         return None
     rows, columns = mask.shape

@@ -19,7 +19,7 @@ from ssray.cluster.train import Trained, train_category
 from ssray.config import Compute, Decoding
 from ssray.data.dataset import categories, index_dataset, index_images, training_uris
 from ssray.data.labels import GOOD
-from ssray.data.loading import common_bits, common_shape, load_images, spread
+from ssray.data.loading import FirstLook, common_shape, load_images, spread
 from ssray.data.pose import Framing
 from ssray.errors import ArtifactError, ConfigError, DataError, PoorModelError
 from ssray.models.artifact import load
@@ -200,12 +200,15 @@ def _train_one(
     """Trains one category of a data set."""
     progress.state(category, "reading images")
     uris = source()
-    bits = common_bits(uris, os.cpu_count() or 1)
+    look = FirstLook.at(uris, os.cpu_count() or 1)
+    bits = look.bits
     if bits:
         progress.note(category, f"training images have {bits} bits in use of those in their files")
     chosen = with_bits(
         recipe.resolve(category, lambda: _surveyed(uris, bits, category, progress)), bits
     )
+    if chosen.alignment is None and (warning := look.too_different(chosen.image_size)):
+        progress.note(category, warning)
     budget = [f"{chosen.schedule.images:,} images"]
     if chosen.schedule.epochs:
         budget.append(f"{chosen.schedule.epochs:g} passes")
@@ -278,7 +281,7 @@ def survey_of(uris: Sequence[str], bits: int | None = None) -> Survey:
 
     Args:
         uris: the training images.
-        bits: those in use of images of more than 8 bits (``common_bits``).
+        bits: those in use of images of more than 8 bits (``FirstLook``).
 
     Raises:
         DataError: if none can be used.

@@ -29,8 +29,8 @@ from ssray.cluster.tune import Search, search_category
 from ssray.config import STRIDE, Basis, Compute
 from ssray.data.dataset import categories, index_dataset, training_uris
 from ssray.data.labels import GOOD
-from ssray.data.loading import common_bits, common_shape
-from ssray.data.masks import parts_of, with_mask_levels
+from ssray.data.loading import FirstLook, common_shape
+from ssray.data.masks import with_mask_levels
 from ssray.errors import ConfigError, DataError, PoorModelError, SsrayError, TrainingError
 from ssray.models.artifact import SweepFacts, load, save
 from ssray.models.quality import refusal
@@ -204,9 +204,12 @@ class _Sweep:
     def _begun(self, category: str) -> Search:
         """The search of a category, once its images and the user's settings have been looked at."""
         uris = sorted(training_uris(self.root, category, self.request.good_name))
-        bits = common_bits(uris, os.cpu_count() or 1)
+        look = FirstLook.at(uris, os.cpu_count() or 1)
+        bits = look.bits
         survey = survey_of(uris, bits)  # where none can be used, no trial needs to find out
         recipe = with_bits(self.request.recipe.resolve(category, lambda: survey), bits)
+        if recipe.alignment is None and (warning := look.too_different(recipe.image_size)):
+            self.progress.note(category, warning)
         if self.request.ensemble and recipe.decision.folds:
             raise ConfigError(
                 f"{category}: --ensemble and --calibration-folds exclude each other: models of "
@@ -219,7 +222,7 @@ class _Sweep:
         held_out, _ = split_uris(uris, recipe.schedule.holdout, self.compute.seed)
         labelled = _labelled(self.request.validation, category, self.request.good_name)
         files = [row.uri for row in labelled]
-        files += [part for row in labelled if row.mask_uri for part in parts_of(row.mask_uri)]
+        files += [uri for row in labelled for uri in row.mask_uris]
         return Search(
             uris=uris,
             category=category,
@@ -395,7 +398,7 @@ def _labelled(
         LabelledImage(
             uri=row["uri"],
             defective=bool(row["label"]),
-            mask_uri=row["mask_uri"],
+            mask_uris=row["mask_uris"] or (),
             mask_level=row["mask_level"],
         )
         for row in rows

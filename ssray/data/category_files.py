@@ -28,11 +28,13 @@ class CategoryFile:
         path: the path inside the category, such as ``train/good/000.png``.
         uri: where to read it.
         size: the size in bytes.
+        further: where to read the other parts of a mask that has several.
     """
 
     path: PurePosixPath
     uri: str
     size: int
+    further: tuple[str, ...] = ()
 
 
 def archives_of(root: Location) -> dict[str, Location]:
@@ -60,15 +62,24 @@ def image_files(root: Location, category: str) -> list[CategoryFile]:
         refuse_lost([file for file in listed if file.is_lost_folder])
         found = [CategoryFile(PurePosixPath(f.path), f.place.uri, f.size) for f in listed]
     else:
-        found = [
-            CategoryFile(PurePosixPath(name), f"{archive.uri}#{name}", size)
-            for name, size in members(archive).items()
-            if not is_hidden(name)
-        ]
+        found = packed_files(archive)
     images = [file for file in found if has_image_extension(file.path.name)]
     if archive:
         images = _unwrapped(images)
     return sorted(images, key=lambda file: str(file.path))
+
+
+def packed_files(archive: Location) -> list[CategoryFile]:
+    """Lists the files in an archive that are not hidden.
+
+    Raises:
+        DataError: if it can't be read.
+    """
+    return [
+        CategoryFile(PurePosixPath(name), f"{archive.uri}#{name}", size)
+        for name, size in members(archive).items()
+        if not is_hidden(name)
+    ]
 
 
 def refuse_lost(links: Sequence[ListedFile]) -> None:

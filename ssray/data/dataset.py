@@ -7,8 +7,8 @@ The layout is that of MVTec AD::
     ROOT/CATEGORY/ground_truth/TYPE/NAME_mask.png     NAME as in test/TYPE
 
 or one that ``ssray.data.layouts`` brings into it. A mask belongs to the image of exactly the same
-stem; its extension may differ (``ssray.data.masks``). An archive ``ROOT/CATEGORY.tar`` (or another
-of ``ssray.storage.archives.SUFFIXES``) may stand for the folder.
+stem; its extension may differ (``ssray.data.mask_pairs``). An archive ``ROOT/CATEGORY.tar`` (or
+another of ``ssray.storage.archives.SUFFIXES``) may stand for the folder.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from ssray.data.category_files import (
     CategoryFile,
     archives_of,
     image_files,
+    packed_files,
     refuse_lost,
 )
 from ssray.data.image_files import MASKS, passed_over_as, some
 from ssray.data.labels import GOOD
 from ssray.data.layouts import VISA_FOLDER, in_mvtec_ad, why_none
-from ssray.data.masks import mask_columns, pair_masks
+from ssray.data.mask_pairs import mask_columns, pair_masks
 from ssray.errors import DataError
 from ssray.storage.archives import category_of
 from ssray.storage.listing import is_hidden, lost_links, walk
@@ -45,9 +46,9 @@ IMAGE_TABLE_SCHEMA = pa.schema(
         pa.field("split_type", pa.string(), metadata={"values": "good or a kind of defect"}),
         pa.field("label", pa.int8(), metadata={"values": "0 good, 1 defect, null unknown"}),
         pa.field(
-            "mask_uri",
-            pa.string(),
-            metadata={"values": "null if there is none; of parts that belong together a line each"},
+            "mask_uris",
+            pa.list_(pa.string()),
+            metadata={"values": "null if there is none; several are parts, whose union counts"},
         ),
         pa.field("mask_conflict", pa.string(), metadata={"values": "the masks, if several"}),
         pa.field("mask_level", pa.int32(), metadata={"of": "ssray.data.masks.with_mask_levels"}),
@@ -113,12 +114,13 @@ def index_dataset(
 
 
 def index_images(place: Location, category: str) -> pa.Table:
-    """Makes the image table of unlabelled images: one file, or all below a folder or prefix.
+    """Makes the image table of unlabelled images: one file, or all below a folder or prefix or in
+    an archive.
 
     Hidden files and masks below ``ground_truth`` are left out.
 
     Args:
-        place: the file, folder or prefix.
+        place: the file, folder, prefix or archive.
         category: the category that all rows get.
 
     Raises:
@@ -129,16 +131,24 @@ def index_images(place: Location, category: str) -> pa.Table:
         raise DataError(
             f"{place}: no such file or folder. Expected an image or a folder of images."
         )
-    files = images = list(walk(place))
     if place.is_dir():
-        files = sorted(files, key=lambda file: file.path)
-        images = [f for f in files if passed_over_as(f.path) is None or f.is_lost_folder]
-    if not images:
+        found = sorted(walk(place), key=lambda file: file.path)
+        paths = [file.path for file in found]
+        images = [f for f in found if passed_over_as(f.path) is None or f.is_lost_folder]
+        rows = [_row(file.place.uri, file.size, category=category) for file in images]
+    elif category_of(place.path):
+        packed = sorted(packed_files(place), key=lambda file: str(file.path))
+        paths = [str(file.path) for file in packed]
+        shown = [file for file in packed if passed_over_as(str(file.path)) is None]
+        rows = [_row(file.uri, file.size, category=category) for file in shown]
+    else:
+        paths = [place.path]
+        rows = [_row(file.place.uri, file.size, category=category) for file in walk(place)]
+    if not rows:
         raise DataError(
-            f"{place}: {len(files)} files, none with an image's extension. Found "
-            f"{some([file.path for file in files])}. Expected files such as NAME.png."
+            f"{place}: {len(paths)} files, none with an image's extension. Found {some(paths)}. "
+            "Expected files such as NAME.png."
         )
-    rows = [_row(file.place.uri, file.size, category=category) for file in images]
     return pa.Table.from_pylist(rows, schema=IMAGE_TABLE_SCHEMA)
 
 
@@ -157,12 +167,15 @@ def _category_rows(root: Location, category: str, good_name: str) -> list[dict[s
                     f"train/{good_name}; move '{kind}' to test/."
                 )
             images = groups[split, kind]
-            masks: dict[str, list[str]] = {}
+            masks: dict[str, list[list[str]]] = {}
             if split == "test":
                 masks = pair_masks(
                     root / category / MASKS / kind,
                     [file.path.stem for file in images],
-                    [(file.path.stem, file.uri) for file in groups.get((MASKS, kind), [])],
+                    [
+                        (file.path.stem, [file.uri, *file.further])
+                        for file in groups.get((MASKS, kind), [])
+                    ],
                     defective=kind != GOOD,
                 )
             rows += [
@@ -208,10 +221,13 @@ def training_uris(root: Location, category: str, good_name: str = GOOD) -> list[
     table = index_dataset(root, [category], good_name)
     training = table.filter(pc.equal(table["split"], "train"))
     if not len(training):
-        found = [str(file.path) for file in image_files(root, category)]
+        found = [file.path for file in image_files(root, category)]
+        several = any({*SPLITS} & {*path.parts[1:-1]} for path in found)
         raise DataError(
-            f"{root / category}: no images in train/{good_name}. Found {some(found)}. Expected "
-            f"good photographs in {category}/train/{good_name}."
+            f"{root / category}: no images in train/{good_name}. Found {some([*map(str, found)])}. "
+            f"Expected good photographs in {category}/train/{good_name}."
+            + " Unpack an archive of several categories, and give their folder."
+            * several
         )
     uris: list[str] = training["uri"].to_pylist()
     return uris

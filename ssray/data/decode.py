@@ -21,6 +21,7 @@ from ssray.data.depth import (
     DEEP_MODES,
     STORED_BITS,
     DeepImage,
+    deep_channels,
     deep_pixels,
     depth_of,
     is_deep,
@@ -142,7 +143,7 @@ def bits_in_use(content: bytes) -> int | None:
 
 
 def _turned(image: Image.Image, content: bytes, decoding: Decoding | None) -> int:
-    """The EXIF orientation by which a decoded image is turned; 1 leaves it as it is."""
+    """The orientation by which a decoded image is turned; 1 leaves it as it is."""
     if decoding is None and image.format != "TIFF":
         return 1
     by_pillow = image.mode in DEEP_MODES or not is_deep(image, content)
@@ -234,17 +235,28 @@ def to_rgb(image: Image.Image, decoding: Decoding | None = AS_PHOTOGRAPHED) -> U
     return _in_colour(grey_or_colour(image))
 
 
-def decode_as_stored(content: bytes) -> Image.Image:
+def decode_as_stored(content: bytes) -> Image.Image | DeepImage:
     """Decodes an image upright, and otherwise as its file has it: palette indices, bits and alpha.
+
+    Returns:
+        Of colours of more than 8 bits, for which Pillow has no mode, and of grey ones with alpha,
+        (H, W, channels) uint16 with alpha last.
 
     Raises:
         ImageError: as ``decode_image`` does.
     """
     with reason_codes():
         image = opened(content)
-        turned = orientation(image, content, by_pillow=True)
-        image.load()
-        return upright(image, turned)
+        if image.mode in DEEP_MODES or not is_deep(image, content):
+            turned = orientation(image, content, by_pillow=True)
+            image.load()
+            return upright(image, turned)
+        turned = orientation(image, content, by_pillow=False)
+        channels = np.atleast_3d(deep_channels(image, content))
+        if channels.dtype != np.uint16:
+            raise ImageError("unsupported_mode", "colours of more than 16 bits")
+        planes = [Image.fromarray(plane) for plane in np.moveaxis(channels, 2, 0)]
+        return np.dstack([np.asarray(upright(plane, turned)) for plane in planes])
 
 
 def read_image(uri: str, decoding: Decoding | None = AS_PHOTOGRAPHED) -> UInt8Image:

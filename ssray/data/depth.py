@@ -46,6 +46,25 @@ def is_deep(image: Image.Image, content: bytes) -> bool:
 def deep_pixels(image: Image.Image, content: bytes) -> DeepImage:
     """The values of a deep image as they are stored, without an alpha channel.
 
+    Args:
+        image: as Pillow has opened it.
+        content: the bytes of its file.
+
+    Returns:
+        (H, W) for grey and (H, W, 3) for colour, uint16 or uint32.
+
+    Raises:
+        ImageError: with code ``unsupported_mode`` or ``truncated``.
+    """
+    pixels = deep_channels(image, content)
+    if pixels.ndim == 2:
+        return pixels
+    return pixels[:, :, 0] if pixels.shape[2] < 3 else pixels[:, :, :3]
+
+
+def deep_channels(image: Image.Image, content: bytes) -> DeepImage:
+    """The values of a deep image as they are stored, an alpha channel among them.
+
     Pillow decodes those in grey. Of colours it keeps 8 bits, so that libvips decodes these.
 
     Args:
@@ -53,7 +72,7 @@ def deep_pixels(image: Image.Image, content: bytes) -> DeepImage:
         content: the bytes of its file.
 
     Returns:
-        (H, W) for grey and (H, W, 3) for colour, uint16 or uint32.
+        (H, W) for grey, otherwise (H, W, channels) with alpha last; uint16 or uint32.
 
     Raises:
         ImageError: with code ``unsupported_mode`` or ``truncated``.
@@ -68,8 +87,6 @@ def deep_pixels(image: Image.Image, content: bytes) -> DeepImage:
         pixels = opened.numpy()
     except pyvips.Error as error:
         raise ImageError("truncated", f"the image data is damaged or cut short ({error})") from None
-    if pixels.ndim == 3:
-        pixels = pixels[:, :, 0] if pixels.shape[2] < 3 else pixels[:, :, :3]
     return unsigned(pixels)
 
 

@@ -12,14 +12,18 @@ from ssray.data.headers import FORMATS
 
 MASKS = "ground_truth"
 """The folder of masks, which are no photographs."""
+_NOT_DECODED = (".avif", ".heic", ".heif")
+"""The extensions of photographs, as of phones, whose format is not decoded: each is an image that
+can't be read, so that none is passed over in silence."""
 _SHOWN = 3
 
 
 @functools.cache
 def image_extensions() -> frozenset[str]:
-    """Returns the file extensions of the formats that are decoded, in lower case with the dot."""
+    """Returns the file extensions of images, in lower case with the dot."""
     known = Image.registered_extensions()
-    return frozenset({".mpo", *(ext.lower() for ext, kind in known.items() if kind in FORMATS)})
+    decoded = (ext.lower() for ext, kind in known.items() if kind in FORMATS)
+    return frozenset({".mpo", *decoded, *_NOT_DECODED})
 
 
 def has_image_extension(path: str) -> bool:
@@ -34,8 +38,8 @@ def has_image_extension(path: str) -> bool:
 def passed_over_as(path: str) -> str | None:
     """Returns what a file that is no photograph is counted as; None for a photograph.
 
-    >>> passed_over_as("grid/notes.TXT"), passed_over_as("grid/README")
-    ('.txt', 'README')
+    >>> passed_over_as("grid/notes.TXT"), passed_over_as("grid/README"), passed_over_as("IMG.HEIC")
+    ('.txt', 'README', None)
     >>> passed_over_as("grid/ground_truth/bent/0.png"), passed_over_as("grid/test/bent/0.png")
     ('ground_truth/', None)
     """

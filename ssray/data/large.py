@@ -22,7 +22,7 @@ from ssray.data.decode import (
 )
 from ssray.data.depth import STORED_BITS, to_8_bits
 from ssray.data.headers import MAX_PIXELS, check_size
-from ssray.data.orientation import Shape, turned_shape, upright
+from ssray.data.orientation import Shape, orientation_in_xmp, turned_shape, upright
 from ssray.data.pose import NOTED_STRETCH, Framing, Placement
 from ssray.errors import ImageError
 
@@ -148,8 +148,7 @@ def decode_large(
         raise ImageError(
             "unsupported_mode", f"{image.interpretation} of {image.format}; expected grey or RGB"
         )
-    fields = image.get_fields()
-    turned = int(image.get("orientation")) if decoding and "orientation" in fields else 1
+    turned = _orientation(image) if decoding else 1
     bits = (decoding and decoding.bits) or STORED_BITS
     shape = turned_shape((image.height, image.width), turned)
     rows, columns = turned_shape(wanted(shape), turned)
@@ -198,6 +197,18 @@ def _opened(content: bytes) -> pyvips.Image:
             f"decoded in strips; at most {MAX_PIXELS:,} are accepted",
         )
     return image
+
+
+def _orientation(image: pyvips.Image) -> int:
+    """The orientation that an image's file states, as EXIF numbers them.
+
+    Of a TIFF without one libvips says 1.
+    """
+    fields = image.get_fields()
+    stated = int(image.get("orientation")) if "orientation" in fields else None
+    if "xmp-data" in fields and (stated is None or image.get("vips-loader").startswith("tiff")):
+        return stated if stated and stated > 1 else orientation_in_xmp(image.get("xmp-data"))
+    return stated or 1
 
 
 def _strip(

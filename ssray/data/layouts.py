@@ -50,8 +50,7 @@ def in_mvtec_ad(
 
     Returns:
         The files with paths ``train/good/...``, ``test/TYPE/...`` and ``ground_truth/TYPE/...``;
-        others are left out. Where an image has several masks, they are one file, whose URI has a
-        line for each.
+        others are left out. Where an image has several masks, they are the parts of one.
 
     Raises:
         DataError: if an image lies in a split but in no folder of a type, a folder is called like
@@ -74,13 +73,22 @@ def why_none(root: Location, paths: Sequence[str]) -> str:
     if label:
         return (
             f"{found} {label} is a mask of KolektorSDD's, which does not say which images are for "
-            "training. Copy images whose mask is black to ROOT/CATEGORY/train/good and test/good, "
-            "the others to test/defect, and masks to ground_truth/defect/NAME_mask.bmp."
+            "training. Copy images whose mask is black to ROOT/CATEGORY/train/good and, of other "
+            "parts, test/good, the others to test/defect, and their masks to "
+            "ground_truth/defect/NAME_mask.bmp; as names are the same in all folders, put the "
+            "folder's in front (kos01_Part0). 'Prepare a data set' in the documentation "
+            "(docs/how-to/data.md) has a script that does it."
+        )
+    if any(PurePosixPath(path).parts[0] in (*SPLITS, MASKS) for path in paths):
+        return (
+            f"{found} This is a category itself: expected the folder above it, and --category with "
+            "the name of this one."
         )
     return (
         f"{found} Expected folders ROOT/CATEGORY/train/good (MVTec AD layout; also MVTec LOCO, "
         "BTAD and VisA as they are published) or archives ROOT/CATEGORY.tar; give the folder above "
-        "the categories."
+        "the categories. To train on a folder of good photographs alone, give that one: ssray "
+        "train --good FOLDER --name CATEGORY."
     )
 
 
@@ -112,7 +120,7 @@ def _renamed(
         if part in SPLITS:
             refuse_like_good(str(category), part, kind, good_name)
         path = PurePosixPath(part, GOOD if kind == good_name else kind, *below, name)
-        renamed.append(CategoryFile(path, file.uri, file.size))
+        renamed.append(CategoryFile(path, file.uri, file.size, file.further))
     return renamed
 
 
@@ -125,8 +133,9 @@ def _joined(files: Iterable[CategoryFile]) -> list[CategoryFile]:
         else:
             joined.append(file)
     for folder, parts in masks.items():
-        uri, size = "\n".join(part.uri for part in parts), sum(part.size for part in parts)
-        joined.append(CategoryFile(folder.with_name(f"{folder.name}.png"), uri, size))
+        path, (uri, *further) = folder.with_name(f"{folder.name}.png"), (part.uri for part in parts)
+        size = sum(part.size for part in parts)
+        joined.append(CategoryFile(path, uri, size, tuple(further)))
     return joined
 
 

@@ -16,6 +16,7 @@ from ssray.data.decode import (
     UInt8Image,
     bits_in_use,
     fetched,
+    image_shape,
     network_shape,
     read_image,
     read_image_shape,
@@ -33,8 +34,8 @@ _EXPECTED = {
     "shape": "images of about one aspect, not much smaller than the recipe's image_size",
 }
 """Of images that can't be used, by the one reason that there is."""
-DEPTH_SAMPLE = 64
-"""How many images are looked at to find the bits in use."""
+LOOKED_AT = 64
+"""How many training images are looked at before anything else."""
 
 
 @dataclass(frozen=True)
@@ -112,21 +113,74 @@ def load_image(uri: str, framing: Framing) -> UInt8Image:
     return decoded.image
 
 
-def common_bits(uris: Sequence[str], threads: int) -> int | None:
-    """The bits in use of images of more than 8 bits; None if none of those looked at is one.
+@dataclass(frozen=True)
+class FirstLook:
+    """What the files of some training images say.
 
-    Of many images only ``DEPTH_SAMPLE`` are looked at, spread evenly over all.
+    Attributes:
+        bits: those in use of images of more than 8 bits; None if none of those looked at is one.
+        shapes: rows and columns of each image, upright.
     """
 
-    def bits_of(uri: str) -> int | None:
-        try:
-            return bits_in_use(fetched(uri))
-        except ImageError:
-            return None
+    bits: int | None
+    shapes: list[Shape]
 
-    with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(bits_of, spread(uris, DEPTH_SAMPLE)))
-    return max((bits for bits in found if bits), default=None)
+    @classmethod
+    def at(cls, uris: Sequence[str], threads: int) -> FirstLook:
+        """Looks at ``LOOKED_AT`` of the images, spread evenly over all; damaged ones say nothing.
+
+        Args:
+            uris: where the images are.
+            threads: how many to read at once.
+        """
+
+        def look(uri: str) -> tuple[int | None, Shape] | None:
+            try:
+                content = fetched(uri)
+                return bits_in_use(content), image_shape(content)
+            except ImageError:
+                return None
+
+        with ThreadPoolExecutor(threads) as pool:
+            found = [each for each in pool.map(look, spread(uris, LOOKED_AT)) if each]
+        bits = max((bits for bits, _ in found if bits), default=None)
+        return cls(bits, [shape for _, shape in found])
+
+    def too_different(self, side: int) -> str | None:
+        """Says how many images one model can't take with the others, because of their shape.
+
+        Args:
+            side: of a square with as many pixels as the network's input.
+
+        Returns:
+            A line for people; None if the model takes all that were looked at.
+        """
+        if not self.shapes:
+            return None
+        [(seen, _)] = Counter(network_shape(*each, side) for each in self.shapes).most_common(1)
+        left_out = [shape for shape in self.shapes if not _fits(shape, Framing(seen))]
+        if not left_out:
+            return None
+        taken = Counter(shape for shape in self.shapes if _fits(shape, Framing(seen)))
+        (rows, columns), (usual_rows, usual_columns) = (
+            Counter(shapes).most_common(1)[0][0] for shapes in (left_out, taken)
+        )
+        return (
+            f"Warning: {len(left_out)} of {len(self.shapes)} training images looked at, such as "
+            f"those of {columns} x {rows} px, differ too much in shape from most, of "
+            f"{usual_columns} x {usual_rows} px: they are left out, and so are such photographs "
+            "when they are scored (reason 'shape'). One model sees one position of the camera: "
+            "give them a category of their own, or crop or turn all photographs alike."
+        )
+
+
+def _fits(shape: Shape, framing: Framing) -> bool:
+    """Whether a network can see photographs of so many rows and columns whole."""
+    try:
+        framing.stretch(shape)
+    except ImageError:
+        return False
+    return True
 
 
 def common_framing(

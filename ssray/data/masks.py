@@ -1,13 +1,13 @@
-"""Ground-truth masks as annotation tools write them: which image each belongs to, what it says.
+"""Ground-truth masks as annotation tools write them: which pixels they call defective.
 
 A mask is read by the first of these rules that applies:
 
 - A palette image by its indices, whatever the palette's colours: 0 is background, every other index
   is defective. If it has but black and white, by these: white is defective. A bilevel image by its
   bits.
-- A mask with transparent pixels by its alpha, if all opaque ones (alpha above 127) have the same
-  colour, which then says nothing. If they differ in colour they are read by the next rule, and
-  transparent pixels are not defective.
+- A mask with transparent pixels by its alpha, if all opaque ones (alpha above half of the range)
+  have the same colour, which then says nothing. If they differ in colour they are read by the next
+  rule, and transparent pixels are not defective.
 - Otherwise by its values; of a pixel's channels the largest counts. A pixel is defective above half
   of the range, 127 of 255 or 32767 of 65535. If all masks of a category have but 0 and one other
   value, the same in all and no larger than that half, or numbers of classes up to
@@ -17,9 +17,8 @@ A mask is read by the first of these rules that applies:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,12 +27,11 @@ import pyarrow as pa
 from PIL import Image
 
 from ssray.data.decode import decode_as_stored
-from ssray.errors import DataError, ImageError
+from ssray.data.depth import DeepImage
+from ssray.data.image_files import some
+from ssray.errors import ImageError
 from ssray.storage.fetch import Fetcher
-from ssray.storage.location import Location
 
-MASK_SUFFIX = "_mask"
-"""What a mask's name has after the name of its image, before the extension."""
 MOST_CLASSES = 32
 """The highest number of a class of defects in masks whose values are such numbers."""
 _READERS = 8
@@ -41,14 +39,36 @@ _HALF = {8: 127, 16: 32767}
 """Half of the range, by the bits of a value."""
 
 Mask = npt.NDArray[np.bool_]
+_Values = npt.NDArray[Any]
+
+
+def read_masks(uris: Sequence[str], level: int | None = None, fetch: Fetcher | None = None) -> Mask:
+    """Reads the mask of an image, which is the union of one or several files.
+
+    Args:
+        uris: of the files, at least one.
+        level: as for ``decode_mask``.
+        fetch: reads the files; default: a ``Fetcher`` of its own.
+
+    Returns:
+        (H, W) bool, True where the image is defective.
+
+    Raises:
+        ImageError: as ``read_mask`` does, or with code ``sizes_differ`` if the files do.
+    """
+    fetch = fetch or Fetcher()
+    parts = [read_mask(uri, level, fetch) for uri in uris]
+    if len({part.shape for part in parts}) > 1:
+        raise ImageError("sizes_differ", f"{some(uris)}: the parts of one mask differ in size")
+    union: Mask = np.logical_or.reduce(parts)
+    return union
 
 
 def read_mask(uri: str, level: int | None = None, fetch: Fetcher | None = None) -> Mask:
-    """Reads and decodes the mask of an image.
+    """Reads and decodes one file of a mask.
 
     Args:
-        uri: the path or URI of a file, or ``ARCHIVE#MEMBER``; of several parts, whose union is the
-            mask, a line each.
+        uri: the path or URI of a file, or ``ARCHIVE#MEMBER``.
         level: as for ``decode_mask``.
         fetch: reads the file; default: a ``Fetcher`` of its own.
 
@@ -56,28 +76,13 @@ def read_mask(uri: str, level: int | None = None, fetch: Fetcher | None = None) 
         (H, W) bool, True where the image is defective.
 
     Raises:
-        ImageError: as ``Fetcher`` and ``decode_mask`` do, or with code ``sizes_differ`` if parts
-            do; the message names the file.
+        ImageError: as ``Fetcher`` and ``decode_mask`` do; the message names the file.
     """
-    fetch = fetch or Fetcher()
-    parts = [_read_part(part, level, fetch) for part in parts_of(uri)]
-    if len({part.shape for part in parts}) > 1:
-        raise ImageError("sizes_differ", f"{uri}: the parts of one mask differ in size")
-    union: Mask = np.logical_or.reduce(parts)
-    return union
-
-
-def _read_part(uri: str, level: int | None, fetch: Fetcher) -> Mask:
-    content = fetch(uri)
+    content = (fetch or Fetcher())(uri)
     try:
         return decode_mask(content, level)
     except ImageError as error:
         raise ImageError(error.code, f"{uri}: {error}") from None
-
-
-def parts_of(mask_uri: str) -> list[str]:
-    """The files of a mask, by its entry in an image table."""
-    return mask_uri.split("\n")
 
 
 def decode_mask(content: bytes, level: int | None = None) -> Mask:
@@ -102,18 +107,21 @@ def decode_mask(content: bytes, level: int | None = None) -> Mask:
     return mask
 
 
-def _values(image: Image.Image) -> npt.NDArray[Any]:
+def _values(stored: Image.Image | DeepImage) -> _Values:
     """The pixels of a mask, (H, W): bool if they say themselves what is defective, else uint8 or
     uint16 values.
 
     Raises:
         ImageError: with code ``unsupported_mode``.
     """
+    if isinstance(stored, np.ndarray):
+        return _of_channels(stored)
+    image = stored
     if image.mode == "P" and _is_black_and_white(image):
         image = image.convert("L")
     if image.mode in ("1", "P", "PA"):
-        stored = np.asarray(image)
-        found: Mask = (stored if stored.ndim == 2 else stored[:, :, 0]) > 0
+        indices = np.asarray(image)
+        found: Mask = (indices if indices.ndim == 2 else indices[:, :, 0]) > 0
         return found
     if image.mode.startswith("I"):  # grey of 16 or 32 bits
         deep = np.asarray(image)
@@ -122,10 +130,7 @@ def _values(image: Image.Image) -> npt.NDArray[Any]:
         return deep.astype(np.uint16)
     if image.mode == "F":
         raise ImageError("unsupported_mode", "floating-point pixels; expected 8 or 16 bits")
-    if image.has_transparency_data:
-        return _of_transparent(np.asarray(image.convert("RGBA")))
-    values: npt.NDArray[np.uint8] = np.asarray(image.convert("RGB")).max(axis=2)
-    return values
+    return _of_channels(np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB")))
 
 
 def _is_black_and_white(image: Image.Image) -> bool:
@@ -134,21 +139,26 @@ def _is_black_and_white(image: Image.Image) -> bool:
     return used is not None and {colour for _, colour in used} == {(0, 0, 0), (255, 255, 255)}
 
 
-def _of_transparent(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The values of an image with an alpha channel, (H, W, 4) uint8, by the second rule above."""
-    colours, alpha = pixels[:, :, :3], pixels[:, :, 3]
-    opaque = alpha > _HALF[8]
-    values: npt.NDArray[np.uint8] = colours.max(axis=2)
+def _of_channels(pixels: _Values) -> _Values:
+    """The values of an image in grey or colour, (H, W, channels) uint8 or uint16; of two or four
+    channels the last one is alpha, which is read by the second rule above.
+    """
+    if pixels.shape[2] not in (2, 4):
+        highest: _Values = pixels.max(axis=2)
+        return highest
+    colours, alpha = pixels[:, :, :-1], pixels[:, :, -1]
+    opaque = alpha > _half(alpha)
+    values: _Values = colours.max(axis=2)
     if opaque.all():
         return values
     counted = opaque if opaque.any() else ~opaque
     seen = colours[counted]
     if (seen == seen[0]).all():
         return alpha
-    return np.where(counted, values, 0).astype(np.uint8)
+    return np.where(counted, values, np.zeros_like(values))
 
 
-def _half(values: npt.NDArray[Any]) -> int:
+def _half(values: _Values) -> int:
     return _HALF[8 * values.dtype.itemsize]
 
 
@@ -220,11 +230,10 @@ def with_mask_levels(images: pa.Table) -> pa.Table:
     Args:
         images: of ``ssray.data.dataset.IMAGE_TABLE_SCHEMA``.
     """
-    rows = images.select(["category", "mask_uri"]).to_pylist()
+    rows = images.select(["category", "mask_uris"]).to_pylist()
     uris = defaultdict[str, list[str]](list)
     for row in rows:
-        if row["mask_uri"] is not None:
-            uris[row["category"]] += parts_of(row["mask_uri"])
+        uris[row["category"]] += row["mask_uris"] or ()
     levels = {category: common_level(masks) for category, masks in uris.items()}
     column = pa.array([levels.get(row["category"]) for row in rows], pa.int32())
     number = images.schema.get_field_index("mask_level")
@@ -235,55 +244,3 @@ def mask_levels(images: pa.Table) -> dict[str, int]:
     """The level of each category of an image table whose masks agree on one below the half."""
     found = zip(images["category"].to_pylist(), images["mask_level"].to_pylist(), strict=True)
     return {category: level for category, level in found if level is not None}
-
-
-def pair_masks(
-    folder: Location, stems: Sequence[str], masks: Iterable[tuple[str, str]], *, defective: bool
-) -> dict[str, list[str]]:
-    """Finds the masks of the images of one type.
-
-    Args:
-        folder: where the masks lie, ``ground_truth/TYPE``; for error messages.
-        stems: of the images.
-        masks: stem and URI of each mask.
-        defective: whether the type is a kind of defect, whose images have masks all or none.
-
-    Returns:
-        The masks of each image that has any, by its stem: more than one is for the user to mend.
-
-    Raises:
-        DataError: if only some of the images of a defect have masks, a mask has no image, or two
-            images share a name.
-    """
-    found: dict[str, list[str]] = {}
-    for stem, uri in masks:
-        found.setdefault(stem.removesuffix(MASK_SUFFIX), []).append(uri)
-    if not found or not defective:
-        return found
-    duplicates = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if duplicates:
-        raise DataError(
-            f"{folder}: two images share the name {duplicates[0]}, so that their masks cannot be "
-            "told apart. Rename one."
-        )
-    orphans = sorted(found.keys() - set(stems))
-    if orphans:
-        raise DataError(
-            f"{folder}: {len(orphans)} masks without an image, first {orphans[0]}. Expected an "
-            f"image of that name in test/{PurePosixPath(folder.path).name}; add it or remove the "
-            "mask."
-        )
-    bare = sorted(set(stems) - found.keys())
-    if bare:
-        raise DataError(
-            f"{folder}: {len(bare)} of {len(stems)} images have no mask, first {bare[0]}. "
-            f"Expected {bare[0]}{MASK_SUFFIX}.png; give all of them or none."
-        )
-    return found
-
-
-def mask_columns(masks: Sequence[str]) -> dict[str, str | None]:
-    """The columns ``mask_uri`` and ``mask_conflict`` of an image with these masks."""
-    if len(masks) > 1:
-        return {"mask_uri": None, "mask_conflict": " and ".join(masks)}
-    return {"mask_uri": masks[0] if masks else None, "mask_conflict": None}

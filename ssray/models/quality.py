@@ -84,6 +84,13 @@ def in_words(model: ModelArtifact) -> list[str]:
     """
     facts, found = model.facts, model.calibration.selection
     lines = [f"trained on {facts.images_seen:,.0f} images in {facts.seconds / 60:.1f} minutes"]
+    if facts.skipped_images:
+        used = facts.training_images + facts.held_out_images
+        lines.append(
+            f"Warning: {facts.skipped_images} of {facts.skipped_images + used} training images "
+            "could not be used: damaged, of one colour, or of another shape than most. 'ssray "
+            "score' on their folder names those that can't be scored either, with the reason."
+        )
     whose = model.calibration.anomaly_map.experts
     if model.recipe.features and whose:
         lines.append(f"judges by {_WHOSE[whose]} (features of {model.recipe.features.weights})")

@@ -17,6 +17,7 @@ from PIL import Image
 import ssray
 from ssray.calibration.calibrate import Calibration
 from ssray.calibration.map_settings import EXPERTS_TRIED
+from ssray.config import Decoding
 from ssray.data.decode import read_image
 from ssray.errors import ImageError
 from ssray.metrics.values import percent
@@ -73,10 +74,10 @@ def write_report(
     """
     reports, rows = [], {row["uri"]: row for row in images.to_pylist()}
     for row in figures.categories.to_pylist():
-        category = row["category"]
-        gallery = _gallery(results, category, rows)
+        category, model = row["category"], models[row["category"]]
+        gallery = _gallery(results, category, rows, model.recipe.decoding)
         _write_overlays(gallery, f"heatmaps/{category}", write)
-        reports.append(_category_report(row, figures, results, gallery, models[category]))
+        reports.append(_category_report(row, figures, results, gallery, model))
     generated = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     page = render_page(title, reports, generated, ssray.__version__)
     write("report.html", page.encode())
@@ -94,7 +95,10 @@ def _write_overlays(gallery: list[GalleryImage], folder: str, write: Write) -> N
 
 
 def _gallery(
-    results: Results, category: str, images: Mapping[str, Mapping[str, Any]]
+    results: Results,
+    category: str,
+    images: Mapping[str, Mapping[str, Any]],
+    decoding: Decoding | None,
 ) -> list[GalleryImage]:
     """Chooses the images of a category to show, and reads them with heatmap and mask.
 
@@ -104,6 +108,7 @@ def _gallery(
         results: the scores and heatmaps of all images.
         category: the category.
         images: the rows of the table of images, by their URI.
+        decoding: the model's: images are shown as it saw them.
     """
     table = results.of(category)
     rows = [row for row in table.to_pylist() if row["error"] is None]
@@ -115,7 +120,7 @@ def _gallery(
     for i, why in chosen:
         row = rows[i]
         try:
-            image = read_image(row["uri"])
+            image = read_image(row["uri"], decoding)
         except ImageError:  # too large to be decoded whole, or gone since it was scored
             continue
         gallery.append(

@@ -222,4 +222,5 @@ class Judge:
                 anomaly_map=framing.laid_back(anomaly_map, image.placement, shape),
                 pixel_threshold=calibration.pixel_threshold,
                 shape=shape,
+                decoding=framing.decoding,
             )

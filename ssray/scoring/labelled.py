@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ssray.data.masks import Mask, read_mask, same_aspect
+from ssray.data.image_files import some
+from ssray.data.masks import Mask, read_masks, same_aspect
 from ssray.data.pose import Framing
 from ssray.errors import ImageError
 from ssray.metrics.labels import DEFECT, GOOD
@@ -84,34 +85,35 @@ def read_truth(row: Mapping[str, Any], shape: tuple[int, int], fetch: Fetcher) -
     Raises:
         ImageError: if the image has a mask that can't be used. The code begins with ``mask_``.
     """
-    uri, label = row["mask_uri"], row["label"]
+    uris, label = row["mask_uris"], row["label"]
     if row["mask_conflict"] is not None:
         raise ImageError(
             "mask_twice",
             f"{row['mask_conflict']}: masks of one image; expected one. Remove others.",
         )
-    if uri is None:
+    if uris is None:
         return np.zeros(shape, bool) if label == GOOD else None
+    place = some(uris)
     try:
-        mask = read_mask(uri, row["mask_level"], fetch)
+        mask = read_masks(uris, row["mask_level"], fetch)
     except ImageError as error:
         raise ImageError(f"mask_{error.code}", str(error)) from None
     if not same_aspect(_shape(mask), shape):
         raise ImageError(
             "mask_shape",
-            f"{uri}: {mask.shape[0]} rows x {mask.shape[1]} columns; expected the aspect of its "
+            f"{place}: {mask.shape[0]} rows x {mask.shape[1]} columns; expected the aspect of its "
             f"image, {shape[0]} rows x {shape[1]} columns",
         )
     if label == GOOD and mask.any():
         raise ImageError(
             "mask_on_good",
-            f"{uri}: {np.count_nonzero(mask)} defective pixels in an image that lies in 'good'; "
+            f"{place}: {np.count_nonzero(mask)} defective pixels in an image that lies in 'good'; "
             "expected none. Move the image or remove its mask.",
         )
     if label == DEFECT and not mask.any():
         raise ImageError(
             "mask_empty",
-            f"{uri}: no defective pixel in a defective image; expected values above half of the "
+            f"{place}: no defective pixel in a defective image; expected values above half of the "
             "range, or 0 and one other value in all masks of the category",
         )
     return mask

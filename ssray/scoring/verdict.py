@@ -12,8 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from ssray.config import Experts
-from ssray.data.decode import UInt8Image, resize
+from ssray.config import Decoding, Experts
+from ssray.data.decode import AS_PHOTOGRAPHED, UInt8Image, resize
 from ssray.data.large import decode_resized
 from ssray.scoring.heatmap import encode_levels, overlay, pictured_shape
 
@@ -41,6 +41,7 @@ class Verdict:
         by_expert: the score of each expert of the model, on scales that are alike.
         source: the image's file, or its (H, W, 3) uint8 pixels, where they were kept for
             ``heatmap``.
+        decoding: how the model had the file decoded, so that the heatmap is drawn over what it saw.
     """
 
     score: float
@@ -52,6 +53,7 @@ class Verdict:
     seen_by: Experts | None = None
     by_expert: Mapping[Experts, float] = field(default_factory=dict)
     source: bytes | UInt8Image | None = field(default=None, repr=False)
+    decoding: Decoding | None = field(default=AS_PHOTOGRAPHED, repr=False)
 
     @property
     def decision(self) -> Decision:
@@ -97,7 +99,8 @@ class Verdict:
     def heatmap(self) -> Image.Image:
         """The photograph under heat colours, with an outline around what is above the threshold.
 
-        Photographs of more than 4,096 pixels a side are drawn smaller.
+        It lies as the model saw it: for models of formats 2 to 10, as it is stored. Photographs of
+        more than 4,096 pixels a side are drawn smaller.
 
         Raises:
             ValueError: if the photograph was not kept, as in the rows of a night.
@@ -106,7 +109,7 @@ class Verdict:
             raise ValueError("the verdict has no photograph to draw its heatmap over")
         shape = pictured_shape(self.shape)
         if isinstance(self.source, bytes):
-            photograph = decode_resized(self.source, shape).image
+            photograph = decode_resized(self.source, shape, self.decoding).image
         else:
             photograph = resize(self.source, shape)
         return Image.fromarray(overlay(photograph, self.levels))

@@ -20,7 +20,7 @@ from ssray.config import Compute, Recipe, override
 from ssray.data.dataset import index_dataset, index_images
 from ssray.data.decode import read_image
 from ssray.data.demo.dataset import write_demo_data
-from ssray.data.masks import read_mask
+from ssray.data.masks import read_masks
 from ssray.errors import ConfigError, DataError, PoorModelError, ScoringError, TrainingError
 from ssray.metrics.pixels import PixelCounts
 from ssray.models import artifact
@@ -168,7 +168,7 @@ def test_evaluation_equals_scoring_by_hand(
     for row in index_dataset(Location.parse(demo_root), ["grain"]).to_pylist():
         if row["split"] == "test":
             image = read_image(row["uri"])
-            truth = read_mask(row["mask_uri"]) if row["mask_uri"] else np.zeros(image.shape[:2])
+            truth = read_masks(row["mask_uris"]) if row["mask_uris"] else np.zeros(image.shape[:2])
             result = scorer(model.framing(image)[0][None])
             labels.append(row["label"])
             scores.append(result.scores[0])
@@ -193,7 +193,7 @@ def test_other_tools_find_our_figures_in_the_kept_maps(evaluated: Path, demo_roo
     for row in manifest:
         place = evaluated / "maps/grain" / row["split_type"] / f"{Path(row['uri']).stem}.npy"
         maps.append(np.load(place))
-        mask = read_mask(row["mask_uri"]) if row["mask_uri"] else np.zeros(maps[-1].shape, bool)
+        mask = read_masks(row["mask_uris"]) if row["mask_uris"] else np.zeros(maps[-1].shape, bool)
         assert maps[-1].dtype == np.float32
         assert maps[-1].shape == mask.shape
         masks.append(mask)
@@ -272,7 +272,7 @@ def test_maps_are_resampled_to_masks_of_another_size_and_empty_ones_are_left_out
     assert [np.load(path).shape for path in kept] == [(96, 96), (96, 96), (64, 64)]
     counts = PixelCounts()
     counts.merge_bytes(rows[0]["pixel_counts"])
-    masks = [read_mask(row["mask_uri"]) for row in cut.to_pylist()[:2]]
+    masks = [read_masks(row["mask_uris"]) for row in cut.to_pylist()[:2]]
     assert counts.defective_pixels == sum(mask.sum() for mask in masks)
     assert counts.good_pixels + counts.defective_pixels == 2 * 96 * 96
 

@@ -95,8 +95,8 @@ def labelled(tmp_path: Path, references: Tensor) -> list[LabelledImage]:
             mask[20:32, 30:44] = 255
             Image.fromarray(mask).save(mask_place)
         Image.fromarray(pixels).save(place)
-        mask_uri = str(mask_place) if defective else None
-        rows.append(LabelledImage(uri=str(place), defective=defective, mask_uri=mask_uri))
+        mask_uris = (str(mask_place),) if defective else ()
+        rows.append(LabelledImage(uri=str(place), defective=defective, mask_uris=mask_uris))
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     return [*rows, LabelledImage(uri=str(broken), defective=True)]
@@ -121,10 +121,10 @@ def test_labelled_images_choose_with_their_masks_and_without(
     """A mask that can't be used, here of another aspect, is as good as none."""
     reconstructor = Reconstructor([Repairs(normal, 1.0).eval()], torch.float32)
     Image.new("L", (SIDE, 2 * SIDE), 255).save(tmp_path / "long.png")
-    long = labelled[2].model_copy(update={"mask_uri": str(tmp_path / "long.png")})
+    long = labelled[2].model_copy(update={"mask_uris": (str(tmp_path / "long.png"),)})
     for rows, masked in (
         (labelled, True),
-        ([row.model_copy(update={"mask_uri": None}) for row in labelled], False),
+        ([row.model_copy(update={"mask_uris": ()}) for row in labelled], False),
         ([*labelled[:2], long, *labelled[3:]], False),
     ):
         criterion = Criterion(by="labelled", seed=0, labelled=tuple(rows))

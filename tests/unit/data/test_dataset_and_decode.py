@@ -132,8 +132,8 @@ def test_manifest_of_a_data_set(dataset: Path) -> None:
         ("test", "bent", 1),
         ("test", "good", 0),
     ]
-    assert rows[2]["mask_uri"] == str(dataset / "nut/ground_truth/bent/000_mask.png")
-    assert rows[4]["mask_uri"] is None
+    assert rows[2]["mask_uris"] == [str(dataset / "nut/ground_truth/bent/000_mask.png")]
+    assert rows[4]["mask_uris"] is None
     assert all(row["size_bytes"] > 0 for row in rows)
 
 
@@ -141,7 +141,7 @@ def test_defects_without_any_masks_are_allowed(dataset: Path) -> None:
     for mask in (dataset / "nut/ground_truth/bent").iterdir():
         mask.unlink()
     rows = index_dataset(Location.parse(dataset)).to_pylist()
-    assert [row["mask_uri"] for row in rows if row["label"] == 1] == [None, None]
+    assert [row["mask_uris"] for row in rows if row["label"] == 1] == [None, None]
 
 
 def test_masks_in_a_folder_that_has_no_images_are_refused(dataset: Path) -> None:

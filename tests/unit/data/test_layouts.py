@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +16,8 @@ import pytest
 from PIL import Image
 
 from ssray.data.dataset import categories, index_dataset, index_images, training_uris
-from ssray.data.masks import read_mask
+from ssray.data.decode import read_image
+from ssray.data.masks import read_masks
 from ssray.errors import DataError, ImageError
 from ssray.storage.location import Location
 from tests.helpers import Ended
@@ -138,8 +142,8 @@ def test_btad_is_read_as_published(tmp_path: Path) -> None:
         ("test", "ko", 1): 1,
     }
     rows = index_dataset(Location.parse(tmp_path)).to_pylist()
-    assert [row["mask_uri"] for row in rows if row["label"]] == [
-        str(tmp_path / "01/ground_truth/ko/0.png")
+    assert [row["mask_uris"] for row in rows if row["label"]] == [
+        [str(tmp_path / "01/ground_truth/ko/0.png")]
     ]
     write(tmp_path, "01/test/scratch/0.bmp")  # no longer the whole of BTAD
     with pytest.raises(DataError, match="/ok is called like good images"):
@@ -162,12 +166,13 @@ def test_of_mvtec_loco_all_masks_of_an_image_count(tmp_path: Path) -> None:
         ("test", "structural_anomalies", 1): 1,
     }
     rows = index_dataset(Location.parse(tmp_path)).to_pylist()
-    masks = [read_mask(row["mask_uri"]) for row in rows if row["label"]]
+    masks = [read_masks(row["mask_uris"]) for row in rows if row["label"]]
     columns = [np.flatnonzero(mask.all(axis=0)).tolist() for mask in masks]
     assert columns == [[1], [2, 4], [5]]
+    assert [len(row["mask_uris"]) for row in rows if row["label"]] == [1, 2, 1]
     write_mask(place / "ground_truth/logical_anomalies/001/001.png", 4, (5, 6))
     with pytest.raises(ImageError, match="differ in size") as refusal:
-        read_mask(rows[4]["mask_uri"])
+        read_masks(rows[4]["mask_uris"])
     assert refusal.value.code == "sizes_differ"
 
 
@@ -199,8 +204,8 @@ def test_visa_is_divided_by_its_split(tmp_path: Path) -> None:
         ("test", "anomaly", 1): 1,
     }
     rows = index_dataset(Location.parse(tmp_path)).to_pylist()
-    assert [row["mask_uri"] for row in rows if row["label"]] == [
-        str(tmp_path / "candle/Data/Masks/Anomaly/000.png")
+    assert [row["mask_uris"] for row in rows if row["label"]] == [
+        [str(tmp_path / "candle/Data/Masks/Anomaly/000.png")]
     ]
     (tmp_path / "candle/Data/Images/Normal/0001.JPG").unlink()
     with pytest.raises(DataError, match=r"1 images of candle are not there: .*Normal/0001\.JPG"):
@@ -215,6 +220,55 @@ def test_kolektor_sdd_is_recognised_and_what_it_lacks_is_said(tmp_path: Path) ->
     write(tmp_path, "kos01/Part0.jpg", "kos01/Part0_label.bmp", "kos01/Part1.jpg")
     with pytest.raises(DataError, match=r"Found kos01/Part0\.jpg, .*KolektorSDD.*which images are"):
         categories(Location.parse(tmp_path))
+
+
+def test_the_script_that_sorts_kolektor_sdd_does(tmp_path: Path) -> None:
+    for part in range(1, 6):
+        folder = tmp_path / f"KolektorSDD/kos{part:02}"
+        for number in range(2):
+            write(folder, f"Part{number}.jpg")
+            write_mask(folder / f"Part{number}_label.bmp", 2)
+            if number != part % 2:
+                Image.fromarray(0 * GREY).save(folder / f"Part{number}_label.bmp")
+    page = (Path(__file__).parents[3] / "docs/how-to/data.md").read_text()
+    [script] = [
+        each for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "kos*" in each
+    ]
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    assert counted(tmp_path / "data") == {
+        ("train", "good", 0): 3,
+        ("test", "good", 0): 2,
+        ("test", "defect", 1): 5,
+    }
+    rows = index_dataset(Location.parse(tmp_path / "data")).to_pylist()
+    masks = [read_masks(row["mask_uris"]) for row in rows if row["label"]]
+    assert [np.flatnonzero(mask.all(axis=0)).tolist() for mask in masks] == [[2]] * 5
+
+
+def test_photographs_of_a_phone_are_images_that_cannot_be_read(tmp_path: Path) -> None:
+    write(tmp_path, "part/train/good/0.png")
+    for name in ("IMG_1.HEIC", "IMG_2.heif", "IMG_3.avif", "notes.pdf"):
+        (tmp_path / "part/train/good" / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    uris = training_uris(Location.parse(tmp_path), "part")
+    assert [Path(uri).name for uri in uris] == ["0.png", "IMG_1.HEIC", "IMG_2.heif", "IMG_3.avif"]
+    assert index_images(Location.parse(tmp_path), "part")["uri"].to_pylist() == uris
+    with pytest.raises(ImageError) as refusal:
+        read_image(uris[1])
+    assert refusal.value.code == "unknown_format"
+
+
+def test_photographs_alone_are_told_the_command_for_them(tmp_path: Path) -> None:
+    write(tmp_path, "a.png", "monday/b.png")
+    with pytest.raises(DataError, match=r"ssray train --good FOLDER --name CATEGORY\."):
+        categories(Location.parse(tmp_path))
+
+
+def test_a_category_in_place_of_the_folder_above_is_told(tmp_path: Path) -> None:
+    write_mvtec_ad(tmp_path / "part")
+    with pytest.raises(
+        DataError, match=r"category itself: expected the folder above it, and --cat"
+    ):
+        categories(Location.parse(tmp_path / "part"))
 
 
 def test_what_was_found_is_said_where_nothing_is_known(tmp_path: Path) -> None:
@@ -261,8 +315,23 @@ def test_an_archive_may_have_folders_around_those_of_the_layout(
     write_zip(tmp_path / "root/part.zip", tmp_path / "in", rename)
     assert counted(tmp_path / "root") == MVTEC_AD
     for row in index_dataset(Location.parse(tmp_path / "root")).to_pylist():
-        if row["mask_uri"]:
-            assert read_mask(row["mask_uri"]).shape == GREY.shape
+        if row["mask_uris"]:
+            assert read_masks(row["mask_uris"]).shape == GREY.shape
+
+
+def test_photographs_in_an_archive_are_taken_as_those_in_a_folder(tmp_path: Path) -> None:
+    write_mvtec_ad(tmp_path / "in")
+    write_zip(tmp_path / "all photos.zip", tmp_path / "in", lambda path: path)
+    place = tmp_path / "all photos.zip"
+    table = index_images(Location.parse(place), "part")
+    names = ["overview.png", "test/good/0.png", "test/spot/0.png", "test/spot/1.png"]
+    names += [f"train/good/{number}.png" for number in range(3)]
+    assert table["uri"].to_pylist() == [f"{place}#{name}" for name in names]
+    assert read_image(table["uri"][1].as_py()).shape == (*GREY.shape, 3)
+    with zipfile.ZipFile(tmp_path / "notes.zip", "w") as archive:
+        archive.writestr("readme.txt", "nothing to see")
+    with pytest.raises(DataError, match=r"1 files, none with an image's ext.*Found readme\.txt"):
+        index_images(Location.parse(tmp_path / "notes.zip"), "part")
 
 
 def test_an_archive_of_several_categories_is_told_by_what_it_has(tmp_path: Path) -> None:
@@ -271,5 +340,7 @@ def test_an_archive_of_several_categories_is_told_by_what_it_has(tmp_path: Path)
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for name in ("bolt/train/good/0.png", "nut/train/good/0.png"):
             archive.writestr(name, buffer.getvalue())
-    with pytest.raises(DataError, match=r"no images in train/good\. Found bolt/train/good/0\.png"):
+    with pytest.raises(
+        DataError, match=r"Found bolt/train/good/0\.png.*\. Unpack an archive of several categories"
+    ):
         training_uris(Location.parse(tmp_path), "all")

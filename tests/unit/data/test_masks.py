@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 from PIL import Image
 
 from ssray.data.dataset import index_dataset
@@ -16,6 +17,7 @@ from ssray.data.masks import (
     decode_mask,
     mask_levels,
     read_mask,
+    read_masks,
     same_aspect,
     with_mask_levels,
 )
@@ -110,6 +112,61 @@ def test_transparent_pixels_among_several_colours_are_not_defective() -> None:
 @pytest.mark.parametrize("colour", [(255, 255, 255, 0), (0, 0, 0, 0), (0, 0, 0, 255)])
 def test_a_mask_of_one_colour_that_shows_nothing_is_empty(colour: tuple[int, ...]) -> None:
     assert not decode_mask(painted(colour, colour)).any()
+
+
+def deep(kind: str, *channels: np.ndarray) -> bytes:
+    """A mask of 16 bits whose channels have these values, (H, W) each, with alpha last."""
+    stacked = np.dstack(channels).astype(np.uint16)
+    space = "grey16" if len(channels) < 3 else "rgb16"
+    content: bytes = pyvips.Image.new_from_array(stacked, interpretation=space).write_to_buffer(
+        kind
+    )
+    return content
+
+
+WHOLE = np.full(DEFECT.shape, 65535)
+
+
+@pytest.mark.parametrize("value", [1, 255, 32767, 65535])
+@pytest.mark.parametrize(
+    "channels",
+    [
+        pytest.param(lambda d: (d, d, d), id="white"),
+        pytest.param(lambda d: (d, 0 * d, 0 * d), id="red"),
+        pytest.param(lambda d: (d, d, d, WHOLE), id="white, opaque"),
+        pytest.param(lambda d: (d, d, d, 0 * d + d.max()), id="white, alpha as high"),
+        pytest.param(lambda d: (0 * d, 0 * d, 0 * d, d), id="alpha alone"),
+        pytest.param(lambda d: (WHOLE, 0 * d, 0 * d, d), id="red and alpha"),
+        pytest.param(lambda d: (d, WHOLE), id="grey, opaque"),
+        pytest.param(lambda d: (0 * d, d), id="grey and alpha"),
+    ],
+)
+def test_colours_of_sixteen_bits_are_read_by_what_their_values_mean(
+    value: int, channels: Callable[[np.ndarray], tuple[np.ndarray, ...]], tmp_path: Path
+) -> None:
+    planes = channels(DEFECT * value)
+    for kind in (".png", ".tif")[: 1 if len(planes) == 2 else 2]:  # Pillow opens no such TIFF
+        place = tmp_path / f"0{kind}"
+        place.write_bytes(deep(kind, *planes))
+        level = common_level([str(place)])
+        assert level == (None if value == 65535 else value)
+        np.testing.assert_array_equal(read_mask(str(place), level), DEFECT)
+
+
+def test_a_deep_mask_is_as_transparent_as_one_of_eight_bits() -> None:
+    """White on black counts where it is opaque; what is painted below transparency does not."""
+    white, alpha = DEFECT * 65535, WHOLE.copy()
+    white[0], alpha[0] = 65535, 0
+    np.testing.assert_array_equal(decode_mask(deep(".png", white, white, white, alpha)), DEFECT)
+
+
+def test_a_deep_mask_is_turned_as_its_file_says() -> None:
+    white = np.dstack([DEFECT * 65535] * 3).astype(np.uint16)
+    image = pyvips.Image.new_from_array(white, interpretation="rgb16").copy()
+    image.set_type(pyvips.GValue.gint_type, "orientation", 6)
+    for kind in (".png", ".tif"):
+        found = decode_mask(image.write_to_buffer(kind))
+        np.testing.assert_array_equal(found, np.rot90(DEFECT, -1))
 
 
 def test_a_mask_is_turned_as_its_file_says() -> None:
@@ -240,9 +297,9 @@ def test_a_mask_belongs_to_the_image_of_its_stem(part: Part, tmp_path: Path) -> 
     place = part("ground_truth/bent/000.bmp", encoded(Image.fromarray(DEFECT), "BMP"))
     rows = {row["uri"]: row for row in index_dataset(Location.parse(tmp_path)).to_pylist()}
     bent = rows[str(tmp_path / "nut/test/bent/000.png")]
-    assert (bent["mask_uri"], bent["mask_conflict"]) == (str(place), None)
+    assert (bent["mask_uris"], bent["mask_conflict"]) == ([str(place)], None)
     good = rows[str(tmp_path / "nut/test/good/000.png")]
-    assert (good["mask_uri"], good["mask_conflict"]) == (None, None)
+    assert (good["mask_uris"], good["mask_conflict"]) == (None, None)
 
 
 @pytest.mark.parametrize("second", ["000_mask.tif", "000.png", "sub/000_mask.png"])
@@ -252,11 +309,22 @@ def test_two_masks_of_one_image_are_named_and_neither_is_taken(
     place = part(f"ground_truth/bent/{second}", grey(255))
     rows = index_dataset(Location.parse(tmp_path)).to_pylist()
     twice, other = (row for row in rows if row["split_type"] == "bent")
-    assert twice["mask_uri"] is None
+    assert twice["mask_uris"] is None
     assert str(place) in twice["mask_conflict"]
     assert str(tmp_path / "nut/ground_truth/bent/000_mask.png") in twice["mask_conflict"]
-    assert other["mask_uri"].endswith("001_mask.png")
+    assert other["mask_uris"] == [str(tmp_path / "nut/ground_truth/bent/001_mask.png")]
     assert other["mask_conflict"] is None
+
+
+def test_a_mask_may_lie_below_a_folder_with_a_newline_in_its_name(
+    part: Part, tmp_path: Path
+) -> None:
+    for name in ("test/two\nlines/000.png", "ground_truth/two\nlines/000_mask.png"):
+        place = part(name, encoded(Image.fromarray(DEFECT)))
+    rows = index_dataset(Location.parse(tmp_path)).to_pylist()
+    [uris] = [row["mask_uris"] for row in rows if row["split_type"] == "two\nlines"]
+    assert uris == [str(place)]
+    np.testing.assert_array_equal(read_masks(uris), DEFECT)
 
 
 def test_the_levels_of_a_table_are_those_of_its_categories(part: Part, tmp_path: Path) -> None:

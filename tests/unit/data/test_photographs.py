@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from ssray.config import Alignment, Decoding
 from ssray.data import headers, large
 from ssray.data.decode import decode_image, decode_photograph, image_shape, resize, to_rgb
 from ssray.data.large import decode_framed, decode_large
-from ssray.data.loading import common_bits, common_framing, load_image, load_images
+from ssray.data.loading import FirstLook, common_framing, load_image, load_images
 from ssray.data.pose import Framing
 from ssray.errors import DataError, ImageError
 from ssray.scoring.model import _pixels
@@ -79,6 +80,59 @@ def test_a_jpeg_on_its_side_is_upright_at_every_scale(orientation: int) -> None:
     assert np.abs(photograph.pixels - resize(expected, shape).astype(float)).mean() < 2
 
 
+def with_xmp(array: np.ndarray, kind: str, orientation: int, exif: Image.Exif | None) -> bytes:
+    """An image whose orientation stands in XMP, and perhaps also in EXIF."""
+    packet = f'<rdf:Description tiff:Orientation="{orientation}"/>'
+    options: dict[str, object] = {"xmp": packet.encode()}
+    if kind == "PNG":
+        text = PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", packet)
+        options = {"pnginfo": text}
+    if kind == "TIFF":
+        options = {"tiffinfo": {700: packet.encode()} | (dict(exif) if exif else {})}
+    elif exif:
+        options["exif"] = exif
+    if kind in ("WEBP", "JPEG"):
+        options |= {"lossless": True} if kind == "WEBP" else {"quality": 95}
+    return encoded(array, kind, **options)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", SEEN_UPRIGHT)
+@pytest.mark.parametrize("exif", [None, Image.Exif(), turned(3)])
+def test_an_orientation_in_xmp_counts_as_it_does_for_pillow(
+    kind: str, orientation: int, exif: Image.Exif | None
+) -> None:
+    stored = smooth(24, 32)
+    content = with_xmp(stored, kind, orientation, exif)
+    by_pillow = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    photograph = decode_photograph(content)
+    assert np.array_equal(photograph.pixels, np.asarray(by_pillow))
+    expected = SEEN_UPRIGHT[3 if exif else orientation](stored)
+    assert np.abs(photograph.pixels - expected.astype(float)).mean() < 4
+    assert photograph.shape == image_shape(content) == expected.shape[:2]
+    if kind != "TIFF":
+        assert np.array_equal(
+            decode_image(content, None), np.asarray(Image.open(io.BytesIO(content)))
+        )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("orientation", SEEN_UPRIGHT)
+def test_deep_and_large_images_are_turned_by_xmp_too(
+    monkeypatch: pytest.MonkeyPatch, kind: str, orientation: int
+) -> None:
+    expected = SEEN_UPRIGHT[orientation](smooth(24, 32))[..., 0]
+    if kind != "JPEG":
+        deep = with_xmp(smooth(24, 32)[..., 0].astype(np.uint16) << 4, kind, orientation, None)
+        assert np.array_equal(decode_image(deep)[..., 0], expected)
+    content = with_xmp(smooth(24, 32)[..., 0], kind, orientation, None)
+    monkeypatch.setattr(headers, "MAX_PIXELS", 100)
+    whole = large.decode_resized(content, expected.shape)
+    assert whole.shape == expected.shape
+    assert np.abs(whole.image[..., 0] - expected.astype(float)).mean() < 4
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", SEEN_UPRIGHT)
 def test_deep_and_large_images_are_turned_as_others_are(
@@ -107,7 +161,7 @@ def test_the_bits_in_use_fill_the_range(tmp_path: Path, kind: str, bits: int) ->
         values = GREY.astype(np.uint16) >> (0 if number == 2 else 2)  # most are dark
         place.write_bytes(encoded(values << (bits - 8), kind))
         uris.append(str(place))
-    assert common_bits(uris, threads=2) == bits
+    assert FirstLook.at(uris, threads=2).bits == bits
     framing = Framing((40, 60), decoding=Decoding(bits=bits))
     loaded = load_images(uris, framing, threads=2)
     assert np.array_equal(loaded.images[2, ..., 1], GREY)
@@ -203,6 +257,34 @@ def test_another_shape_than_the_models_is_refused(shape: tuple[int, int]) -> Non
     with pytest.raises(ImageError, match="the model sees 60 x 40: expected this aspect") as error:
         decode_framed(content, Framing((40, 60)))
     assert error.value.code == "shape"
+
+
+@pytest.mark.parametrize("portrait", [0, 3])
+def test_photographs_of_a_turned_camera_are_counted_before_training(
+    tmp_path: Path, portrait: int
+) -> None:
+    for number in range(10):
+        shape = (80, 60, 3) if number < portrait else (60, 80, 3)
+        pixels = np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)
+        (tmp_path / f"{number}.png").write_bytes(encoded(pixels))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    uris = [str(place) for place in sorted(tmp_path.iterdir())]
+    warning = FirstLook.at(uris, threads=1).too_different(64)
+    if not portrait:
+        assert warning is None
+        return
+    assert warning is not None
+    assert warning.startswith(
+        "Warning: 3 of 10 training images looked at, such as those of 60 x 80 px, differ too much "
+        "in shape from most, of 80 x 60 px: they are left out"
+    )
+    loaded = load_images(uris, common_framing(uris, 64, None, threads=1), threads=1)
+    assert [reason for _, reason in loaded.skipped].count("shape") == 3
+
+
+def test_photographs_that_are_hardly_stretched_need_no_warning() -> None:
+    assert FirstLook(None, [(60, 80), (60, 80), (60, 60), (600, 800)]).too_different(64) is None
+    assert FirstLook(None, []).too_different(64) is None
 
 
 def test_training_photographs_of_sixteen_to_nine_are_loaded(tmp_path: Path) -> None:

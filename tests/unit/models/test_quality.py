@@ -44,6 +44,16 @@ def test_a_weak_model_comes_with_a_warning(tiny_model: ModelArtifact) -> None:
     assert "--max-minutes" in warning
 
 
+def test_training_images_that_were_left_out_are_counted(tiny_model: ModelArtifact) -> None:
+    facts = tiny_model.facts.model_copy(
+        update={"training_images": 20, "held_out_images": 4, "skipped_images": 6}
+    )
+    [warning] = [
+        line for line in in_words(dataclasses.replace(tiny_model, facts=facts)) if "used" in line
+    ]
+    assert warning.startswith("Warning: 6 of 30 training images could not be used: damaged")
+
+
 def test_a_rate_that_can_not_be_held_is_named_with_the_remedy(tiny_model: ModelArtifact) -> None:
     lines = judged(tiny_model, 0.97, 3)
     assert "flags at most 25 % of good parts" in lines

@@ -6,18 +6,32 @@ import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
+from ssray.config import Decoding
+from ssray.data.dataset import index_images
 from ssray.metrics.images import best_threshold, image_auroc, image_metrics, roc_points
+from ssray.models.artifact import ModelArtifact
 from ssray.report import charts, page
 from ssray.report.charts import thin_roc
-from ssray.report.evaluation import names_for_people
+from ssray.report.evaluation import names_for_people, write_report
 from ssray.report.gallery import GalleryImage, choose_gallery
 from ssray.report.page import CategoryReport, render_page
-from ssray.scoring.heatmap import encode_levels
+from ssray.scoring.evaluation import Figures
+from ssray.scoring.heatmap import encode_levels, overlay, png_to_levels
+from ssray.scoring.judge import Judge
+from ssray.scoring.labelled import judge_labelled, prepare_labelled
+from ssray.scoring.results import collect
+from ssray.scoring.tables import SCORED_PARTS
+from ssray.storage.fetch import Fetcher
+from ssray.storage.location import Location
+from ssray.storage.parquet import as_parquet
 
 NAN = math.nan
 UNDEFINED = {"image_auroc": NAN, "pixel_auroc": NAN}
@@ -195,6 +209,33 @@ def test_best_threshold_maximises_balanced_accuracy() -> None:
 )
 def test_no_threshold_where_nothing_separates(labels: list[int], scores: list[float]) -> None:
     assert best_threshold(np.array(labels, int), np.array(scores, float)) is None
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_pictures_are_drawn_over_what_the_model_saw(
+    tiny_model: ModelArtifact, tmp_path: Path, upright: bool
+) -> None:
+    """Models of earlier formats saw photographs without their EXIF orientation."""
+    decoding = Decoding() if upright else None
+    recipe = tiny_model.recipe.model_copy(update={"decoding": decoding})
+    model = replace(tiny_model, recipe=recipe)
+    exif, stored = Image.Exif(), gallery_image(0).image
+    exif[0x112] = 6
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    images = index_images(Location.parse(tmp_path / "turned.png"), "weave")
+    labelled = [prepare_labelled(row, model.framing, Fetcher()) for row in images.to_pylist()]
+    judge = Judge(model, torch.device("cpu"), "float32", "torch")
+    parts = Location.parse(tmp_path / "parts")
+    parts.make_folder()
+    rows = pa.Table.from_pylist(judge_labelled(judge, labelled), schema=SCORED_PARTS)
+    (parts / "0.parquet").write(as_parquet(rows))
+    results, written = collect(parts), dict[str, bytes]()
+    figures = Figures.of(results, {})
+    write_report(results, figures, {"weave": model}, images, "Scores", written.__setitem__)
+    [picture] = [content for name, content in written.items() if name.endswith(".png")]
+    seen = np.rot90(stored, -1) if upright else stored
+    expected = overlay(seen, png_to_levels(rows["heatmap"][0].as_py()))
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(picture))), expected)
 
 
 def test_thinning_keeps_ends_and_area_of_the_curve() -> None:

@@ -129,7 +129,7 @@ def test_pixels_are_counted_in_the_photograph(
 ) -> None:
     row = {
         "uri": str(folder / "missing.png"),
-        "mask_uri": str(folder / "mask.png"),
+        "mask_uris": [str(folder / "mask.png")],
         "mask_conflict": None,
         "mask_level": None,
         "category": "bracket",

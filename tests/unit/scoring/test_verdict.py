@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from ssray.scoring.heatmap import CONTOUR
+from ssray.config import Decoding
+from ssray.scoring.heatmap import CONTOUR, overlay
 from ssray.scoring.verdict import Verdict
 
 
@@ -44,6 +48,24 @@ def test_the_heatmap_has_the_photographs_size_and_an_outline() -> None:
     assert picture.shape == (100, 100, 3)
     assert (picture == CONTOUR).all(axis=2).any()
     assert (picture[:20] == 128).all()
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), None])
+def test_the_heatmap_is_drawn_over_what_the_model_saw(decoding: Decoding | None) -> None:
+    """Models of earlier formats saw photographs without their EXIF orientation."""
+    stored = np.repeat(np.arange(60, dtype=np.uint8)[:, None, None] + 90, 80, axis=1)
+    stored = np.repeat(stored, 3, axis=2)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x112] = 6
+    Image.fromarray(stored).save(file, "PNG", exif=exif)
+    seen = np.rot90(stored, -1) if decoding else stored
+    anomaly_map = np.zeros((10, 10))
+    anomaly_map[0, 0] = 1
+    picture = verdict(
+        anomaly_map, shape=seen.shape[:2], source=file.getvalue(), decoding=decoding
+    ).heatmap()
+    expected = overlay(seen, verdict(anomaly_map).levels)
+    assert np.array_equal(np.asarray(picture), expected)
 
 
 def test_a_verdict_without_its_photograph_says_so() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from ssray.data.dataset import categories, index_dataset
 from ssray.data.decode import read_image
-from ssray.data.masks import read_mask
+from ssray.data.masks import read_masks
 from ssray.errors import DataError, ImageError
 from ssray.storage import archives
 from ssray.storage.archives import SUFFIXES, members, read_file
@@ -58,9 +58,11 @@ def assert_read_as_its_folder(root: Location, demo_root: Path, suffix: str, pref
         for name in ("category", "split", "split_type", "label", "size_bytes"):
             assert one[name] == other[name]
         np.testing.assert_array_equal(read_image(one["uri"]), read_image(other["uri"]))
-        assert (one["mask_uri"] is None) == (other["mask_uri"] is None)
-        if one["mask_uri"]:
-            np.testing.assert_array_equal(read_mask(one["mask_uri"]), read_mask(other["mask_uri"]))
+        assert (one["mask_uris"] is None) == (other["mask_uris"] is None)
+        if one["mask_uris"]:
+            np.testing.assert_array_equal(
+                read_masks(one["mask_uris"]), read_masks(other["mask_uris"])
+            )
     assert fingerprint([r["uri"] for r in inside]) == fingerprint([r["uri"] for r in outside])
 
 
