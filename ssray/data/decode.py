@@ -276,19 +276,6 @@ def read_image(uri: str, decoding: Decoding | None = AS_PHOTOGRAPHED) -> UInt8Im
     return decode_image(fetched(uri), decoding)
 
 
-def read_image_shape(uri: str, decoding: Decoding | None = AS_PHOTOGRAPHED) -> Shape:
-    """Reads one image file and returns the image's rows and columns; decodes only its header.
-
-    Args:
-        uri: as for ``read_image``.
-        decoding: as for ``decode_photograph``.
-
-    Raises:
-        ImageError: as ``read_image`` does.
-    """
-    return image_shape(fetched(uri), decoding)
-
-
 def network_shape(height: int, width: int, side: int) -> tuple[int, int]:
     """Returns the rows and columns that an image is resized to for the network.
 

@@ -18,6 +18,7 @@ from ssray.data.decode import (
     AS_PHOTOGRAPHED,
     UInt8Image,
     decode_photograph,
+    image_shape,
     network_shape,
 )
 from ssray.data.depth import STORED_BITS, to_8_bits
@@ -62,6 +63,22 @@ class Decoded:
     shape: Shape
     placement: Placement | None = None
     notes: tuple[str, ...] = ()
+
+
+def shape_of(content: bytes, decoding: Decoding | None = AS_PHOTOGRAPHED) -> Shape:
+    """Returns the rows and columns that an image of any size has once it is decoded, from its
+    header alone.
+
+    Raises:
+        ImageError: as ``decode_resized``.
+    """
+    try:
+        return image_shape(content, decoding)
+    except ImageError as error:
+        if error.code != "too_large":
+            raise
+    image = _opened(content)
+    return turned_shape((image.height, image.width), _orientation(image) if decoding else 1)
 
 
 def decode_resized(

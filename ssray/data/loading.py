@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +17,11 @@ from ssray.data.decode import (
     UInt8Image,
     bits_in_use,
     fetched,
-    image_shape,
     network_shape,
     read_image,
-    read_image_shape,
 )
 from ssray.data.headers import FORMATS
-from ssray.data.large import decode_framed
+from ssray.data.large import decode_framed, shape_of
 from ssray.data.orientation import Shape
 from ssray.data.pose import Framing
 from ssray.errors import DataError, ImageError
@@ -135,11 +134,15 @@ class FirstLook:
         """
 
         def look(uri: str) -> tuple[int | None, Shape] | None:
+            bits = None
             try:
                 content = fetched(uri)
-                return bits_in_use(content), image_shape(content)
+                shape = shape_of(content)
             except ImageError:
                 return None
+            with contextlib.suppress(ImageError):
+                bits = bits_in_use(content)
+            return bits, shape
 
         with ThreadPoolExecutor(threads) as pool:
             found = [each for each in pool.map(look, spread(uris, LOOKED_AT)) if each]
@@ -223,14 +226,14 @@ def common_shape(
         DataError: if none of these can be used.
     """
 
-    def shape_of(uri: str) -> tuple[int, int] | str:
+    def shape_or_reason(uri: str) -> Shape | str:
         try:
-            return network_shape(*read_image_shape(uri, decoding), side)
+            return network_shape(*shape_of(fetched(uri), decoding), side)
         except ImageError as error:
             return error.code
 
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(shape_of, spread(uris, SHAPE_SAMPLE)))
+        found = list(pool.map(shape_or_reason, spread(uris, SHAPE_SAMPLE)))
     shapes = Counter(shape for shape in found if not isinstance(shape, str))
     if not shapes:
         raise _nothing_usable([code for code in found if isinstance(code, str)], len(uris))

@@ -282,6 +282,18 @@ def test_photographs_of_a_turned_camera_are_counted_before_training(
     assert [reason for _, reason in loaded.skipped].count("shape") == 3
 
 
+def test_photographs_too_large_to_be_decoded_at_once_are_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0.png").write_bytes(encoded(COLOUR, exif=turned(6)))
+    uris = [str(tmp_path / "0.png")]
+    monkeypatch.setattr(headers, "MAX_PIXELS", 100)
+    assert FirstLook.at(uris, threads=1).shapes == [(60, 40)]
+    framing = common_framing(uris, 16, None, threads=1)
+    assert framing.shape == (20, 13)
+    assert load_images(uris, framing, threads=1).images.shape == (1, 20, 13, 3)
+
+
 def test_photographs_that_are_hardly_stretched_need_no_warning() -> None:
     assert FirstLook(None, [(60, 80), (60, 80), (60, 60), (600, 800)]).too_different(64) is None
     assert FirstLook(None, []).too_different(64) is None
