@@ -147,7 +147,7 @@ class NightMetrics:
         self._batch_seconds.observe(facts.worker_seconds, self._tags(category))
         self._left -= 1
 
-    def batch_postponed(self, category: str, images: int) -> None:
+    def batch_postponed(self, category: str | None, images: int) -> None:
         """Counts a batch that is put off; it stays among those that are left."""
         self._add(POSTPONED, images, category)
 
@@ -163,12 +163,12 @@ class NightMetrics:
             if self._ended.wait(REFRESH_SECONDS):
                 return
 
-    def _add(self, metric: Described, value: float, category: str, **more: str) -> None:
+    def _add(self, metric: Described, value: float, category: str | None, **more: str) -> None:
         if value > 0:  # Ray refuses to add nothing
             self._counters[metric].inc(value, self._tags(category) | more)
 
-    def _tags(self, category: str) -> dict[str, str]:
-        known = category if category in self._categories else NO_MODEL
+    def _tags(self, category: str | None) -> dict[str, str]:
+        known = category if category and category in self._categories else NO_MODEL
         return {"night": self._night, "category": known}
 
 

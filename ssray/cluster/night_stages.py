@@ -15,9 +15,8 @@ import contextlib
 import dataclasses
 import functools
 import json
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +59,7 @@ _BATCHES = pa.schema(
         ("number", pa.int64()),
         ("planned", pa.list_(pa.int64(), 3)),
         ("files", pa.list_(pa.string())),
+        ("left", pa.int64()),
     ]
 )
 """``Assignment`` rows."""
@@ -115,7 +115,9 @@ class RayStages:
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
         blocks = [
-            pa.table([[each.number], [[*each.planned]], [[*each.files]]], schema=_BATCHES)
+            pa.table(
+                [[each.number], [[*each.planned]], [[*each.files]], [each.left]], schema=_BATCHES
+            )
             for each in batches
         ]
         assigned = ray.data.from_arrow(blocks)
@@ -246,7 +248,12 @@ class _WholeBatches(_Actor):
 
     def __call__(self, batches: pa.Table) -> pa.Table:
         """``_BATCHES`` rows to parts."""
-        return _parts([self._done(batch) for batch in _assignments(batches)])
+        return _parts(
+            [
+                _unless_storage_fails(self._done, batch, self._device)
+                for batch in _assignments(batches)
+            ]
+        )
 
     def _done(self, batch: Assignment) -> Part:
         begun = time.perf_counter()
@@ -260,75 +267,80 @@ class _WholeBatches(_Actor):
 class _PreparedBatches(_Actor):
     """Judges images that were prepared elsewhere; several threads of it run at once."""
 
-    def __init__(self, work: _Work, worker: WorkerResources) -> None:
-        super().__init__(work, worker)
-        self._on_card = threading.Lock()
-
     def __call__(self, prepared: pa.Table) -> pa.Table:
         """``_PREPARED`` rows to parts."""
-        heads, images = (prepared.column(name) for name in ("head", "images"))
-        return _parts(
-            [
-                self._done(json.loads(head.as_py()), pa.ipc.open_stream(own.as_buffer()).read_all())
-                for head, own in zip(heads, images, strict=True)
-            ]
-        )
+        parts = []
+        for head, images in zip(prepared["head"], prepared["images"], strict=True):
+            known = json.loads(head.as_py())
+            done = functools.partial(self._done, known, images)
+            parts.append(_unless_storage_fails(done, _assignment(known), self._device))
+        return _parts(parts)
 
-    def _done(self, head: dict[str, Any], images: pa.Table) -> Part:
+    def _done(
+        self, known: Mapping[str, Any], images: pa.LargeBinaryScalar, batch: Assignment
+    ) -> Part:
+        if not images.is_valid:
+            return batch.postponed(self._device)
         begun = time.perf_counter()
-        rows = images.to_pylist()
+        rows = pa.ipc.open_stream(images.as_buffer()).read_all().to_pylist()
         sources = [Source(**json.loads(row["source"])) for row in rows]
-        spent = Spent(head["seconds"], head["worker_seconds"])
-        category = sources[0].category
-        with self._on_card:
-            shape = self.scorer.shape(category)
-            pairs = (
-                (source, unpacked(row, shape)) for source, row in zip(sources, rows, strict=True)
-            )
-            found, postponed = self.scorer.rows(category, pairs, spent, self.work.give_up)
-        result = BatchResult(found, spent, head["retries"], postponed)
-        return self.written(head["number"], category, head["files"], result, begun)
+        spent, category = Spent(known["seconds"], known["worker_seconds"]), sources[0].category
+        shape = self.scorer.shape(category)
+        pairs = ((source, unpacked(row, shape)) for source, row in zip(sources, rows, strict=True))
+        found, postponed = self.scorer.rows(category, pairs, spent, self.work.give_up)
+        result = BatchResult(found, spent, known["retries"], postponed)
+        return self.written(batch.number, category, batch.files, result, begun)
 
 
 def _prepared_batches(batches: pa.Table, work: _Work) -> Iterator[pa.Table]:
-    """Fetches and decodes ``_BATCHES`` rows; yields the ``_PREPARED`` row of each."""
+    """Fetches and decodes ``_BATCHES`` rows; yields the ``_PREPARED`` row of each, without images
+    where storage did not give their list.
+    """
     use_cores(1)
     prepare = Preparer(1 + SPARE_READERS)
-    versions = work.run.night.versions
     for batch in _assignments(batches):
         begun, spent, fetch = time.perf_counter(), Spent(), Fetcher()
-
-        def prepared(
-            sources: Sequence[Source], fetch: Fetcher = fetch, spent: Spent = spent
-        ) -> list[Pair]:
-            category = sources[0].category
-            framing = _framing(f"{work.request.models}", category, versions.get(category))
-            if framing is None:  # the actor says why
-                unusable = Prepared.unusable("model_unusable", "its recipe could not be read")
-                return [(source, unusable) for source in sources]
-            return list(prepare(sources, framing, fetch, spent))
-
-        sources = _sources(work.places, batch)
-        results = quarantined(prepared, sources, _notes(work.places, batch))
-        rows = [
-            {"source": json.dumps(dataclasses.asdict(source))} | packed(each)
-            for result in results
-            for source, each in result
-        ]
-        head = {
-            "number": batch.number,
-            "files": batch.files,
+        images = None
+        try:
+            images = _images(work, batch, functools.partial(prepare, fetch=fetch, spent=spent))
+        except FileNotFoundError:  # another process has committed, and cleared up
+            raise
+        except OSError:
+            pass
+        known = batch._asdict() | {
             "seconds": spent.seconds,
             "worker_seconds": time.perf_counter() - begun,
             "retries": fetch.retries,
         }
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, _IMAGES) as stream:
-            stream.write_table(pa.Table.from_pylist(rows, schema=_IMAGES))
-        yield pa.table(
-            [[json.dumps(head)], pa.array([sink.getvalue().to_pybytes()], pa.large_binary())],
-            schema=_PREPARED,
-        )
+        stored = pa.array([images], pa.large_binary())
+        yield pa.table([[json.dumps(known)], stored], schema=_PREPARED)
+
+
+def _images(
+    work: _Work, batch: Assignment, prepare: Callable[[Sequence[Source], Framing], Iterator[Pair]]
+) -> bytes:
+    """The prepared images of a batch, an Arrow stream of ``_IMAGES``."""
+
+    def pairs(sources: Sequence[Source]) -> list[Pair]:
+        category = sources[0].category
+        version = work.run.night.versions.get(category)
+        framing = _framing(f"{work.request.models}", category, version)
+        if framing is None:  # the actor says why
+            unusable = Prepared.unusable("model_unusable", "its recipe could not be read")
+            return [(source, unusable) for source in sources]
+        return list(prepare(sources, framing))
+
+    results = quarantined(pairs, _sources(work.places, batch), _notes(work.places, batch))
+    rows = [
+        {"source": json.dumps(dataclasses.asdict(source))} | packed(each)
+        for result in results
+        for source, each in result
+    ]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, _IMAGES) as stream:
+        stream.write_table(pa.Table.from_pylist(rows, schema=_IMAGES))
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 @functools.lru_cache(maxsize=1024)
@@ -341,11 +353,24 @@ def _framing(store: str, category: str, version: str | None) -> Framing | None:
         return None
 
 
+def _unless_storage_fails(
+    done: Callable[[Assignment], Part], batch: Assignment, device: str
+) -> Part:
+    """Does a batch, or puts it off where its list, notes or rows can't be read or written."""
+    try:
+        return done(batch)
+    except FileNotFoundError:  # another process has committed, and cleared up
+        raise
+    except OSError:
+        return batch.postponed(device)
+
+
 def _assignments(batches: pa.Table) -> list[Assignment]:
-    return [
-        Assignment(row["number"], Planned(*row["planned"]), row["files"])
-        for row in batches.to_pylist()
-    ]
+    return [_assignment(row) for row in batches.to_pylist()]
+
+
+def _assignment(row: Mapping[str, Any]) -> Assignment:
+    return Assignment(row["number"], Planned(*row["planned"]), row["files"], row["left"])
 
 
 def _sources(places: Places, batch: Assignment) -> list[Source]:

@@ -7,6 +7,7 @@ scored has a row, too, which names the reason.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,6 +87,7 @@ class BatchScorer:
         self._prepare = Preparer(readers)
         self._at_once = SCORE_BATCH if device.type == "cpu" else SCORE_BATCH_ON_GPU
         self._judges: dict[str, Judge] = {}
+        self._one_at_a_time = threading.Lock()  # threads may pack while one computes
 
     def __call__(self, sources: Sequence[Source], give_up: bool = False) -> BatchResult:
         """Scores a batch of images.
@@ -121,7 +123,7 @@ class BatchScorer:
         pending = iter(pairs)
         while chunk := list(itertools.islice(pending, self._at_once)):
             if isinstance(model, Judge):
-                with spent.on("model"):
+                with self._one_at_a_time, spent.on("model"):
                     judged = model([prepared for _, prepared in chunk])
             else:
                 judged = [Judged(model)] * len(chunk)
@@ -146,14 +148,15 @@ class BatchScorer:
         if version is None:
             detail = f"no model for '{category}' was in use when the run began"
             return Prepared.unusable("unknown_category", detail)
-        if category not in self._judges:
-            try:
-                self._judges[category] = Judge.load(
-                    self._store, category, version, self._device, self._precision, self._backend
-                )
-            except ArtifactError as error:
-                return Prepared.unusable("model_unusable", str(error))
-        return self._judges[category]
+        with self._one_at_a_time:
+            if category not in self._judges:
+                try:
+                    self._judges[category] = Judge.load(
+                        self._store, category, version, self._device, self._precision, self._backend
+                    )
+                except ArtifactError as error:
+                    return Prepared.unusable("model_unusable", str(error))
+            return self._judges[category]
 
     def _row(self, source: Source, version: str | None, judged: Judged) -> dict[str, Any]:
         row = judged.row() | {

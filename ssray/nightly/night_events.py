@@ -121,7 +121,7 @@ class NightEvents:
             worker_seconds=round(facts.worker_seconds, 3),
         )
 
-    def batch_postponed(self, batch: int, category: str, images: int, reason: str) -> None:
+    def batch_postponed(self, batch: int, category: str | None, images: int, reason: str) -> None:
         """A batch is put off, and tried again later."""
         self._write(
             "batch_postponed",

@@ -186,11 +186,23 @@ class Assignment(NamedTuple):
         number: its number.
         planned: what the manifest says of it.
         files: the files of rows that it has already, by their paths below the table.
+        left: how many of its images have no row yet.
     """
 
     number: int
     planned: Planned
     files: Sequence[str]
+    left: int
+
+    def postponed(self, device: str) -> Part:
+        """What comes of it where storage does not even give the list of its images."""
+        return Part(
+            batch=self.number,
+            category=None,
+            after=tuple(self.files),
+            device=device,
+            postponed={"unreadable": self.left},
+        )
 
 
 class Stages(Protocol):
@@ -249,7 +261,10 @@ def run_night(
     """
     places, table, asked = request.places, ScoreTable(request.out), request.night(compute)
     wait = functools.partial(on_state, f"{SILENCE_SECONDS:g} s to see if it is scored elsewhere")
-    with Lease(places.lease, f"the night of {places.date}", wait) as lease:
+    with (
+        _failures_of_storage_told(places),
+        Lease(places.lease, f"the night of {places.date}", wait) as lease,
+    ):
         clear_up(places, table, table.number(places.date))
         committed, missing = None, Counter[str]()
         for again in (request.again, *itertools.repeat(False, MOST_RUNS - 1)):
@@ -298,6 +313,16 @@ def _unless_committed_elsewhere(table: ScoreTable, run: Run, date: str) -> Itera
         if table.number(date) >= run.number:
             raise table.conflict(date) from None
         raise
+
+
+@contextlib.contextmanager
+def _failures_of_storage_told(places: Places) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ScoringError(
+            f"{places.out}: the storage failed ({error}). The same command goes on where it was."
+        ) from error
 
 
 def _no_images(asked: Night, manifest: Manifest) -> DataError:
@@ -480,7 +505,7 @@ class _Job:
             give_up: as for ``Stages.score``.
         """
         batches = [
-            Assignment(number, self._manifest.batches[number], self._files(number))
+            Assignment(number, self._manifest.batches[number], self._files(number), left)
             for number, left in self._left.items()
             if left > replaced[number]
         ]

@@ -150,7 +150,7 @@ class Part(BaseModel):
 
     Attributes:
         batch: its number.
-        category: of its images.
+        category: of its images; None where storage did not even give their list.
         after: the files of rows that the batch had before.
         device: what scored it.
         postponed: images without a row, as storage failed, by reason.
@@ -163,7 +163,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch: int
-    category: str
+    category: str | None
     after: tuple[str, ...]
     device: str
     postponed: dict[str, int] = {}
@@ -179,7 +179,7 @@ class Part(BaseModel):
 
     def file(self) -> RowFile:
         """The file of rows, which must be there, as the table takes it."""
-        assert self.facts and self.path
+        assert self.facts and self.path and self.category is not None
         return RowFile(self.path, self.size, self.category, self.rows, self.modified)
 
 

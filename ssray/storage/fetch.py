@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from ssray.errors import DataError, ImageError, too_large
 from ssray.storage.archives import is_compressed_tar, read_file, split_member
-from ssray.storage.location import Location
+from ssray.storage.location import Location, is_in_s3
 from ssray.storage.s3 import is_refusal
 
 ATTEMPTS = 8
@@ -154,9 +154,8 @@ class Fetcher:
             raise ImageError("bad_archive", str(error)) from None
         except OSError as error:
             if is_refusal(error):
-                raise ImageError(
-                    "forbidden", f"{uri}: may not be read ({error})", transient=True
-                ) from None
+                told = f"{uri}: may not be read ({error})"  # a disk doesn't change its mind
+                raise ImageError("forbidden", told, transient=is_in_s3(uri)) from None
             raise ImageError(
                 "unreadable",
                 f"{uri}: not read in {self._attempts} attempts ({error})",

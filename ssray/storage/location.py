@@ -23,6 +23,11 @@ from ssray.storage import disk, s3, s3_clients
 _S3 = "s3://"
 
 
+def is_in_s3(uri: str) -> bool:
+    """Tells whether a URI is that of an object in S3."""
+    return uri.startswith(_S3)
+
+
 class Tagged(NamedTuple):
     """A file's content with a tag that changes whenever the content does."""
 
@@ -233,8 +238,7 @@ class Location:
         if not self.in_s3:
             disk.write(self.path, content)
             return
-        with self.filesystem.open_output_stream(self._arrow_path) as stream:
-            stream.write(content)
+        s3.write(*self._bucket_and_key, content)
 
     def open_output(self) -> fs.NativeFile:
         """Opens the file to write it piece by piece; what was there is lost.

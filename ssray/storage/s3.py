@@ -161,6 +161,28 @@ def list_objects(bucket: str, prefix: str) -> Iterator[Entry]:
         raise _raised(f"s3://{bucket}/{prefix}", error) from None
 
 
+def write(bucket: str, key: str, content: bytes) -> None:
+    """Writes an object in one request, or as several parts if it is large.
+
+    Raises:
+        OSError: if the server can't be reached or refuses.
+    """
+    uri = f"s3://{bucket}/{key}"
+    try:
+        if _NOT_OBSTORES.search(key):
+            client().put_object(Bucket=bucket, Key=key, Body=content)
+        else:
+            obstore.put(object_store(bucket, ATTEMPTS), key, content)
+    except (BotoCoreError, ClientError) as error:
+        raise _raised(uri, error) from None
+    except PermissionDeniedError as error:
+        raise _refused(uri, _in_short(error)) from None
+    except FileNotFoundError:
+        raise _no_bucket(bucket) from None
+    except BaseError as error:
+        raise OSError(f"{uri}: {_in_short(error)}") from None
+
+
 def write_if(
     bucket: str, key: str, content: bytes, tag: str | None, seconds: float | None = None
 ) -> None:

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,24 +23,33 @@ class Traffic:
     Attributes:
         port: of the proxy.
         faults: how often which was made.
+        requests: how many there were of each method.
         read: how often which object was asked for; parts of it count by their range.
     """
 
     port: int
     faults: Counter[str]
+    requests: Counter[str]
     read: Counter[str]
 
 
+def never(path: str) -> None:
+    return None
+
+
 @contextmanager
-def faulty_proxy(host: str, port: int, share: float) -> Iterator[Traffic]:
+def faulty_proxy(
+    host: str, port: int, share: float, refused: Callable[[str], int | None] = never
+) -> Iterator[Traffic]:
     """Passes requests on to a server.
 
     Args:
         host: of the server.
         port: likewise.
         share: of the requests that meet a fault, each kind equally often.
+        refused: the status that a request for a path is answered with; None passes it on.
     """
-    made, read = Counter[str](), Counter[str]()
+    made, requests, read = Counter[str](), Counter[str](), Counter[str]()
     lock = threading.Lock()
     chance = random.Random(0)
 
@@ -52,8 +61,13 @@ def faulty_proxy(host: str, port: int, share: float) -> Iterator[Traffic]:
             with lock:
                 fault = chance.choice(FAULTS) if chance.random() < share else "none"
                 made[fault] += 1
+                requests[self.command] += 1
                 if self.command == "GET":
                     read[f"{self.path} {self.headers.get('Range', '')}"] += 1
+            status = refused(self.path)
+            if status is not None:
+                self._answer(status, {"Content-Length": "0"}, b"")
+                return
             if fault == "delay":
                 time.sleep(chance.uniform(0, LONGEST_DELAY_SECONDS))
             if fault == "refused":
@@ -115,7 +129,7 @@ def faulty_proxy(host: str, port: int, share: float) -> Iterator[Traffic]:
     proxy = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     try:
-        yield Traffic(proxy.server_address[1], made, read)
+        yield Traffic(proxy.server_address[1], made, requests, read)
     finally:
         proxy.shutdown()
         proxy.server_close()

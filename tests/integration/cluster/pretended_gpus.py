@@ -8,7 +8,9 @@ GPUs were reserved at most at one time, and what came of the job.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -34,6 +36,7 @@ from ssray.models import artifact  # noqa: E402
 from ssray.models import store as model_store  # noqa: E402
 from ssray.nightly.protocol import NightRequest  # noqa: E402
 from ssray.nightly.sources import CategoryRule  # noqa: E402
+from ssray.nightly.table import ScoreTable  # noqa: E402
 from ssray.recipes.compact import demo  # noqa: E402
 from ssray.recipes.request import RecipeRequest  # noqa: E402
 from ssray.storage.location import Location  # noqa: E402
@@ -116,6 +119,7 @@ def main(data: str, out: str) -> None:
         return {"images": len(scores)}
 
     def night() -> dict[str, Any]:
+        """By tasks that decode and actors with GPUs; the rows are those of actors alone."""
         request = NightRequest(
             images=[root / "weave/test", root / "weave/train"],
             rule=CategoryRule(fixed="weave"),
@@ -123,10 +127,25 @@ def main(data: str, out: str) -> None:
             out=place / "nights",
             date="2026-11-21",
             batch=4,
-            min_actors=2,
+            min_actors=4,
         )
         outcome = score_night(request, compute())
-        return {"images": outcome.images, "errors": dict(outcome.errors)}
+        return {"images": outcome.images, "errors": dict(outcome.errors), "same": same(request)}
+
+    def same(request: NightRequest) -> bool:
+        alone = dataclasses.replace(request, out=place / "alone", min_actors=1)
+        score_night(alone, Compute(device="cpu", precision="float32", gpus_per_worker=None))
+        staged, whole = (
+            ScoreTable(out).night(request.date).sort_by("uri").to_pylist()
+            for out in (request.out, alone.out)
+        )
+        for row, other in zip(staged, whole, strict=True):
+            for name, value in row.items():
+                if isinstance(value, float):
+                    assert math.isclose(value, other[name], rel_tol=1e-3, abs_tol=1e-6), name
+                elif name not in ("heatmap", "boxes"):
+                    assert value == other[name], name
+        return True
 
     jobs = (trained, streamed_by_two_workers, swept, evaluated, scored, night)
     with ray_session(CPUS, GPUS):

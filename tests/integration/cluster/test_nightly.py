@@ -282,6 +282,57 @@ def test_a_faulty_network_costs_time_and_no_row(
     assert committed(out).summary.retries > 0
 
 
+def test_a_storage_that_is_down_for_a_while_costs_no_row(
+    plant: Plant, undisturbed: tuple[Location, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the actors ask for: first there is no answer, then a refusal."""
+    out = Location.parse(f"{plant.images}".replace("images", "down"))
+    server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
+    assert server.hostname is not None
+    assert server.port is not None
+    first: list[float] = []
+
+    def down(path: str) -> int | None:
+        if "/plant/images/" not in path or path.endswith((".tar", ".tgz")):
+            return None
+        first.append(time.monotonic())
+        passed = time.monotonic() - first[0]
+        return 503 if passed < 20 else 403 if passed < 30 else None
+
+    with faulty_proxy(server.hostname, server.port, 0.0, down) as traffic:
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
+            ended = plant.score(out, "--patience", "10")
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "images without an answer" in ended.stdout
+    assert same(rows_of(out), rows_of(undisturbed[0]))
+
+
+def test_what_stays_refused_leaves_the_night_incomplete(
+    plant: Plant, undisturbed: tuple[Location, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Location.parse(f"{plant.images}".replace("images", "shut"))
+    server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
+    assert server.hostname is not None
+    assert server.port is not None
+    shut = next(uri for uri, (_, error) in plant.expected.items() if "#" not in uri and not error)
+
+    def refused(path: str) -> int | None:
+        return 403 if path.endswith(shut.removeprefix("s3://")) else None
+
+    proxy = faulty_proxy(server.hostname, server.port, 0.0, refused)
+    with proxy as traffic, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
+        ended = plant.score(out, "--patience", "0")
+    assert ended.returncode == 3, ended.stdout + ended.stderr
+    assert "Missing, forbidden: 1 images have no row" in ended.stdout
+    assert {row["uri"] for row in rows_of(out)} == plant.expected.keys() - {shut}
+    ended = plant.score(out)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ScoreTable(out).number(DATE) == 2
+    assert same(rows_of(out), rows_of(undisturbed[0]))
+
+
 GPU_NODE, CPU_NODE, HEAD = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}, {"CPU": 0.0}
 
 

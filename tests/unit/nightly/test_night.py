@@ -118,7 +118,7 @@ class Worker:
         return self.plant.device
 
     def score(self, batches: Sequence[Assignment], give_up: bool) -> Iterator[Part]:
-        for number, planned, files in batches:
+        for number, planned, files, _ in batches:
             listed = read_batch(self.places.manifest, number, planned)
             sources = without_rows(self.places, listed, files)
             result = self.result(sources, give_up)

@@ -78,13 +78,24 @@ def test_what_the_storage_is_the_reason_of_is_transient(
 
     for way in ("read", "read_range", "size_and_etag"):
         monkeypatch.setattr(Location, way, fail)
-    for error, code in (
-        (OSError("reset by peer"), "unreadable"),
-        (PermissionError("403"), "forbidden"),
-        (OSError("AWS Error ACCESS_DENIED during GetObject"), "forbidden"),
+    for error, code, transient in (
+        (OSError("reset by peer"), "unreadable", True),
+        (PermissionError("not yours"), "forbidden", False),
     ):
         failure[:] = [error]
-        assert raised(uri, *known) == (code, True)
+        assert raised(uri, *known) == (code, transient)
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError("403"), OSError("AWS Error ACCESS_DENIED during GetObject")]
+)
+def test_what_s3_refuses_it_may_give_later(error: OSError) -> None:
+    def fail() -> bytes:
+        raise error
+
+    with pytest.raises(ImageError) as found:
+        fetch.Fetcher()._patiently("s3://factory/0.png", fail)
+    assert (found.value.code, found.value.transient) == ("forbidden", True)
 
 
 def test_a_bucket_that_can_not_be_opened_is_no_damaged_archive(
