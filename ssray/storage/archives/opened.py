@@ -18,7 +18,7 @@ from ssray.storage.archives.unpacking import Unpacked
 from ssray.storage.archives.zip import read_directory, read_zipped
 from ssray.storage.location import Location
 
-_READ_AHEAD_BYTES = 1 << 16
+_BUFFER_BYTES = 1 << 12
 _STREAM_BYTES = 1 << 20
 _UNPACKED_BYTES = 1 << 18
 
@@ -123,7 +123,7 @@ class _Tar(Archive):
         return content
 
     def _reader(self, begin: int) -> TarReader:
-        stream = io.BufferedReader(self._file.stream(), _READ_AHEAD_BYTES)
+        stream = io.BufferedReader(self._file.read_ahead(), _BUFFER_BYTES)
         stream.seek(begin)
         return TarReader(stream, self._file.size, begin)
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _PIECE_BYTES = 1024**2
+_READ_AHEAD_BYTES, _MOST_READ_AHEAD_BYTES = 1 << 16, 1 << 23
+_NEAR_BYTES = 1 << 20
+"""What is left out between two reads and takes about as long to bring as a request of its own."""
 
 
 class Readable(Protocol):
@@ -52,6 +55,11 @@ class StoredFile:
         if etag is not None and etag != self.etag:
             raise changed(place.uri)
 
+    @property
+    def in_s3(self) -> bool:
+        """Whether each read is a request."""
+        return self._place.in_s3
+
     def check(self) -> None:
         """Makes sure that the file was not replaced since it was opened."""
         if self._size_and_etag() != (self.size, self.etag):
@@ -67,6 +75,10 @@ class StoredFile:
         if len(content) < size:
             raise _StorageError(OSError(f"{self._place}: {len(content)} of {size} bytes"))
         return content
+
+    def read_ahead(self) -> ReadAhead:
+        """Returns the file for reads that go forwards."""
+        return ReadAhead(self)
 
     def stream(self) -> Stream:
         """Returns the file as Python's own libraries read it, from its beginning."""
@@ -107,6 +119,36 @@ class Stream(io.RawIOBase):
 
     def tell(self) -> int:
         return self._position
+
+
+class ReadAhead(Stream):
+    """A ``StoredFile`` that is read mostly forwards, here and there.
+
+    In S3 a request takes as long as some megabytes that it may bring. So where little is left out
+    between two reads, the next request brings twice as much as the last one, up to
+    ``_MOST_READ_AHEAD_BYTES``: small members of a tar are then found hundreds at a time. Where much
+    is left out, and on disks, it brings ``_READ_AHEAD_BYTES``.
+    """
+
+    def __init__(self, file: StoredFile) -> None:
+        super().__init__(file)
+        self._window, self._begin, self._ahead = b"", 0, _READ_AHEAD_BYTES
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        if not self._begin <= self._position < self._begin + len(self._window):
+            left_out = self._position - self._begin - len(self._window)
+            near = self._file.in_s3 and self._window and 0 <= left_out <= _NEAR_BYTES
+            self._ahead = (
+                min(2 * self._ahead, _MOST_READ_AHEAD_BYTES) if near else _READ_AHEAD_BYTES
+            )
+            self._begin = self._position
+            self._window = self._file.read_at(max(self._ahead, len(view)), self._begin)
+        first = self._position - self._begin
+        content = self._window[first : first + len(view)]
+        view[: len(content)] = content
+        self._position += len(content)
+        return len(content)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ COMMANDS = sorted(cli.commands)
 
 
 def test_every_command_explains_itself() -> None:
-    names = "demo demo-data diagnose evaluate heatmap models nightly score sweep train"
+    names = "demo demo-data diagnose evaluate heatmap models nightly score scores sweep train"
     assert names.split() == COMMANDS
     for command in COMMANDS:
         result = CliRunner().invoke(cli, [command, "--help"])

@@ -18,6 +18,7 @@ from ssray.data.masks import read_masks
 from ssray.errors import DataError, ImageError
 from ssray.storage import archives
 from ssray.storage.archives import SUFFIXES, members, read_file
+from ssray.storage.archives.stored import StoredFile
 from ssray.storage.fingerprint import fingerprint
 from ssray.storage.location import Location
 
@@ -131,3 +132,32 @@ def test_a_compressed_tar_has_a_limit(
 def test_a_file_may_be_called_like_a_member(tmp_path: Path) -> None:
     (tmp_path / "a#b.png").write_bytes(b"content")
     assert read_file(str(tmp_path / "a#b.png")) == b"content"
+
+
+@pytest.mark.parametrize(("members", "kilobytes", "most"), [(1200, 50, 24), (12, 3000, 13)])
+def test_small_members_of_a_tar_in_s3_are_listed_hundreds_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: int, kilobytes: int, most: int
+) -> None:
+    """Of large ones no more is read than their headers."""
+    place = tmp_path / "grid.tar"
+    content = bytes(1024 * kilobytes)
+    with tarfile.open(place, "w") as tar:
+        for number in range(members):
+            info = tarfile.TarInfo(f"{number}.png")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    reads: list[int] = []
+    read_at = StoredFile.read_at
+
+    def counted(self: StoredFile, size: int, offset: int) -> bytes:
+        reads.append(size)
+        return read_at(self, size, offset)
+
+    monkeypatch.setattr(StoredFile, "in_s3", True)
+    monkeypatch.setattr(StoredFile, "read_at", counted)
+    found = [member.name for member in archives.listed(Location.parse(place))]
+    assert found == [f"{number}.png" for number in range(members)]
+    assert len(reads) <= most
+    assert sum(reads) <= place.stat().st_size + (1 << 23)
+    if kilobytes > 1000:
+        assert sum(reads) <= members * (1 << 16) + (1 << 17)
