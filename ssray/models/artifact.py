@@ -278,6 +278,12 @@ class ModelArtifact:
         bank = self._restored(MemoryBank.restored, self.neighbours, self.recipe.features)
         return bank.eval().to(device)
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes its tensors take."""
+        kept = (*self.weights, self.linear, self.neighbours, self.by_features)
+        return sum(tensor.nbytes for each in kept for tensor in (each or {}).values())
+
     def build_comparers(self, device: torch.device) -> Comparers:
         """Builds the difference in features, in eval mode on ``device``, where there is one."""
         if self.by_features is None or self.recipe.features is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -26,6 +26,9 @@ from ssray.scoring.judge import SCORE_BATCH, Judge, Judged, Prepared
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
 
+MOST_MODEL_BYTES = 512 * 1024**2
+"""How many bytes the tensors of all kept models may have; in memory a model that is ready to run
+takes about three times as much."""
 SCORE_BATCH_ON_GPU = 256
 """Images in one call of a model on a GPU."""
 
@@ -56,7 +59,7 @@ class BatchResult:
 
 
 class BatchScorer:
-    """Scores batches; it keeps the model of every category that it has met."""
+    """Scores batches; it keeps the models of the categories that it has met last."""
 
     def __init__(
         self,
@@ -86,7 +89,7 @@ class BatchScorer:
         self._heatmaps = heatmaps
         self._prepare = Preparer(readers)
         self._at_once = SCORE_BATCH if device.type == "cpu" else SCORE_BATCH_ON_GPU
-        self._judges: dict[str, Judge] = {}
+        self._judges = OrderedDict[str, Judge]()
         self._one_at_a_time = threading.Lock()  # threads may pack while one computes
 
     def __call__(self, sources: Sequence[Source], give_up: bool = False) -> BatchResult:
@@ -149,14 +152,21 @@ class BatchScorer:
             detail = f"no model for '{category}' was in use when the run began"
             return Prepared.unusable("unknown_category", detail)
         with self._one_at_a_time:
-            if category not in self._judges:
+            if category in self._judges:
+                self._judges.move_to_end(category)
+            else:
                 try:
                     self._judges[category] = Judge.load(
                         self._store, category, version, self._device, self._precision, self._backend
                     )
                 except ArtifactError as error:
                     return Prepared.unusable("model_unusable", str(error))
-            return self._judges[category]
+            judge = self._judges[category]
+            while sum(each.artifact.nbytes for each in self._judges.values()) > MOST_MODEL_BYTES:
+                if next(iter(self._judges)) == category:
+                    break
+                self._judges.popitem(last=False)
+            return judge
 
     def _row(self, source: Source, version: str | None, judged: Judged) -> dict[str, Any]:
         row = judged.row() | {

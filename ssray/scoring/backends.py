@@ -95,16 +95,15 @@ class OpenVinoNetwork(nn.Module):
     def _compile(self, height: int, width: int) -> openvino.CompiledModel:
         import openvino
 
+        images = torch.zeros(1, self._channels, height, width)
         with (
             torch.no_grad(),
             torch.autocast("cpu", enabled=False),
             warnings.catch_warnings(),
         ):
-            warnings.simplefilter(
-                "ignore", torch.jit.TracerWarning
-            )  # the size is meant to be fixed
-            model = openvino.convert_model(
-                self._network, example_input=torch.zeros(1, self._channels, height, width)
-            )
+            warnings.simplefilter("ignore")  # torch.export warns of torch's own code
+            # A network that torch.jit.trace has seen stays in memory, several times over.
+            program = torch.export.export(self._network, (images,))
+            model = openvino.convert_model(program)
         model.reshape([1, self._channels, height, width])
         return openvino.Core().compile_model(model, "CPU", self._settings)

@@ -34,10 +34,11 @@ def _converted_once() -> Iterator[None]:
     found: dict[tuple[float, torch.Size], openvino.Model] = {}
     convert = openvino.convert_model
 
-    def once(network: Autoencoder, example_input: torch.Tensor) -> openvino.Model:
-        key = float(network(torch.ones_like(example_input)).sum()), example_input.shape
+    def once(program: torch.export.ExportedProgram) -> openvino.Model:
+        [example], _ = program.example_inputs
+        key = float(program.module()(torch.ones_like(example)).sum()), example.shape
         if key not in found:
-            found[key] = convert(network, example_input=example_input)
+            found[key] = convert(program)
         return found[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import struct
 import tarfile
@@ -23,7 +24,7 @@ from ssray.data.pose import Framing
 from ssray.errors import ImageError
 from ssray.models import artifact
 from ssray.models.artifact import ModelArtifact
-from ssray.nightly import preparing
+from ssray.nightly import batch, preparing
 from ssray.nightly.batch import BatchResult, BatchScorer
 from ssray.nightly.quarantine import MOST_DEATHS, STRIKES, quarantined
 from ssray.nightly.sources import Source
@@ -383,3 +384,27 @@ def test_an_image_that_takes_more_memory_than_there_is_costs_its_own_row(
     monkeypatch.setattr(judge, "decode_framed", decode)
     rows = scored(store, sources_of(images[:3])).rows.to_pylist()
     assert [row["error"] for row in rows] == ["out_of_memory", None, None]
+
+
+def test_models_that_were_used_last_are_kept(
+    model: ModelArtifact, store: Location, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"part-{number}" for number in range(4)]
+    for name in names:
+        artifact.save(dataclasses.replace(model, category=name), store)
+    monkeypatch.setattr(batch, "MOST_MODEL_BYTES", 2 * model.nbytes + 1)
+    loaded: list[str] = []
+    load = judge.Judge.load
+
+    def noted(place: Location, category: str, *rest: Any) -> judge.Judge:
+        loaded.append(category)
+        return load(place, category, *rest)
+
+    monkeypatch.setattr(judge.Judge, "load", noted)
+    scorer = BatchScorer(store, dict.fromkeys(names, "v1"), CPU, "float32", "torch", readers=1)
+    for number in (0, 1, 0, 2, 0, 1, 3):
+        source = Source(str(images[0]), names[number])
+        assert scorer([source]).rows["error"].to_pylist() == [None]
+    assert [int(name[-1]) for name in loaded] == [0, 1, 2, 1, 3]
+    monkeypatch.setattr(batch, "MOST_MODEL_BYTES", 0)
+    assert scorer([source]).rows["error"].to_pylist() == [None], "one there must be"
