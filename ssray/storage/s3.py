@@ -30,6 +30,11 @@ _REFUSALS = (
     *("AccessDenied", "HTTP status 403"),
 )
 """What errors of pyarrow and boto3 say where access is refused."""
+_STRANGE_KEY = "invalid path"
+"""What obstore says of a listing with a key that it can't tell."""
+_UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+"""What obstore puts in place of control characters."""
+_NO_SUCH_BUCKET = "NoSuchBucket"
 _NOT_OBSTORES = re.compile(r"(^|/)\.{0,2}(/|$)|[\x00-\x1f\x7f]")
 """Finds keys that obstore refuses, or takes for others: with empty parts, or control characters."""
 
@@ -145,20 +150,58 @@ def check_bucket(bucket: str) -> None:
 
 
 def list_objects(bucket: str, prefix: str) -> Iterator[Entry]:
-    """Yields each object whose key begins with a prefix.
+    """Yields each object whose key begins with a prefix, in the order of the keys.
 
-    The listing is fetched a page at a time.
+    The listing is fetched a page at a time by obstore, which takes a twentieth of boto3's time.
+    From a key on that obstore can't tell, boto3 goes on. Objects that mark a folder, whose key ends
+    with a slash, are left out.
+
+    Args:
+        bucket: the name of the bucket.
+        prefix: nothing, or what ends with a slash.
 
     Raises:
         OSError: if the server can't be reached or refuses.
     """
+    uri, last = f"s3://{bucket}/{prefix}", ""
+    try:
+        for page in obstore.list(object_store(bucket, ATTEMPTS), prefix=prefix or None):
+            for found in page:
+                key, size = found["path"], found["size"]
+                if _UNREADABLE in key:
+                    yield from _listed_by_boto3(bucket, prefix, last)
+                    return
+                last = key
+                if key.startswith(prefix) and (size or _is_no_folder(bucket, key)):
+                    yield Entry(key, size, found["e_tag"])
+    except PermissionDeniedError as error:
+        raise _refused(uri, _in_short(error)) from None
+    except BaseError as error:
+        if _NO_SUCH_BUCKET in str(error):
+            raise _no_bucket(bucket) from None
+        if _STRANGE_KEY not in str(error):
+            raise OSError(f"{uri}: {_in_short(error)}") from None
+        yield from _listed_by_boto3(bucket, prefix, last)
+
+
+def _listed_by_boto3(bucket: str, prefix: str, after: str) -> Iterator[Entry]:
     pages = client().get_paginator("list_objects_v2")
     try:
-        for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix, StartAfter=after):
             for entry in page.get("Contents", ()):
-                yield Entry(entry["Key"], entry["Size"], entry.get("ETag"))
+                if not entry["Key"].endswith("/"):
+                    yield Entry(entry["Key"], entry["Size"], entry.get("ETag"))
     except (BotoCoreError, ClientError) as error:
         raise _raised(f"s3://{bucket}/{prefix}", error) from None
+
+
+def _is_no_folder(bucket: str, key: str) -> bool:
+    """Tells an empty object from the mark of a folder, of whose key obstore drops the slash."""
+    try:
+        head(bucket, key)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def write(bucket: str, key: str, content: bytes) -> None:

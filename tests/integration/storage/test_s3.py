@@ -11,13 +11,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import boto3
+import obstore
 import pytest
 
 from ssray.data.dataset import categories, index_dataset, index_images
 from ssray.errors import DataError, ImageError
 from ssray.models.store import publish, published, published_version, rollback, versions
 from ssray.nightly.sources import CategoryRule, find
-from ssray.storage import fetch, s3
+from ssray.storage import fetch, s3, s3_clients
 from ssray.storage.fetch import Fetcher
 from ssray.storage.lease import Lease
 from ssray.storage.listing import walk
@@ -288,3 +289,37 @@ def test_what_the_server_refuses_has_a_code(folder: str, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
         assert code(f"{folder}/0.png") == ("unreadable", 2)
+
+
+def test_every_key_is_listed_as_it_is_and_marks_of_folders_are_not(s3_server: str) -> None:
+    names = ["..x/f.png", "a b#\N{LATIN SMALL LETTER U WITH DIAERESIS}%20?.png", "e\x01.png", "z"]
+    for name in (*names, "folder/", "b.png/"):
+        content = b"" if name[-1] in "z/" else b"1"
+        s3_clients.client().put_object(Bucket=s3_server, Key=f"odd keys/{name}", Body=content)
+    for number in range(3):
+        (Location.parse(f"s3://{s3_server}/odd keys") / f"x/{number}.png").write(b"12")
+    found = list(s3.list_objects(s3_server, "odd keys/"))
+    expected = sorted([*names, *(f"x/{number}.png" for number in range(3))])
+    assert [entry.key.removeprefix("odd keys/") for entry in found] == expected
+    assert [entry.size for entry in found] == [1, 1, 1, 2, 2, 2, 0]
+    assert found == list(s3._listed_by_boto3(s3_server, "odd keys/", ""))
+    with pytest.raises(s3.NoBucketError):
+        list(s3.list_objects("nobody-has-it", ""))
+
+
+def test_a_key_that_obstore_refuses_is_listed_by_boto3(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Location.parse(f"s3://{s3_server}/strange")
+    for number in range(6):
+        (place / f"{number}.png").write(b"1")
+    lister = obstore.list
+
+    def breaking_off(*arguments: object, **options: object) -> Iterator[object]:
+        [page] = lister(*arguments, **options)
+        yield page[:2]
+        raise obstore.exceptions.GenericError("Encountered object with invalid path: ...")
+
+    monkeypatch.setattr(obstore, "list", breaking_off)
+    found = [entry.key for entry in s3.list_objects(s3_server, "strange/")]
+    assert found == [f"strange/{number}.png" for number in range(6)]
