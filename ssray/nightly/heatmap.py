@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from datetime import date as Date
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from ssray.data.large import decode_resized
 from ssray.errors import DataError, ImageError, ScoringError
+from ssray.nightly.rows import NIGHT
 from ssray.nightly.run import check_date
 from ssray.nightly.table import ScoreTable
 from ssray.scoring.heatmap import overlay, pictured_shape, png_to_levels
@@ -63,16 +64,22 @@ def _find(scores: Location, uri: str, date: str | None) -> dict[str, Any]:
     """Finds the row of an image, the latest one where no night is named."""
     if date:
         check_date("--date", date)
-    of_image = pc.field("uri") == uri
-    if date:
-        of_image &= pc.field("date") == Date.fromisoformat(date)
-    dataset = ScoreTable(scores).dataset()
-    days = dataset.to_table(["date"], filter=of_image)["date"].to_pylist()
+    table = ScoreTable(scores)
+    if not table.exists():
+        raise DataError(
+            f"{scores}: no table of scores there. Expected what ssray nightly wrote to."
+        )
+
+    def found(columns: Sequence[str], date: str | None) -> list[dict[str, Any]]:
+        # pyarrow can't look for texts while it reads files that Delta's merge has written.
+        batches = table.batches(columns, date)
+        chosen = (batch.filter(pc.equal(batch.column("uri"), uri)) for batch in batches)
+        return [row for batch in chosen for row in batch.to_pylist()]
+
+    days = [row["date"] for row in found(["uri", "date"], date)]
     if not days:
         where = f"the night of {date}" if date else "any night"
         raise DataError(
             f"{scores}: {uri} is not in {where}. Expected a uri as it stands in the rows."
         )
-    found = dataset.to_table(filter=of_image & (pc.field("date") == max(days)))
-    row: dict[str, Any] = found.to_pylist()[0]
-    return row
+    return found(NIGHT.names, f"{max(days)}")[0]

@@ -41,6 +41,8 @@ _SETTINGS = {
 """Older versions of the table are the record of what was once decided."""
 _ATTEMPTS = 4
 """How often a commit is tried that another one of the table is in the way of."""
+_LATEST = 10
+"""How many commits are looked at first, when one is looked for."""
 _FACTS = "ssray"
 """The key of ssray's own facts in the information of a commit."""
 
@@ -97,7 +99,7 @@ class ScoreTable:
             raise ScoringError(f"{self.root}: no night of {date} there.")
         wanted = list(columns) if columns is not None else NIGHT.names
         with self._told():
-            return self.dataset().to_table(wanted, filter=_of_night(date))
+            return _of_files(self._present(), date).to_table(wanted, filter=_of_night(date))
 
     def batches(self, columns: Sequence[str], date: str | None = None) -> Iterator[pa.RecordBatch]:
         """Some columns of a night's rows, or of all, a part at a time; nothing without a table."""
@@ -105,9 +107,8 @@ class ScoreTable:
         if table is None:
             return
         with self._told():
-            dataset = table.to_pyarrow_dataset()
             wanted = None if date is None else _of_night(date)
-            for batch in dataset.to_batches(columns=list(columns), filter=wanted):
+            for batch in _of_files(table, date).to_batches(columns=list(columns), filter=wanted):
                 if len(batch):
                     yield batch
 
@@ -117,7 +118,7 @@ class ScoreTable:
         if table is None:
             return 0
         with self._told():
-            return int(table.to_pyarrow_dataset().count_rows(filter=_of_night(date)))
+            return int(_of_files(table, date).count_rows(filter=_of_night(date)))
 
     def number(self, date: str) -> int:
         """The number of the last commit of a night, 0 if there is none."""
@@ -130,22 +131,26 @@ class ScoreTable:
         if table is None:
             return None
         with self._told():
-            for commit in table.history():
-                facts = json.loads(commit.get(_FACTS, "{}"))
-                if (facts.get("date"), facts.get("commit")) == (date, number):
-                    return str(facts["run"])
-        return None
+            _, run = _commit_of(table, date, number)
+            return run
 
-    def paths(self, date: str) -> set[str]:
-        """The files of a night's rows that count, by their path below the table."""
+    def paths(self, date: str, number: int | None = None) -> set[str]:
+        """The files of a night's rows that count, by their path below the table.
+
+        Args:
+            date: of the night.
+            number: of a commit; also takes the files that counted right after it.
+        """
         table = self._table()
         if table is None:
             return set()
         with self._told():
-            actions = pa.table(table.get_add_actions(flatten=True))
-        day = Date.fromisoformat(date)
-        dates, paths = actions["partition.date"].to_pylist(), actions["path"].to_pylist()
-        return {path for path, own in zip(paths, dates, strict=True) if own == day}
+            counted = _paths(table, date)
+            version, _ = (None, None) if number is None else _commit_of(table, date, number)
+            if version is not None and version != table.version():
+                table.load_as_version(version)
+                counted |= _paths(table, date)
+        return counted
 
     def commit(self, date: str, number: int, run: str, how: How, files: Sequence[RowFile]) -> None:
         """Makes files of rows count, all at once.
@@ -333,6 +338,32 @@ def _transaction(date: str) -> str:
 
 def _number(table: DeltaTable, date: str) -> int:
     return int(table.transaction_version(_transaction(date)) or 0)
+
+
+def _paths(table: DeltaTable, date: str) -> set[str]:
+    actions, day = pa.table(table.get_add_actions(flatten=True)), Date.fromisoformat(date)
+    dates, paths = actions["partition.date"].to_pylist(), actions["path"].to_pylist()
+    return {path for path, own in zip(paths, dates, strict=True) if own == day}
+
+
+def _commit_of(table: DeltaTable, date: str, number: int) -> tuple[int | None, str | None]:
+    """The version of the table that a commit of a night made, and the run; None if there is none.
+
+    Every commit that is looked at is read as a whole, and the latest ones come first.
+    """
+    for most in (_LATEST, None):
+        for commit in table.history(most):
+            facts = json.loads(commit.get(_FACTS, "{}"))
+            if (facts.get("date"), facts.get("commit")) == (date, number):
+                return int(commit["version"]), str(facts["run"])
+    return None, None
+
+
+def _of_files(table: DeltaTable, date: str | None) -> ds.Dataset:
+    """The rows in the files of a night, or of all; other nights' files are not even counted."""
+    of_night = None if date is None else [("date", "=", date)]
+    dataset: ds.Dataset = table.to_pyarrow_dataset(file_pruning_predicate=of_night)
+    return dataset
 
 
 def _of_night(date: str) -> pc.Expression:

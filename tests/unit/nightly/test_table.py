@@ -15,9 +15,10 @@ from deltalake import DeltaTable
 from pyarrow import csv
 
 from ssray.errors import ConflictError, DataError, ScoringError
+from ssray.nightly.heatmap import draw_heatmap
 from ssray.nightly.rows import IN_FILES, NIGHT, SCORES_TABLE
 from ssray.nightly.run import name_in_paths
-from ssray.nightly.table import RowFile, ScoreTable
+from ssray.nightly.table import RowFile, ScoreTable, _of_files
 from ssray.storage.location import Location
 from tests.helpers import Ended
 
@@ -163,6 +164,27 @@ def test_a_commit_goes_on_when_files_were_compacted_meanwhile(table: ScoreTable)
             table.commit(DATE, 6, "z", "redo", [file_of(table, "z-0", "c", {"e": 1})])
     table.commit(DATE, 7, "z", "redo", [file_of(table, "z-1", "c", {"e": 2})])
     assert scores(table) == {("c", "e"): 2}
+
+
+def test_an_image_is_found_in_files_that_a_merge_wrote(table: ScoreTable) -> None:
+    table.commit(DATE, 1, "a", "append", [file_of(table, "a-0", "c", {"u": 1, "v": 2})])
+    table.commit(DATE, 2, "b", "replace", [file_of(table, "b-0", "c", {"v": 20})])
+    for uri, score in (("u", 1.0), ("v", 20.0)):
+        with pytest.raises(ScoringError, match=rf"no heatmap was kept \(c, score {score}"):
+            draw_heatmap(table.root, uri, table.root / "out.png")
+    with pytest.raises(DataError, match="w is not in any night"):
+        draw_heatmap(table.root, "w", table.root / "out.png")
+
+
+def test_a_night_is_read_without_a_look_at_the_files_of_others(table: ScoreTable) -> None:
+    table.commit(DATE, 1, "a", "append", [file_of(table, "a-0", "c", {"u": 1})])
+    other = file_of(table, "b-0", "c", {"v": 2}, LATER)
+    table.commit(LATER, 1, "b", "append", [other])
+    (table.root / other.path).delete()
+    assert scores(table) == {("c", "u"): 1}
+    found = table._table()
+    assert found is not None
+    assert [len(_of_files(found, date).files) for date in (DATE, LATER, None)] == [1, 1, 2]
 
 
 def test_others_read_the_table_as_it_is(table: ScoreTable) -> None:
