@@ -42,8 +42,11 @@ def packed(prepared: Prepared) -> dict[str, Any]:
 
 
 def unpacked(row: Mapping[str, Any], shape: tuple[int, int]) -> Prepared:
-    """Makes a prepared image of a row, for a model with inputs of so many rows and columns."""
-    pixels = row["image"]
+    """Makes a prepared image of a row, for a model with inputs of so many rows and columns.
+
+    (0, 0) stands for a model that can't be used, and leaves the pixels out.
+    """
+    pixels = row["image"] if all(shape) else None
     return Prepared(
         None if pixels is None else np.frombuffer(pixels, np.uint8).reshape(*shape, 3),
         row["shape"] and tuple(row["shape"]),
