@@ -26,6 +26,7 @@ from ssray.metrics.values import percent
 from ssray.models.store import StoredVersion
 from ssray.nightly.export import StoredNight
 from ssray.nightly.protocol import NightOutcome
+from ssray.nightly.run import Committed
 from ssray.nightly.seen import State
 from ssray.nightly.summary import Summary
 from ssray.scoring.evaluation import in_words
@@ -245,14 +246,23 @@ _STATES: dict[State, str] = {
 
 def show_night(outcome: NightOutcome, place: Location) -> None:
     """Prints how a night went, or that it was complete before."""
-    if not outcome.new:
+    if not outcome.new and outcome.missing:
+        console.print(f"{place}: no further image of {outcome.date} could be read.")
+    elif not outcome.new:
         console.print(
             f"{place}: the night of {outcome.date} is complete already, {outcome.images:,} images; "
             "nothing was done."
         )
-    if outcome.committed is None:
-        return
-    summary = outcome.committed.summary
+    if outcome.committed is not None:
+        _show_committed(outcome.committed)
+    for reason, count in outcome.missing.items():
+        console.print(f"Missing, {reason}: {count:,} images have no row")
+    console.print(f"Table: {place}, {outcome.images:,} images of {outcome.date}")
+
+
+def _show_committed(committed: Committed) -> None:
+    """Prints what the last run that was committed did."""
+    summary = committed.summary
     table = Table(box=None, pad_edge=False)
     table.add_column("category")
     for column in ("images", "flagged", "errors"):
@@ -267,13 +277,9 @@ def show_night(outcome: NightOutcome, place: Location) -> None:
         console.print(f"  passed over, no image: {count:,} x {suffix}")
     for line in night_in_words(summary):
         console.print(line)
-    states = outcome.committed.states
     for state, words in _STATES.items():
-        if found := states.get(state):
+        if found := committed.states.get(state):
             console.print(f"{found:,} {words}")
-    for reason, count in outcome.missing.items():
-        console.print(f"Missing, {reason}: {count:,} images have no row")
-    console.print(f"Table: {place}, {outcome.images:,} images of {outcome.date}")
 
 
 def show_nights(nights: Sequence[StoredNight]) -> None:

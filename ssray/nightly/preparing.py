@@ -33,7 +33,7 @@ from ssray.storage.location import Location
 MOST_HELD_BYTES = 256 * 1024**2
 """The most bytes of files from a compressed tar waiting to be decoded; a larger one waits alone."""
 MOST_FAILURES = 16
-"""How many images in a row storage may fail to give before the rest of a batch is postponed."""
+"""Of how many images in a row storage gives no answer before the rest of a batch is postponed."""
 STAGES = ("fetch", "decode", "model", "pack", "write")
 """The stages of work whose times are measured."""
 _KNOWN = {
@@ -125,7 +125,7 @@ class _Breaker:
     """Asks a storage no more that has failed ``MOST_FAILURES`` times in a row.
 
     Each image is asked for several times with growing pauses; of a storage that is down a batch of
-    them would take very long to find that out.
+    them would take very long to find that out. Refusals come at once, and say nothing of others.
     """
 
     def __init__(self) -> None:
@@ -146,9 +146,7 @@ class _Breaker:
         try:
             content = read()
         except ImageError as error:
-            self._failures = (
-                self._failures + 1 if error.transient and error.code != "changed" else 0
-            )
+            self._failures = self._failures + 1 if error.code == "unreadable" else 0
             raise
         self._failures = 0
         return content

@@ -53,7 +53,7 @@ OnScored = Callable[[int, int], None]
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 10.0, 300.0
 """How long a night waits for a storage that fails, the first time and at most."""
 MOST_FAILED_BATCHES = 3
-"""How many batches in a row may come back without a row before a night waits."""
+"""How many batches in a row may get no answer from storage before a night waits."""
 MOST_RUNS = 3
 """How many runs one start makes, where images arrive or change while it scores."""
 _MENDED = ("model_unusable", "unknown_category")
@@ -267,7 +267,8 @@ def run_night(
     ):
         clear_up(places, table, table.number(places.date))
         committed, missing = None, Counter[str]()
-        for again in (request.again, *itertools.repeat(False, MOST_RUNS - 1)):
+        for runs_left in reversed(range(MOST_RUNS)):
+            again = request.again and runs_left == MOST_RUNS - 1
             before = table.number(places.date)
             run, manifest = begin(places, secrets.token_hex(8), asked, before, again, lease.write)
             went_on, own = manifest is not None, places.of(run.name)
@@ -285,13 +286,15 @@ def run_night(
                     own.work.delete()
                     if not before:
                         raise _no_images(asked, manifest)
+                    missing.clear()  # what was replaced is gone
                     break
                 job = _Job(request, own, run, manifest, table, events, on_state, on_scored)
-                with (
-                    _unless_committed_elsewhere(table, run, places.date),
-                    open_stages(own, run) as stages,
-                ):
-                    committed, missing = job.done(stages)
+                with open_stages(own, run) as stages:
+                    done, missing = job.done(stages, last=not runs_left)
+                committed = done or committed
+                if done is None:  # nothing to go on with: the next run lists what there is by then
+                    lease.confirm()
+                    own.manifest.delete()
             if not (went_on or missing[_REPLACED]):
                 break
         new = committed is not None
@@ -401,15 +404,23 @@ class _Job:
         self._rows = 0
         self._left = {number: batch.images for number, batch in enumerate(manifest.batches)}
 
-    def done(self, stages: Stages) -> tuple[Committed | None, Counter[str]]:
-        """Scores and commits; returns how it went, and how many images are missing, by reason."""
+    def done(self, stages: Stages, *, last: bool) -> tuple[Committed | None, Counter[str]]:
+        """Scores and commits; returns how it went, and how many images are missing, by reason.
+
+        Nothing is committed where no image has a row.
+
+        Args:
+            stages: who scores.
+            last: whether no further run of this start lists what was replaced meanwhile.
+        """
         begun = time.monotonic()
-        for part in list_parts(self._places):
-            if part.device == stages.device:  # another may compute other scores
-                self._add(part)
-        there = self._rows
-        self._on_scored(there, self._manifest.images)
-        missing = self._scored(stages)
+        with _unless_committed_elsewhere(self._table, self._run, self._places.date):
+            for part in list_parts(self._places):
+                if part.device == stages.device:  # another may compute other scores
+                    self._add(part)
+            there = self._rows
+            self._on_scored(there, self._manifest.images)
+            missing = self._scored(stages, last=last)
         parts = self._accepted
         if not parts:
             return None, missing
@@ -463,7 +474,7 @@ class _Job:
     def _files(self, batch: int) -> list[str]:
         return [part.path for part in self._parts[batch] if part.path]
 
-    def _scored(self, stages: Stages) -> Counter[str]:
+    def _scored(self, stages: Stages, *, last: bool) -> Counter[str]:
         """Scores what has no row, again and again while storage fails."""
         pause, last_row = FIRST_PAUSE_SECONDS, time.monotonic()
         replaced = Counter[int]()
@@ -477,9 +488,6 @@ class _Job:
                 pause, last_row = FIRST_PAUSE_SECONDS, time.monotonic()
             patience = last_row + self._request.patience - time.monotonic()
             if patience <= 0:
-                if self._request.give_up:
-                    self._round(stages, replaced, give_up=True)
-                    postponed = Counter()
                 break
             seconds = min(pause, patience)
             why = f"{left:,} images without an answer ({_counted(postponed)})"
@@ -490,6 +498,11 @@ class _Job:
             stages.paused(False)
             self._events.went_on(seconds)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        if self._request.give_up:
+            if last:
+                replaced.clear()
+            if sum(self._left.values()) > replaced.total():
+                postponed = self._round(stages, replaced, give_up=True)
         missing = postponed + Counter({_REPLACED: replaced.total()} if replaced else {})
         if unseen := sum(self._left.values()) - missing.total():
             missing["unreadable"] += unseen  # of batches that were not begun again
@@ -520,7 +533,9 @@ class _Job:
             replaced[part.batch] = part.postponed.get(_REPLACED, 0)
             postponed += Counter(part.postponed)
             del postponed[_REPLACED]
-            failed = 0 if part.rows else failed + 1
+            if not part.rows:  # next time others come first
+                self._left[part.batch] = self._left.pop(part.batch)
+            failed = failed + 1 if _unanswered(part) else 0
             if failed >= MOST_FAILED_BATCHES:
                 break
         else:
@@ -531,6 +546,11 @@ class _Job:
                     f"which {expected} could not be read. The same command goes on with them."
                 )
         return postponed
+
+
+def _unanswered(part: Part) -> bool:
+    """Whether storage gave nothing of a batch; what it refuses says nothing of other batches."""
+    return not part.rows and "unreadable" in part.postponed
 
 
 def _counted(reasons: Mapping[str, int]) -> str:

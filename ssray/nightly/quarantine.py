@@ -1,9 +1,9 @@
 """Finds images that kill the process that decodes them, and leaves them out.
 
 A process that is killed can't report it. So each beginning is noted in a file. A batch that was
-begun ``MOST_DEATHS`` times without getting done is scored image by image; the note of an image is
-deleted once it is scored. An image whose note was left behind ``STRIKES`` times is taken for the
-one that kills, and gets the reason code ``crashed``.
+begun ``MOST_DEATHS`` times without getting done is scored image by image; the notes of a batch, or
+of an image, are deleted once it is scored. An image whose note was left behind ``STRIKES`` times is
+taken for the one that kills, and gets the reason code ``crashed``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def quarantined(
         The result; several, each of one image, of a batch that killed processes before.
     """
     if _begun(notes / "batch") < MOST_DEATHS:
-        return [work(sources)]
+        results = [work(sources)]
+        persistently((notes / "batch").delete)
+        return results
     results = []
     for number, source in enumerate(sources):
         note = notes / f"{number:06}"

@@ -35,12 +35,13 @@ from dataclasses import dataclass, replace
 from datetime import date as Date
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 from pydantic import BaseModel, ConfigDict
 
 from ssray.config import Backend, Heatmaps, Precision
-from ssray.errors import ConfigError
+from ssray.errors import ConfigError, DataError
 from ssray.nightly.batch import BatchResult
 from ssray.nightly.plan import Manifest, read_manifest
 from ssray.nightly.rows import IN_FILES
@@ -271,7 +272,7 @@ def begin(
         name: of a new run.
         night: the arguments of this start.
         before: the number of the night's last commit.
-        again: begins a run that replaces all rows.
+        again: begins a run that replaces all rows, or goes on with one of the same arguments.
         write: writes a file as the holder of the lease.
 
     Returns:
@@ -282,10 +283,18 @@ def begin(
         DataError: if what is kept of it is damaged, or another version of ssray wrote it.
     """
     place = places.night / "run.json"
-    begun = None if again else read_json(place, Run, _REMEDY)
+    begun, manifest = None, None
+    try:
+        begun = read_json(place, Run, _REMEDY)
+        if begun and begun.number == before + 1:
+            manifest = read_manifest(places.of(begun.name).manifest)
+    except DataError:
+        if not again:
+            raise
     if begun and begun.number == before + 1:
-        again = begun.redo
-        if manifest := read_manifest(places.of(begun.name).manifest):
+        goes_on = not again or (begun.redo and begun.night == night)
+        again = again or begun.redo
+        if manifest and goes_on:
             _check_same(begun.night, night, _MAY_DIFFER, f"{places.night}: begun")
             if _computes_alike(begun.night, night):
                 return begun, manifest
@@ -361,18 +370,22 @@ def write_part(
 def list_parts(places: Places) -> list[Part]:
     """Reads what became of batches of a run, from the metadata of their files.
 
-    What builds on other files comes after them.
+    What builds on other files comes after them. A file that is cut short, as machines without power
+    may leave it, counts for nothing.
     """
     mine = [info for info in places.results.files() if info.base_name.startswith(f"{places.run}-")]
 
-    def part(info: fs.FileInfo) -> Part:
+    def part(info: fs.FileInfo) -> Part | None:
         with places.out.at(info).open_file() as file:
-            metadata = pq.read_metadata(file).metadata
+            try:
+                metadata = pq.read_metadata(file).metadata
+            except pa.ArrowInvalid:
+                return None
         return Part.model_validate_json(metadata[_FACTS]).model_copy(update={"size": info.size})
 
     with ThreadPoolExecutor(_READERS) as pool:
         parts = list(pool.map(lambda info: persistently(lambda: part(info)), mine))
-    return sorted(parts, key=lambda each: (each.batch, len(each.after)))
+    return sorted(filter(None, parts), key=lambda each: (each.batch, len(each.after)))
 
 
 def without_rows(places: Places, sources: Sequence[Source], parts: Sequence[str]) -> list[Source]:
@@ -410,7 +423,7 @@ def after_commit(places: Places, table: ScoreTable, run: Run, others: Sequence[s
     with contextlib.suppress(FileNotFoundError):
         content = (own.work / "committed.json").read()
         places._committed(run.number).write(content)
-    counted, gone = table.paths(places.date), {*others, run.name}
+    counted, gone = table.paths(places.date, run.number), {*others, run.name}
     root = f"{places.out.path}/"
     for info in places.results.files():
         path = info.path.removeprefix(root)
@@ -422,7 +435,10 @@ def after_commit(places: Places, table: ScoreTable, run: Run, others: Sequence[s
 
 def clear_up(places: Places, table: ScoreTable, before: int) -> None:
     """Ends what a process began that was killed between its commit and ``after_commit``."""
-    run = read_json(places.night / "run.json", Run, _REMEDY)
+    try:
+        run = read_json(places.night / "run.json", Run, _REMEDY)
+    except DataError:  # ``begin`` tells it, unless the night is scored anew
+        return
     if run and before and run.number == before and places.of(run.name).work.exists():
         if table.run_of(places.date, before) == run.name:
             after_commit(places, table, run, [])

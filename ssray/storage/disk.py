@@ -88,7 +88,10 @@ def write(path: str, content: bytes) -> None:
     """Writes a file; a reader sees the old content or the new one, never a part of it."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     partial = Path(f"{path}.{secrets.token_hex(4)}.partial")
-    partial.write_bytes(content)
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # else a machine without power may leave the name and no content
     partial.replace(path)
 
 

@@ -266,6 +266,12 @@ def test_an_image_that_kills_its_process_is_a_row_at_last(
     assert all(row["score"] is not None for row in rows if row["uri"] not in killers)
 
 
+def test_a_batch_that_gets_done_is_never_taken_apart(tmp_path: Path) -> None:
+    sources, notes = [Source(f"{n}", "weave") for n in range(3)], Location.parse(tmp_path)
+    for _ in range(MOST_DEATHS + 2):  # as where storage gives some images later
+        assert quarantined(len, sources, notes) == [3]
+
+
 def test_a_locked_zip_and_a_strange_scheme_are_rows(store: Location, tmp_path: Path) -> None:
     place = tmp_path / "weave.zip"
     with zipfile.ZipFile(place, "w") as archive:
@@ -361,16 +367,20 @@ def test_a_storage_that_is_down_is_not_asked_for_every_image(
 
     def down(self: Location, **options: object) -> bytes:
         asked.append(self)
-        raise OSError("reset")
+        raise OSError(answer)
 
     scorer = BatchScorer(store, {"weave": "v1"}, CPU, "float32", "torch", readers=1)
     scorer([Source("/nowhere", "weave")])  # reads the model
     monkeypatch.setattr(Location, "read", down)
-    monkeypatch.setattr(fetch, "FIRST_PAUSE_SECONDS", 0.0)
-    result = scorer([Source(f"/images/{number}.png", "weave", 1) for number in range(200)])
-    assert sum(result.postponed.values()) == 200
-    images_asked = len(asked) / fetch.ATTEMPTS
-    assert preparing.MOST_FAILURES <= images_asked <= preparing.MOST_FAILURES + 1
+    monkeypatch.setattr("ssray.storage.fetch.time.sleep", lambda seconds: None)
+    sources = [Source(f"/images/{number}.png", "weave", 1) for number in range(200)]
+    answer = "no route to host"
+    assert scorer(sources).postponed == {"unreadable": 200}
+    assert preparing.MOST_FAILURES <= len(asked) / fetch.ATTEMPTS <= preparing.MOST_FAILURES + 1
+    asked.clear()
+    answer = "AWS Error ACCESS_DENIED (HTTP status 403)"
+    assert scorer(sources).rows["error"].to_pylist() == ["forbidden"] * 200
+    assert len(asked) == 200, "one that is refused says nothing of the next"
 
 
 def test_an_image_that_takes_more_memory_than_there_is_costs_its_own_row(

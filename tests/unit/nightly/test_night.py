@@ -230,6 +230,27 @@ def test_anew_replaces_the_night_and_the_former_rows_stay_readable(plant: Plant)
     assert len(before) == 13
 
 
+def test_anew_goes_on_where_it_was_killed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant.night()
+    plant.scored.clear()
+    waiting = iter([nothing, nothing, nothing, killed])
+    plant.before_part = lambda: next(waiting)()
+    with pytest.raises(Killed):
+        plant.night(again=True)
+    plant.before_part = nothing
+    assert plant.night(again=True).images == 13
+    assert plant.scored.total() == 13 + 3, "the batch under way is scored again"
+    assert plant.table.number(DATE) == 2
+    plant.before_part = killed
+    with pytest.raises(Killed):
+        plant.night(again=True)
+    plant.before_part = nothing
+    monkeypatch.setattr(protocol, "published", lambda store: {"a": "v2", "b": "v1"})
+    outcome = plant.night(again=True)
+    assert outcome.committed is not None
+    assert outcome.committed.run.night.versions["a"] == "v2", "with the models of now"
+
+
 def test_a_run_that_was_killed_goes_on_and_then_takes_what_arrived(plant: Plant) -> None:
     def killed_at(count: int) -> Callable[[], None]:
         left = iter(range(count))
@@ -338,7 +359,8 @@ def test_other_arguments_are_refused(plant: Plant) -> None:
 def without_lease(*_: object) -> Iterator[Any]:
     """Each process takes itself for the only one."""
     name = secrets.token_hex(8)
-    yield type("Nobody", (), {"name": name, "write": staticmethod(Location.write)})
+    own = {"name": name, "write": staticmethod(Location.write), "confirm": staticmethod(nothing)}
+    yield type("Nobody", (), own)
 
 
 @pytest.mark.parametrize("asleep", ["before its rows are written", "before its commit"])
@@ -466,6 +488,112 @@ def test_an_image_that_was_replaced_while_the_night_ran_is_listed_anew(plant: Pl
     assert not outcome.missing
     assert plant.rows()["a/7"] == (len(b"the new one"), None)
     assert set(plant.rows()) == ALL
+
+
+def test_one_refused_image_is_in_the_way_of_no_late_one(plant: Plant) -> None:
+    plant.faults = lambda source: "forbidden" if source.uri.endswith("a/3") else None
+    assert plant.night().missing == {"forbidden": 1}
+    assert plant.night().missing == {"forbidden": 1}, "a run without a row"
+    plant.put("a/late")
+    outcome = plant.night()
+    assert outcome.missing == {"forbidden": 1} and outcome.new
+    assert set(plant.rows()) == ALL - {"a/3"} | {"a/late"}
+
+
+def test_a_run_all_of_whose_images_were_replaced_lists_them_anew(plant: Plant) -> None:
+    plant.night()
+    plant.put("a/late", content=b"1")
+
+    def replaced(source: Source) -> str | None:
+        if source.etag and source.etag.startswith("1-"):
+            plant.put("a/late", content=b"the new one")
+            return "changed"
+        return None
+
+    plant.faults = replaced
+    assert not plant.night().missing
+    assert plant.rows()["a/late"] == (len(b"the new one"), None)
+
+
+def test_what_is_replaced_again_and_again_is_missing_until_it_is_given_up(plant: Plant) -> None:
+    plant.faults = lambda source: "changed" if source.uri.endswith("a/3") else None
+    outcome = plant.night()
+    assert outcome.missing == {"changed": 1} and outcome.new
+    assert set(plant.rows()) == ALL - {"a/3"}
+    outcome = plant.night(give_up=True)
+    assert not outcome.missing and outcome.errors == {"changed": 1}
+    assert set(plant.rows()) == ALL
+
+
+def test_what_was_replaced_and_is_gone_is_not_missing(plant: Plant) -> None:
+    def taken_away(source: Source) -> str | None:
+        if not source.uri.endswith("a/3"):
+            return None
+        (plant.root / "images/a/3").unlink()
+        return "changed"
+
+    plant.faults = taken_away
+    assert not plant.night().missing
+    assert set(plant.rows()) == ALL - {"a/3"}
+
+
+@pytest.mark.parametrize("reason", ["forbidden", "unreadable"])
+def test_many_batches_without_a_row_are_not_in_the_way_of_others(plant: Plant, reason: str) -> None:
+    plant.faults = lambda source: reason if source.category == "a" else None
+    assert len(ALL) // 4 >= protocol.MOST_FAILED_BATCHES
+    assert plant.night(patience=0.1).missing == {reason: 10}
+    assert set(plant.rows()) == {"b/0", "b/1", "b/2"}
+
+
+def test_a_night_whose_files_are_damaged_is_scored_anew(plant: Plant) -> None:
+    plant.night()
+    (plant.root / "out/_nights" / DATE / "run.json").write_text("")
+    with pytest.raises(DataError, match=r"Score the night anew with --again"):
+        plant.night()
+    assert plant.night(again=True).images == 13
+    assert plant.work() == []
+
+
+def test_a_file_of_rows_that_is_cut_short_counts_for_nothing(plant: Plant) -> None:
+    waiting = iter([nothing, nothing, killed])
+    plant.before_part = lambda: next(waiting)()
+    with pytest.raises(Killed):
+        plant.night()
+    cut = min((plant.root / "out").rglob("date=*/*/*.parquet"))
+    cut.write_bytes(b"")
+    plant.before_part = nothing
+    plant.night()
+    assert set(plant.rows()) == ALL
+    assert not cut.exists()
+
+
+def test_what_goes_wrong_after_the_commit_is_told_as_it_is(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(*_: object) -> None:
+        raise OSError("503 slow down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol, "after_commit", failed)
+        with pytest.raises(OSError, match="503 slow down"):
+            plant.night()
+    assert not plant.night().new
+    assert set(plant.rows()) == ALL
+
+
+def test_clearing_up_leaves_what_older_versions_of_the_table_name(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deltalake import DeltaTable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol, "after_commit", killed)
+        with pytest.raises(Killed):
+            plant.night()
+    assert plant.table.compact(DATE) == (3, 1)
+    plant.night()
+    assert plant.work() == []
+    assert len(DeltaTable(str(plant.root / "out"), version=1).to_pyarrow_table()) == 13
 
 
 def test_a_model_that_is_mended_scores_its_category_again(
