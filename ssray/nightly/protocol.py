@@ -284,7 +284,10 @@ def run_night(
                 )
                 if not manifest.images:
                     own.work.delete()
-                    if not before:
+                    if run.redo:  # else a later start would put its rows in place of all
+                        lease.confirm()
+                        own.begun.delete()
+                    if run.redo or not before:
                         raise _no_images(asked, manifest)
                     missing.clear()  # what was replaced is gone
                     break

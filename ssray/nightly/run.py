@@ -225,6 +225,11 @@ class Places:
         return self.night / self.run
 
     @property
+    def begun(self) -> Location:
+        """The run that was begun last."""
+        return self.night / "run.json"
+
+    @property
     def manifest(self) -> Location:
         """The folder of the list of the run's images."""
         return self.work / "manifest"
@@ -282,10 +287,9 @@ def begin(
         ConfigError: if the night was begun with other arguments.
         DataError: if what is kept of it is damaged, or another version of ssray wrote it.
     """
-    place = places.night / "run.json"
     begun, manifest = None, None
     try:
-        begun = read_json(place, Run, _REMEDY)
+        begun = read_json(places.begun, Run, _REMEDY)
         if begun and begun.number == before + 1:
             manifest = read_manifest(places.of(begun.name).manifest)
     except DataError:
@@ -301,7 +305,7 @@ def begin(
     if not again and before and (committed := places.committed()):
         _check_same(committed.run.night, night, _MAY_DIFFER_LATER, f"{places.results}: scored")
     run = Run(name=name, number=before + 1, redo=again, night=night)
-    write(place, run.model_dump_json(indent=2).encode())
+    write(places.begun, run.model_dump_json(indent=2).encode())
     return run, None
 
 
@@ -436,7 +440,7 @@ def after_commit(places: Places, table: ScoreTable, run: Run, others: Sequence[s
 def clear_up(places: Places, table: ScoreTable, before: int) -> None:
     """Ends what a process began that was killed between its commit and ``after_commit``."""
     try:
-        run = read_json(places.night / "run.json", Run, _REMEDY)
+        run = read_json(places.begun, Run, _REMEDY)
     except DataError:  # ``begin`` tells it, unless the night is scored anew
         return
     if run and before and run.number == before and places.of(run.name).work.exists():

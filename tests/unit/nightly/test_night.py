@@ -251,6 +251,17 @@ def test_anew_goes_on_where_it_was_killed(plant: Plant, monkeypatch: pytest.Monk
     assert outcome.committed.run.night.versions["a"] == "v2", "with the models of now"
 
 
+def test_anew_with_nothing_to_score_leaves_the_night_as_it_is(plant: Plant) -> None:
+    plant.night()
+    images = plant.root / "images"
+    images.rename(plant.root / "elsewhere")
+    images.mkdir()
+    with pytest.raises(DataError, match=r"no images\. Found nothing"):
+        plant.night(again=True)
+    plant.put("a/late")
+    assert plant.night().images == 14, "rows of what is gone stay"
+
+
 def test_a_run_that_was_killed_goes_on_and_then_takes_what_arrived(plant: Plant) -> None:
     def killed_at(count: int) -> Callable[[], None]:
         left = iter(range(count))
