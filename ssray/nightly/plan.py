@@ -161,13 +161,13 @@ def read_batch(folder: Location, number: int, planned: Planned) -> list[Source]:
 
 def _without(seen: Seen, sources: Iterable[Source], states: Counter[State]) -> Iterator[Source]:
     """Yields each image once that has no row, or one that is to be replaced; counts all states."""
-    replaced = set[str]()
+    replaced = set[tuple[str, str]]()
     for source in sources:
         state = seen.state(source)
         if state in ("changed", "again"):
-            if source.uri in replaced:
+            if (source.category, source.uri) in replaced:
                 continue
-            replaced.add(source.uri)
+            replaced.add((source.category, source.uri))
         states[state] += 1
         if state != "known":
             yield source

@@ -48,7 +48,7 @@ from ssray.nightly.rows import IN_FILES
 from ssray.nightly.seen import State
 from ssray.nightly.sources import Source
 from ssray.nightly.summary import BatchFacts, Summary
-from ssray.nightly.table import RowFile, ScoreTable
+from ssray.nightly.table import REST, RowFile, ScoreTable
 from ssray.storage.fetch import persistently
 from ssray.storage.json_file import read_json
 from ssray.storage.location import Location
@@ -377,7 +377,11 @@ def list_parts(places: Places) -> list[Part]:
     What builds on other files comes after them. A file that is cut short, as machines without power
     may leave it, counts for nothing.
     """
-    mine = [info for info in places.results.files() if info.base_name.startswith(f"{places.run}-")]
+    mine = [
+        info
+        for info in places.results.files()
+        if info.base_name.startswith(f"{places.run}-") and REST not in info.base_name
+    ]
 
     def part(info: fs.FileInfo) -> Part | None:
         with places.out.at(info).open_file() as file:

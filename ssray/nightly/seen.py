@@ -26,7 +26,7 @@ class Seen:
     """The images of a night that have a row.
 
     Attributes:
-        keys: (N,) digests of their URIs, sorted.
+        keys: (N,) digests of their categories and URIs, sorted.
         tags: (N,) digests of their ETags, 0 for none.
         again: (N,) bool, whether the row is to be made again.
     """
@@ -49,7 +49,7 @@ class Seen:
         for batch in batches:
             columns = (batch.column(name).to_pylist() for name in COLUMNS)
             for uri, category, etag, error in zip(*columns, strict=True):
-                keys += _key(uri)
+                keys += _key(category, uri)
                 tags.append(_tag(etag))
                 again.append(error is not None and is_to_be_made_again(category, error))
         found = np.frombuffer(bytes(keys), f"S{_KEY_BYTES}")
@@ -58,7 +58,7 @@ class Seen:
 
     def state(self, source: Source) -> State:
         """What is known of an image."""
-        key = np.frombuffer(_key(source.uri), self.keys.dtype)[0]
+        key = np.frombuffer(_key(source.category, source.uri), self.keys.dtype)[0]
         place = int(np.searchsorted(self.keys, key))
         if place == len(self.keys) or self.keys[place] != key:
             return "new"
@@ -68,9 +68,9 @@ class Seen:
         return "changed" if tag and before and tag != before else "known"
 
 
-def _key(uri: str) -> bytes:
+def _key(category: str, uri: str) -> bytes:
     """A digest without the byte that numpy takes for the end of a text."""
-    digest = hashlib.blake2b(uri.encode(), digest_size=_KEY_BYTES).digest()
+    digest = hashlib.blake2b(f"{category}\0{uri}".encode(), digest_size=_KEY_BYTES).digest()
     return digest.replace(b"\0", b"\1")
 
 

@@ -11,11 +11,16 @@ the table.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
 import json
+import secrets
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date as Date
 from typing import Literal
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,10 +28,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from ssray.errors import ConflictError, DataError, ScoringError
-from ssray.nightly.rows import NIGHT, PARTITIONS, SCORES_TABLE
+from ssray.nightly.rows import IN_FILES, NIGHT, PARTITIONS, SCORES_TABLE
 from ssray.storage.location import Location
 
 How = Literal["append", "replace", "redo"]
@@ -43,6 +48,8 @@ _ATTEMPTS = 4
 """How often a commit is tried that another one of the table is in the way of."""
 _LATEST = 10
 """How many commits are looked at first, when one is looked for."""
+REST = "-rest-"
+"""In the name of a file: what remains of another one of which rows were replaced."""
 _FACTS = "ssray"
 """The key of ssray's own facts in the information of a commit."""
 
@@ -175,13 +182,14 @@ class ScoreTable:
             custom_metadata={_FACTS: json.dumps(facts)},
             app_transactions=[Transaction(_transaction(date), number)],
         )
+        expected = None
         for left in reversed(range(_ATTEMPTS)):
             with self._told():
                 table = self._table() or self._created()
             if _number(table, date) >= number:
                 raise self.conflict(date)
             try:
-                self._committed(table, date, how, files, properties)
+                expected = self._committed(table, date, run, how, files, properties)
                 break
             except (DeltaError, OSError) as error:
                 if self.number(date) < number:
@@ -192,38 +200,76 @@ class ScoreTable:
                     break  # it is there: the answer got lost, and it was repeated
                 else:
                     raise self.conflict(date) from None
-        if how == "redo" and self.paths(date) != {file.path for file in files}:
+        if expected is not None and self.count(date) != expected:
             raise ScoringError(
-                f"{self.root}: another program rewrote the files of {date} at the same time, so "
-                "that rows are there twice. Start again with --again."
+                f"{self.root}: another program rewrote files of {date} at the same time, so that "
+                "rows are there twice. Score the night anew with --again."
             )
 
     def _committed(
         self,
         table: DeltaTable,
         date: str,
+        run: str,
         how: How,
         files: Sequence[RowFile],
         properties: CommitProperties,
-    ) -> None:
+    ) -> int | None:
+        """Commits; returns how many rows the night must have then, if others may be in the way."""
+        actions: list[AddAction | RemoveAction] = [_added(date, file) for file in files]
+        rows = None if how == "append" else sum(file.rows for file in files)
         if how == "replace":
-            source = pa.RecordBatchReader.from_batches(SCORES_TABLE, self._rows(date, files))
-            table.merge(
-                source,
-                f"t.date = '{date}' AND t.uri = s.uri",
-                source_alias="s",
-                target_alias="t",
-                commit_properties=properties,
-            ).when_matched_update_all().when_not_matched_insert_all().execute()
-            return
+            more, kept = self._without_replaced(table, date, run, files)
+            actions += more
+            rows = kept + (rows or 0)
         table.create_write_transaction(
-            [_added(date, file) for file in files],
+            actions,
             "overwrite" if how == "redo" else "append",
             SCORES_TABLE,
             list(PARTITIONS),
             partition_filters=[("date", "=", date)] if how == "redo" else None,
             commit_properties=properties,
         )
+        return rows
+
+    def _without_replaced(
+        self, table: DeltaTable, date: str, run: str, files: Sequence[RowFile]
+    ) -> tuple[list[AddAction | RemoveAction], int]:
+        """Writes anew what remains of files with rows of images that new files have, too.
+
+        Returns:
+            What has to be committed for it, and how many rows of the night remain.
+        """
+        new = dict[str, list[str]]()
+        for file in files:
+            new.setdefault(file.category, []).extend(self._uris(file.path).to_pylist())
+        folders = {file.category: file.path.rpartition("/")[0] for file in files}
+        actions, remaining = list[AddAction | RemoveAction](), 0
+        for there in _files(table, date):
+            uris = self._uris(there.path)
+            replaced = pc.is_in(uris, value_set=pa.array(new.get(there.category, []), pa.string()))
+            count = pc.sum(replaced).as_py() or 0
+            remaining += len(uris) - count
+            if not count:
+                continue
+            actions.append(_removed(date, there))
+            if count < len(uris):
+                content = pa.BufferReader((self.root / there.path).read())
+                rows = pq.read_table(content).select(IN_FILES.names).cast(IN_FILES)
+                name = f"{run}{REST}{secrets.token_hex(4)}.parquet"
+                rest = self._written(f"{folders[there.category]}/{name}", rows, pc.invert(replaced))
+                actions.append(_added(date, dataclasses.replace(rest, category=there.category)))
+        return actions, remaining
+
+    def _uris(self, path: str) -> pa.ChunkedArray:
+        with (self.root / path).open_file() as file:
+            return pq.read_table(file, columns=["uri"])["uri"].cast(pa.string())
+
+    def _written(self, path: str, rows: pa.Table, wanted: pa.ChunkedArray) -> RowFile:
+        buffer, kept = io.BytesIO(), rows.filter(wanted)
+        pq.write_table(kept, buffer, compression="zstd")
+        (self.root / path).write(buffer.getvalue())
+        return RowFile(path, buffer.tell(), "", len(kept), _now())
 
     def compact(self, date: str) -> tuple[int, int]:
         """Joins a night's small files to larger ones; no row changes.
@@ -301,18 +347,6 @@ class ScoreTable:
     def _options(self) -> dict[str, str] | None:
         return self.root.delta_options()
 
-    def _rows(self, date: str, files: Sequence[RowFile]) -> Iterator[pa.RecordBatch]:
-        day = Date.fromisoformat(date)
-        for file in files:
-            with (self.root / file.path).open_file() as opened:
-                for batch in pq.ParquetFile(opened).iter_batches():
-                    columns = [
-                        *batch.columns,
-                        pa.array([day] * len(batch), pa.date32()),
-                        pa.array([file.category] * len(batch), pa.string()),
-                    ]
-                    yield pa.RecordBatch.from_arrays(columns, schema=SCORES_TABLE)
-
     def conflict(self, date: str) -> ConflictError:
         """The error of who comes too late with a commit."""
         return ConflictError(
@@ -341,9 +375,17 @@ def _number(table: DeltaTable, date: str) -> int:
 
 
 def _paths(table: DeltaTable, date: str) -> set[str]:
-    actions, day = pa.table(table.get_add_actions(flatten=True)), Date.fromisoformat(date)
-    dates, paths = actions["partition.date"].to_pylist(), actions["path"].to_pylist()
-    return {path for path, own in zip(paths, dates, strict=True) if own == day}
+    return {file.path for file in _files(table, date)}
+
+
+def _files(table: DeltaTable, date: str) -> list[RowFile]:
+    """The files of a night's rows; how many they have is not told."""
+    day = Date.fromisoformat(date)
+    return [
+        RowFile(unquote(each["path"]), each["size_bytes"], each["partition.category"], 0, 0)
+        for each in pa.table(table.get_add_actions(flatten=True)).to_pylist()
+        if each["partition.date"] == day
+    ]
 
 
 def _commit_of(table: DeltaTable, date: str, number: int) -> tuple[int | None, str | None]:
@@ -368,6 +410,16 @@ def _of_files(table: DeltaTable, date: str | None) -> ds.Dataset:
 
 def _of_night(date: str) -> pc.Expression:
     return pc.field("date") == Date.fromisoformat(date)
+
+
+def _removed(date: str, file: RowFile) -> RemoveAction:
+    of: dict[str, str | None] = {"date": date, "category": file.category}
+    return RemoveAction(file.path, True, _now(), file.size, of)
+
+
+def _now() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
 
 
 def _added(date: str, file: RowFile) -> AddAction:

@@ -586,7 +586,7 @@ def test_what_goes_wrong_after_the_commit_is_told_as_it_is(
 
     with monkeypatch.context() as patch:
         patch.setattr(protocol, "after_commit", failed)
-        with pytest.raises(OSError, match="503 slow down"):
+        with pytest.raises(ScoringError, match="503 slow down"):
             plant.night()
     assert not plant.night().new
     assert set(plant.rows()) == ALL

@@ -18,7 +18,7 @@ from ssray.errors import ConflictError, DataError, ScoringError
 from ssray.nightly.heatmap import draw_heatmap
 from ssray.nightly.rows import IN_FILES, NIGHT, SCORES_TABLE
 from ssray.nightly.run import name_in_paths
-from ssray.nightly.table import RowFile, ScoreTable, _of_files
+from ssray.nightly.table import How, RowFile, ScoreTable, _of_files
 from ssray.storage.location import Location
 from tests.helpers import Ended
 
@@ -144,7 +144,8 @@ def test_a_place_that_is_no_table_is_said_in_a_line(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_commit_goes_on_when_files_were_compacted_meanwhile(table: ScoreTable) -> None:
+@pytest.mark.parametrize("how", ["replace", "redo"])
+def test_rows_that_others_wrote_anew_at_the_same_time_are_told(table: ScoreTable, how: How) -> None:
     for number, uri in enumerate("abc", start=1):
         table.commit(DATE, number, "r", "append", [file_of(table, f"r-{number}", "c", {uri: 1})])
     before, found = table._table(), ScoreTable._table
@@ -152,18 +153,30 @@ def test_a_commit_goes_on_when_files_were_compacted_meanwhile(table: ScoreTable)
     with pytest.MonkeyPatch.context() as patch:
         seen = iter([before])
         patch.setattr(ScoreTable, "_table", lambda self: next(seen, None) or found(self))
-        table.commit(DATE, 4, "x", "replace", [file_of(table, "x-0", "c", {"a": 9})])
-    assert scores(table) == {("c", "a"): 9, ("c", "b"): 1, ("c", "c"): 1}
-    table.commit(DATE, 5, "y", "append", [file_of(table, "y-0", "c", {"d": 2})])
-    stale = table._table()
-    table.compact(DATE)
-    with pytest.MonkeyPatch.context() as patch:
-        seen = iter([stale])
-        patch.setattr(ScoreTable, "_table", lambda self: next(seen, None) or found(self))
-        with pytest.raises(ScoringError, match="rewrote the files of 2026-11-21 at the same time"):
-            table.commit(DATE, 6, "z", "redo", [file_of(table, "z-0", "c", {"e": 1})])
-    table.commit(DATE, 7, "z", "redo", [file_of(table, "z-1", "c", {"e": 2})])
+        with pytest.raises(ScoringError, match="rewrote files of 2026-11-21 at the same time"):
+            table.commit(DATE, 4, "x", how, [file_of(table, "x-0", "c", {"a": 9})])
+    table.commit(DATE, 5, "z", "redo", [file_of(table, "z-1", "c", {"e": 2})])
     assert scores(table) == {("c", "e"): 2}
+
+
+def test_rows_are_replaced_in_files_that_were_compacted(table: ScoreTable) -> None:
+    """Those of a category with another name than its folder, too."""
+    for number, uri in enumerate("abc", start=1):
+        table.commit(
+            DATE, number, "r", "append", [file_of(table, f"r-{number}", "a/b %", {uri: 1})]
+        )
+    table.compact(DATE)
+    table.commit(DATE, 4, "x", "replace", [file_of(table, "x-0", "a/b %", {"a": 9, "d": 4})])
+    table.commit(DATE, 5, "y", "replace", [file_of(table, "y-0", "other", {"a": 7})])
+    expected = {("a/b %", "a"): 9, ("a/b %", "b"): 1, ("a/b %", "c"): 1, ("a/b %", "d"): 4}
+    assert scores(table) == expected | {("other", "a"): 7}, "of its own category alone"
+    dataset = DeltaTable(str(table.root)).to_pyarrow_dataset()
+    with duckdb.connect() as database:
+        database.register("scores", dataset)
+        query = "SELECT score FROM scores WHERE uri = 'a' AND category = 'a/b %'"
+        assert database.execute(query).fetchall() == [(9.0,)]
+    table.compact(DATE)
+    assert scores(table) == expected | {("other", "a"): 7}
 
 
 def test_an_image_is_found_in_files_that_a_merge_wrote(table: ScoreTable) -> None:
