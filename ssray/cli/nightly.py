@@ -205,7 +205,7 @@ def nightly(
 @click.option("--out", required=True, metavar="FILE", help="The picture, a PNG.")
 def heatmap(scores: str, date: str | None, image: str, out: str) -> None:
     """Draw a kept heatmap, over its image if that is still there."""
-    from ssray.nightly.heatmap import draw_heatmap
+    from ssray.nightly.heatmap import as_listed, draw_heatmap
     from ssray.storage.location import Location
 
-    say(str(draw_heatmap(Location.parse(scores), image, Location.parse(out), date)))
+    say(str(draw_heatmap(Location.parse(scores), as_listed(image), Location.parse(out), date)))

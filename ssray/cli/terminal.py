@@ -253,8 +253,10 @@ def show_night(outcome: NightOutcome, place: Location) -> None:
             f"{place}: the night of {outcome.date} is complete already, {outcome.images:,} images; "
             "nothing was done."
         )
-    if outcome.committed is not None:
+    if outcome.committed is not None and outcome.new:
         _show_committed(outcome.committed)
+    for reason, count in outcome.errors.items():
+        console.print(f"Errors of the night, {reason}: {count:,} images")
     for reason, count in outcome.missing.items():
         console.print(f"Missing, {reason}: {count:,} images have no row")
     console.print(f"Table: {place}, {outcome.images:,} images of {outcome.date}")
@@ -271,8 +273,6 @@ def _show_committed(committed: Committed) -> None:
         figures = (f"{counts[name]:,}" for name in ("images", "flagged", "errors"))
         table.add_row(category, *figures)
     console.print(table)
-    for reason, count in summary.errors.items():
-        console.print(f"  {reason}: {count:,}")
     for suffix, count in summary.passed_over.items():
         console.print(f"  passed over, no image: {count:,} x {suffix}")
     for line in night_in_words(summary):
@@ -298,7 +298,11 @@ def night_in_words(summary: Summary) -> Iterator[str]:
     """Yields lines on how long a night took and where the time went."""
     speed = summary.images_per_second
     line = f"{summary.images:,} images in {clock(summary.wall_seconds)}"
-    line += f", {speed:.1f} images/s" if speed else ", all scored by an earlier start"
+    line += (
+        f", {speed:.{1 if speed >= 1 else 2}f} images/s"
+        if speed
+        else ", all scored by an earlier start"
+    )
     listing = summary.seconds.get("list", 0.0)
     yield f"{line}; listing them took {clock(listing)}." if listing >= 1 else f"{line}."
     if summary.stage_shares:

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,9 @@ NO_PROGRESS_TIMEOUT_S = 6 * 3600
 """Only a batch that is done is progress: thousands of images of a compressed tar at some seconds
 each are one, and a node may have to be waited for."""
 _TASKS_AHEAD = 2
+MOST_PREPARED = 512
+"""Images of a batch that pass through Ray's object store at once; of a larger one, as of a
+compressed tar, the actor with the GPU does all."""
 _BATCHES_AT_ONCE = 2
 """Batches that an actor with a GPU works on: one is on the card, one is packed and written."""
 _BATCHES = pa.schema(
@@ -106,7 +109,7 @@ class RayStages:
     def paused(self, yes: bool) -> None:
         self._metrics.paused(yes)
 
-    def score(self, batches: Sequence[Assignment], give_up: bool) -> Iterator[Part]:
+    def score(self, batches: Sequence[Assignment], give_up: bool) -> Generator[Part, None, None]:
         if not batches:
             return
         work = dataclasses.replace(self._work, give_up=give_up)
@@ -161,8 +164,7 @@ def _staged(assigned: ray.data.Dataset, pool: _Pool, work: _Work) -> ray.data.Da
         batch_size=1,
         num_cpus=pool.each.cpus if pool.each.stated else 0,
         num_gpus=pool.each.gpus,
-        compute=pool.strategy(2 * _BATCHES_AT_ONCE),
-        max_concurrency=_BATCHES_AT_ONCE,
+        compute=pool.strategy(2 * _BATCHES_AT_ONCE, _BATCHES_AT_ONCE),
         fn_constructor_kwargs={"work": work, "worker": pool.each},
     )
 
@@ -202,12 +204,18 @@ class _Pool:
         check_capacity(min(request.min_actors, most), each.cpus, each.gpus)
         return cls(min(request.min_actors, most), most, each)
 
-    def strategy(self, tasks_ahead: int) -> ray.data.ActorPoolStrategy:
-        """The actors as Ray Data takes them."""
+    def strategy(self, tasks_ahead: int, at_once: int = 1) -> ray.data.ActorPoolStrategy:
+        """The actors as Ray Data takes them.
+
+        Args:
+            tasks_ahead: batches that each is given, of which the others wait.
+            at_once: batches that each works on.
+        """
         return ray.data.ActorPoolStrategy(
             min_size=self.min_actors,
             max_size=self.max_actors,
             max_tasks_in_flight_per_actor=tasks_ahead,
+            max_concurrent_calls_per_actor=at_once,
         )
 
 
@@ -242,6 +250,15 @@ class _Actor:
         self._wrote = time.perf_counter() - scored
         return part
 
+    def whole(self, batch: Assignment) -> Part:
+        """Does all that a batch takes."""
+        begun = time.perf_counter()
+        score = functools.partial(self.scorer, give_up=self.work.give_up)
+        sources = _sources(self.work.places, batch)
+        results = quarantined(score, sources, _notes(self.work.places, batch))
+        result = BatchResult.joined(results)
+        return self.written(batch.number, sources[0].category, batch.files, result, begun)
+
 
 class _WholeBatches(_Actor):
     """Does all that a batch takes."""
@@ -250,18 +267,10 @@ class _WholeBatches(_Actor):
         """``_BATCHES`` rows to parts."""
         return _parts(
             [
-                _unless_storage_fails(self._done, batch, self._device)
+                _unless_storage_fails(self.whole, batch, self._device)
                 for batch in _assignments(batches)
             ]
         )
-
-    def _done(self, batch: Assignment) -> Part:
-        begun = time.perf_counter()
-        score = functools.partial(self.scorer, give_up=self.work.give_up)
-        sources = _sources(self.work.places, batch)
-        results = quarantined(score, sources, _notes(self.work.places, batch))
-        result = BatchResult.joined(results)
-        return self.written(batch.number, sources[0].category, batch.files, result, begun)
 
 
 class _PreparedBatches(_Actor):
@@ -279,6 +288,8 @@ class _PreparedBatches(_Actor):
     def _done(
         self, known: Mapping[str, Any], images: pa.LargeBinaryScalar, batch: Assignment
     ) -> Part:
+        if known["whole"]:
+            return self.whole(batch)
         if not images.is_valid:
             return batch.postponed(self._device)
         begun = time.perf_counter()
@@ -300,14 +311,16 @@ def _prepared_batches(batches: pa.Table, work: _Work) -> Iterator[pa.Table]:
     prepare = Preparer(1 + SPARE_READERS)
     for batch in _assignments(batches):
         begun, spent, fetch = time.perf_counter(), Spent(), Fetcher()
-        images = None
+        images, whole = None, batch.left > MOST_PREPARED
         try:
-            images = _images(work, batch, functools.partial(prepare, fetch=fetch, spent=spent))
+            if not whole:
+                images = _images(work, batch, functools.partial(prepare, fetch=fetch, spent=spent))
         except FileNotFoundError:  # another process has committed, and cleared up
             raise
         except OSError:
             pass
         known = batch._asdict() | {
+            "whole": whole,
             "seconds": spent.seconds,
             "worker_seconds": time.perf_counter() - begun,
             "retries": fetch.retries,

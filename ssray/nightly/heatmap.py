@@ -83,3 +83,8 @@ def _find(scores: Location, uri: str, date: str | None) -> dict[str, Any]:
             f"{scores}: {uri} is not in {where}. Expected a uri as it stands in the rows."
         )
     return found(NIGHT.names, f"{max(days)}")[0]
+
+
+def as_listed(image: str) -> str:
+    """An image's path or URI as it stands in the rows: paths are absolute there."""
+    return image if "://" in image else str(Location.parse(image))

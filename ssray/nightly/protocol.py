@@ -15,7 +15,7 @@ import json
 import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -212,7 +212,7 @@ class Stages(Protocol):
     def device(self) -> str:
         """Where the models run."""
 
-    def score(self, batches: Sequence[Assignment], give_up: bool) -> Iterator[Part]:
+    def score(self, batches: Sequence[Assignment], give_up: bool) -> Generator[Part, None, None]:
         """Scores batches, in any order, and keeps their rows.
 
         Args:
@@ -500,6 +500,7 @@ class _Job:
             time.sleep(seconds)
             stages.paused(False)
             self._events.went_on(seconds)
+            self._places.notes.delete()  # no image is to blame for batches that were broken off
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         if self._request.give_up:
             if last:
@@ -526,29 +527,33 @@ class _Job:
             if left > replaced[number]
         ]
         postponed, failed = Counter[str](), 0
-        for part in stages.score(batches, give_up):
-            self._add(part)
-            if part.facts:
-                self._events.batch_done(part.batch, part.facts)
-            for reason, count in part.postponed.items():
-                self._events.batch_postponed(part.batch, part.category, count, reason)
-            self._on_scored(self._rows, self._manifest.images)
-            replaced[part.batch] = part.postponed.get(_REPLACED, 0)
-            postponed += Counter(part.postponed)
-            del postponed[_REPLACED]
-            if not part.rows:  # next time others come first
-                self._left[part.batch] = self._left.pop(part.batch)
-            failed = failed + 1 if _unanswered(part) else 0
-            if failed >= MOST_FAILED_BATCHES:
-                break
-        else:
-            expected = postponed.total() + replaced.total()
-            if sum(self._left.values()) != expected:
-                raise ScoringError(
-                    f"{sum(self._left.values())} images of {self._places.date} have no row, of "
-                    f"which {expected} could not be read. The same command goes on with them."
-                )
+        with contextlib.closing(stages.score(batches, give_up)) as parts:
+            for part in parts:
+                self._count(part, postponed, replaced)
+                failed = failed + 1 if _unanswered(part) else 0
+                if failed >= MOST_FAILED_BATCHES:
+                    return postponed
+        expected = postponed.total() + replaced.total()
+        if sum(self._left.values()) != expected:
+            raise ScoringError(
+                f"{sum(self._left.values())} images of {self._places.date} have no row, of which "
+                f"{expected} could not be read. The same command goes on with them."
+            )
         return postponed
+
+    def _count(self, part: Part, postponed: Counter[str], replaced: Counter[int]) -> None:
+        """Counts what came of a batch, on every counter."""
+        self._add(part)
+        if part.facts:
+            self._events.batch_done(part.batch, part.facts)
+        for reason, count in part.postponed.items():
+            self._events.batch_postponed(part.batch, part.category, count, reason)
+        self._on_scored(self._rows, self._manifest.images)
+        replaced[part.batch] = part.postponed.get(_REPLACED, 0)
+        postponed.update(part.postponed)
+        del postponed[_REPLACED]
+        if not part.rows:  # next time others come first
+            self._left[part.batch] = self._left.pop(part.batch)
 
 
 def _unanswered(part: Part) -> bool:

@@ -133,7 +133,7 @@ def summary_of(images: int, wall: float = 14.0, scored: int | None = None) -> Su
 
 def test_a_small_night_is_told_without_extrapolation() -> None:
     assert list(night_in_words(summary_of(11))) == [
-        "11 images in 0:14, 0.8 images/s; listing them took 0:02.",
+        "11 images in 0:14, 0.79 images/s; listing them took 0:02.",
         "Of the workers' time: fetch 12 %, decode 41 %, model 35 %, pack 2 %, write 10 %.",
         "1,200 requests to the storage failed and were made again.",
     ]

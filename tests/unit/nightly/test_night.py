@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class Worker:
     def device(self) -> str:
         return self.plant.device
 
-    def score(self, batches: Sequence[Assignment], give_up: bool) -> Iterator[Part]:
+    def score(self, batches: Sequence[Assignment], give_up: bool) -> Generator[Part, None, None]:
         for number, planned, files, _ in batches:
             listed = read_batch(self.places.manifest, number, planned)
             sources = without_rows(self.places, listed, files)
