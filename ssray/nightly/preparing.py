@@ -17,7 +17,7 @@ from typing import Self
 
 from ssray.data.pose import Framing
 from ssray.errors import ImageError
-from ssray.nightly.sources import Source
+from ssray.nightly.sources import REFUSED, Source
 from ssray.scoring.judge import SCORE_BATCH, Prepared, prepare
 from ssray.storage.archives import (
     Member,
@@ -40,6 +40,7 @@ _KNOWN = {
     "forbidden": "may not be read, is no regular file, or lies, once links are followed, outside "
     "of where its list may name files (--allow)",
     "changed": "was replaced while it was listed",
+    REFUSED: "the storage refused it when it was listed",
     "missing": "a link whose target is not there",
 }
 """Why an image was given up when it was listed, by reason code."""
@@ -231,7 +232,8 @@ def _reading(source: Source, fetch: Fetcher) -> Callable[[], bytes]:
 def _known_before(source: Source) -> ImageError:
     code = source.error or ""
     why = _KNOWN.get(code, "known before it was read")
-    return ImageError(code, f"{source.uri}: {why}", transient=code == "changed")
+    told = "forbidden" if code == REFUSED else code
+    return ImageError(told, f"{source.uri}: {why}", transient=code in ("changed", REFUSED))
 
 
 def _raising(error: ImageError) -> Callable[[], bytes]:

@@ -20,6 +20,10 @@ UNMATCHED = "unmatched"
 """The category of an image whose path the pattern does not match."""
 
 
+REFUSED = "refused"
+"""The error of an archive that the storage refused to give when it was listed: it may later."""
+
+
 @dataclass(frozen=True)
 class Source:
     """An image that is to be scored.
@@ -177,7 +181,9 @@ def _members(file: ListedFile, rule: CategoryRule, passed_over: Counter[str]) ->
     except ImageError as error:
         if error.code == "unreadable":  # as it may be tomorrow, or in a minute
             raise DataError(f"{error}. Start again when it can be read.") from None
-        yield _source(uri, rule.of(f"{folder}/"), file.size, error=error.code, etag=file.etag)
+        refused = error.code == "forbidden" and error.transient
+        code = REFUSED if refused else error.code
+        yield _source(uri, rule.of(f"{folder}/"), file.size, error=code, etag=file.etag)
 
 
 def _from_list(place: Location, rule: CategoryRule, roots: Roots) -> Iterator[Source]:

@@ -418,3 +418,15 @@ def test_models_that_were_used_last_are_kept(
     assert [int(name[-1]) for name in loaded] == [0, 1, 2, 1, 3]
     monkeypatch.setattr(batch, "MOST_MODEL_BYTES", 0)
     assert scorer([source]).rows["error"].to_pylist() == [None], "one there must be"
+
+
+def test_an_archive_that_was_refused_or_replaced_while_it_was_listed_is_tried_again(
+    store: Location,
+) -> None:
+    withheld = [
+        Source(f"s3://prod/{code}.tar", "weave", error=code) for code in ("refused", "changed")
+    ]
+    lost = Source("/images/x.png", "weave", error="missing")
+    result = scored(store, [*withheld, lost])
+    assert result.postponed == {"forbidden": 1, "changed": 1}
+    assert result.rows["error"].to_pylist() == ["missing"]
