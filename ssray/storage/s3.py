@@ -201,6 +201,8 @@ def _is_no_folder(bucket: str, key: str) -> bool:
         head(bucket, key)
     except FileNotFoundError:
         return False
+    except OSError:  # whoever reads it will be told
+        return True
     return True
 
 
