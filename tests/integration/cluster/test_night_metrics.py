@@ -6,6 +6,7 @@ import time
 import urllib.request
 from urllib.parse import urlsplit
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ssray.cluster.night_metrics import BATCH_SECONDS, METRICS, NO_MODEL, NightMetrics
@@ -97,6 +98,7 @@ def test_prometheus_reads_each_metric_with_its_tags(ray_local: None) -> None:
     assert {name for name, _ in found} == {name for each in METRICS for name in each.exposed}
 
 
+@pytest.mark.slow
 def test_what_is_left_is_seen_while_nothing_happens_and_no_longer(ray_local: None) -> None:
     """Ray drops a gauge that was not set for 20 seconds."""
     with NightMetrics(NIGHT, {"weave": "v1"}) as metrics:

@@ -293,11 +293,12 @@ def test_a_storage_that_is_down_for_a_while_costs_no_row(
     first: list[float] = []
 
     def down(path: str) -> int | None:
-        if "/plant/images/" not in path or path.endswith((".tar", ".tgz")):
+        listed_by_more_than_its_name = (".tar", ".tgz", "empty.png")
+        if "/plant/images/" not in path or path.endswith(listed_by_more_than_its_name):
             return None
         first.append(time.monotonic())
         passed = time.monotonic() - first[0]
-        return 503 if passed < 20 else 403 if passed < 30 else None
+        return 503 if passed < 6 else 403 if passed < 9 else None
 
     with faulty_proxy(server.hostname, server.port, 0.0, down) as traffic:
         with monkeypatch.context() as patch:
@@ -309,7 +310,7 @@ def test_a_storage_that_is_down_for_a_while_costs_no_row(
 
 
 def test_what_stays_refused_leaves_the_night_incomplete(
-    plant: Plant, undisturbed: tuple[Location, str], monkeypatch: pytest.MonkeyPatch
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = Location.parse(f"{plant.images}".replace("images", "shut"))
     server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
@@ -327,10 +328,6 @@ def test_what_stays_refused_leaves_the_night_incomplete(
     assert ended.returncode == 3, ended.stdout + ended.stderr
     assert "Missing, forbidden: 1 images have no row" in ended.stdout
     assert {row["uri"] for row in rows_of(out)} == plant.expected.keys() - {shut}
-    ended = plant.score(out)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert ScoreTable(out).number(DATE) == 2
-    assert same(rows_of(out), rows_of(undisturbed[0]))
 
 
 GPU_NODE, CPU_NODE, HEAD = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}, {"CPU": 0.0}
