@@ -266,12 +266,6 @@ def test_an_image_that_kills_its_process_is_a_row_at_last(
     assert all(row["score"] is not None for row in rows if row["uri"] not in killers)
 
 
-def test_a_batch_that_gets_done_is_never_taken_apart(tmp_path: Path) -> None:
-    sources, notes = [Source(f"{n}", "weave") for n in range(3)], Location.parse(tmp_path)
-    for _ in range(MOST_DEATHS + 2):  # as where storage gives some images later
-        assert quarantined(len, sources, notes) == [3]
-
-
 def test_a_locked_zip_and_a_strange_scheme_are_rows(store: Location, tmp_path: Path) -> None:
     place = tmp_path / "weave.zip"
     with zipfile.ZipFile(place, "w") as archive:

@@ -444,6 +444,24 @@ def test_storage_that_fails_costs_time_and_no_row(plant: Plant) -> None:
     assert any("images without an answer (unreadable:" in state for state in states)
 
 
+def test_a_pause_blames_no_image_for_what_was_broken_off(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notes of batches that were begun are of the present round alone."""
+    score, notes, begun = Worker.score, list[int](), time.monotonic()
+
+    def noted(self: Worker, *arguments: Any) -> Generator[Part, None, None]:
+        notes.append(len(self.places.notes.files()))
+        (self.places.notes / "000000/batch/note").write(b"")
+        yield from score(self, *arguments)
+
+    monkeypatch.setattr(Worker, "score", noted)
+    plant.faults = lambda _: "unreadable" if time.monotonic() < begun + 0.3 else None
+    plant.night(patience=60.0)
+    assert set(notes) == {0} and len(notes) > 1
+    assert set(plant.rows()) == ALL
+
+
 def test_what_stays_refused_leaves_the_night_incomplete_until_it_is_given(plant: Plant) -> None:
     def shut(source: Source) -> str | None:
         return "forbidden" if source.uri.endswith(("a/3", "b/1")) else None
