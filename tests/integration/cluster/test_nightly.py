@@ -298,7 +298,7 @@ def test_a_storage_that_is_down_for_a_while_costs_no_row(
             return None
         first.append(time.monotonic())
         passed = time.monotonic() - first[0]
-        return 503 if passed < 6 else 403 if passed < 9 else None
+        return 503 if passed < 6 else 403 if passed < 20 else None
 
     with faulty_proxy(server.hostname, server.port, 0.0, down) as traffic:
         with monkeypatch.context() as patch:
