@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date as Date
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -32,8 +33,10 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from ssray.errors import ConflictError, DataError, ScoringError
 from ssray.nightly.rows import IN_FILES, NIGHT, PARTITIONS, SCORES_TABLE
+from ssray.storage.fetch import persistently
 from ssray.storage.location import Location
 
+_Result = TypeVar("_Result")
 How = Literal["append", "replace", "redo"]
 """What a commit does: adds rows, adds rows in place of those of the same images, or puts rows in
 place of all of the night's."""
@@ -105,17 +108,24 @@ class ScoreTable:
         if not self.number(date):
             raise ScoringError(f"{self.root}: no night of {date} there.")
         wanted = list(columns) if columns is not None else NIGHT.names
-        with self._told():
-            return _of_files(self._present(), date).to_table(wanted, filter=_of_night(date))
+        return self._read(
+            lambda: _of_files(self._present(), date).to_table(wanted, filter=_of_night(date))
+        )
 
     def batches(self, columns: Sequence[str], date: str | None = None) -> Iterator[pa.RecordBatch]:
         """Some columns of a night's rows, or of all, a part at a time; nothing without a table."""
         table = self._table()
         if table is None:
             return
-        with self._told():
-            wanted = None if date is None else _of_night(date)
-            for batch in _of_files(table, date).to_batches(columns=list(columns), filter=wanted):
+        wanted = None if date is None else _of_night(date)
+        dataset = _of_files(table, date)
+
+        def of_file(fragment: ds.Fragment) -> list[pa.RecordBatch]:
+            found = fragment.to_batches(schema=dataset.schema, columns=list(columns), filter=wanted)
+            return list(found)
+
+        for fragment in dataset.get_fragments():
+            for batch in self._read(functools.partial(of_file, fragment)):
                 if len(batch):
                     yield batch
 
@@ -124,8 +134,7 @@ class ScoreTable:
         table = self._table()
         if table is None:
             return 0
-        with self._told():
-            return int(_of_files(table, date).count_rows(filter=_of_night(date)))
+        return self._read(lambda: int(_of_files(table, date).count_rows(filter=_of_night(date))))
 
     def number(self, date: str) -> int:
         """The number of the last commit of a night, 0 if there is none."""
@@ -137,9 +146,7 @@ class ScoreTable:
         table = self._table()
         if table is None:
             return None
-        with self._told():
-            _, run = _commit_of(table, date, number)
-            return run
+        return self._read(lambda: _commit_of(table, date, number))[1]
 
     def paths(self, date: str, number: int | None = None) -> set[str]:
         """The files of a night's rows that count, by their path below the table.
@@ -184,8 +191,7 @@ class ScoreTable:
         )
         expected = None
         for left in reversed(range(_ATTEMPTS)):
-            with self._told():
-                table = self._table() or self._created()
+            table = self._table() or self._created()
             if _number(table, date) >= number:
                 raise self.conflict(date)
             try:
@@ -314,11 +320,10 @@ class ScoreTable:
             )
 
     def _table(self) -> DeltaTable | None:
-        with self._told():
-            try:
-                return DeltaTable(str(self.root), storage_options=self._options)
-            except TableNotFoundError:
-                return None
+        try:
+            return self._read(lambda: DeltaTable(str(self.root), storage_options=self._options))
+        except TableNotFoundError:
+            return None
 
     def _present(self) -> DeltaTable:
         table = self._table()
@@ -357,6 +362,27 @@ class ScoreTable:
     def _failed(self, error: Exception) -> ScoringError:
         first = str(error).strip().partition("\n")[0]
         return ScoringError(f"{self.root}: the table of scores can't be read or written. ({first})")
+
+    def _read(self, work: Callable[[], _Result]) -> _Result:
+        """Does what only reads, again and again where the storage fails.
+
+        Raises:
+            TableNotFoundError: if there is no table.
+            ScoringError: if it can't be read in so many attempts.
+        """
+
+        def once() -> _Result:
+            try:
+                return work()
+            except TableNotFoundError:
+                raise
+            except (DeltaError, pa.ArrowException) as error:
+                raise OSError(str(error)) from error
+
+        try:
+            return persistently(once)
+        except OSError as error:
+            raise self._failed(error) from error
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
