@@ -118,7 +118,7 @@ class ScoreTable:
         if table is None:
             return
         wanted = None if date is None else _of_night(date)
-        dataset = _of_files(table, date)
+        dataset = self._read(lambda: _of_files(table, date))
 
         def of_file(fragment: ds.Fragment) -> list[pa.RecordBatch]:
             found = fragment.to_batches(schema=dataset.schema, columns=list(columns), filter=wanted)
