@@ -43,10 +43,10 @@ def nights(table: ScoreTable) -> list[StoredNight]:
     """The nights of a table, by date.
 
     Raises:
-        ScoringError: if there is none, or it can't be read.
+        DataError: if there is none.
+        ScoringError: if it can't be read.
     """
-    if not table.exists():
-        raise ScoringError(f"{table.root}: no table of scores there.")
+    table.present()
     counted = dict[Date, list[int]]()
     for batch in table.batches(["date", "flagged", "error"]):
         rows = pa.Table.from_batches([batch])

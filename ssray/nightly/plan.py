@@ -7,7 +7,6 @@ in memory as a whole. ``manifest.json``, written last, says where each batch lie
 
 from __future__ import annotations
 
-import io
 import itertools
 import time
 from collections import Counter
@@ -23,6 +22,7 @@ from ssray.nightly.sources import CategoryRule, Source, find
 from ssray.storage.archives import is_compressed_tar, split_member
 from ssray.storage.json_file import read_json
 from ssray.storage.location import Location
+from ssray.storage.parquet import as_parquet
 
 BATCHES_A_PART = 64
 """How many batches a file of the manifest has."""
@@ -210,9 +210,7 @@ def _parquet(members: Sequence[Source]) -> bytes:
         }
         for source in members
     ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=ROWS), buffer, compression="zstd")
-    return buffer.getvalue()
+    return as_parquet(pa.Table.from_pylist(rows, schema=ROWS), "zstd")
 
 
 def _part(number: int) -> str:

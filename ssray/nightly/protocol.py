@@ -418,8 +418,9 @@ class _Job:
         """
         begun = time.monotonic()
         with _unless_committed_elsewhere(self._table, self._run, self._places.date):
+            device = stages.device
             for part in list_parts(self._places):
-                if part.device == stages.device:  # another may compute other scores
+                if part.device == device:  # another may compute other scores
                     self._add(part)
             there = self._rows
             self._on_scored(there, self._manifest.images)

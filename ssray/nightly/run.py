@@ -28,7 +28,6 @@ import io
 import json
 import re
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -48,10 +47,11 @@ from ssray.nightly.rows import IN_FILES
 from ssray.nightly.seen import State
 from ssray.nightly.sources import Source
 from ssray.nightly.summary import BatchFacts, Summary
-from ssray.nightly.table import REST, RowFile, ScoreTable
+from ssray.nightly.table import REST, RowFile, ScoreTable, now
 from ssray.storage.fetch import persistently
 from ssray.storage.json_file import read_json
 from ssray.storage.location import Location
+from ssray.storage.parquet import as_parquet
 
 Write = Callable[[Location, bytes], None]
 """Writes a file as the holder of the lease: ``Lease.write``."""
@@ -358,17 +358,12 @@ def write_part(
     facts = BatchFacts.of(result)
     folder = f"date={places.date}/category={name_in_paths(category)}"
     path = f"{folder}/{places.run}-{batch:06}-{secrets.token_hex(4)}.parquet"
-    now = int(time.time() * 1000)
-    part = part.model_copy(update={"facts": facts, "path": path, "modified": now})
+    part = part.model_copy(update={"facts": facts, "path": path, "modified": now()})
     table = result.rows.select(IN_FILES.names).cast(IN_FILES)
-    buffer = io.BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata({_FACTS: part.model_dump_json().encode()}),
-        buffer,
-        compression="zstd",
-    )
-    (places.out / path).write(buffer.getvalue())
-    return part.model_copy(update={"size": buffer.tell()})
+    facts_kept = {_FACTS: part.model_dump_json().encode()}
+    content = as_parquet(table.replace_schema_metadata(facts_kept), "zstd")
+    (places.out / path).write(content)
+    return part.model_copy(update={"size": len(content)})
 
 
 def list_parts(places: Places) -> list[Part]:

@@ -11,9 +11,7 @@ the table.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import io
 import json
 import secrets
 import time
@@ -35,6 +33,7 @@ from ssray.errors import ConflictError, DataError, ScoringError
 from ssray.nightly.rows import IN_FILES, NIGHT, PARTITIONS, SCORES_TABLE
 from ssray.storage.fetch import persistently
 from ssray.storage.location import Location
+from ssray.storage.parquet import as_parquet
 
 _Result = TypeVar("_Result")
 How = Literal["append", "replace", "redo"]
@@ -95,9 +94,8 @@ class ScoreTable:
         Raises:
             DataError: if there is no table.
         """
-        with self._told():
-            dataset: ds.Dataset = self._present().to_pyarrow_dataset()
-            return dataset
+        table = self.present()
+        return self._read(lambda: _of_files(table, None))
 
     def night(self, date: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of a night, ``NIGHT`` or some of its columns, in no fixed order.
@@ -108,9 +106,8 @@ class ScoreTable:
         if not self.number(date):
             raise ScoringError(f"{self.root}: no night of {date} there.")
         wanted = list(columns) if columns is not None else NIGHT.names
-        return self._read(
-            lambda: _of_files(self._present(), date).to_table(wanted, filter=_of_night(date))
-        )
+        table = self.present()
+        return self._read(lambda: _of_files(table, date).to_table(wanted, filter=_of_night(date)))
 
     def batches(self, columns: Sequence[str], date: str | None = None) -> Iterator[pa.RecordBatch]:
         """Some columns of a night's rows, or of all, a part at a time; nothing without a table."""
@@ -131,22 +128,19 @@ class ScoreTable:
 
     def count(self, date: str) -> int:
         """How many rows a night has."""
-        table = self._table()
-        if table is None:
-            return 0
-        return self._read(lambda: int(_of_files(table, date).count_rows(filter=_of_night(date))))
+
+        def counted(table: DeltaTable) -> int:
+            return int(_of_files(table, date).count_rows(filter=_of_night(date)))
+
+        return self._of(counted, 0)
 
     def number(self, date: str) -> int:
         """The number of the last commit of a night, 0 if there is none."""
-        table = self._table()
-        return 0 if table is None else _number(table, date)
+        return self._of(lambda table: _number(table, date), 0)
 
     def run_of(self, date: str, number: int) -> str | None:
         """The run whose rows a commit of a night added; None if there is no such commit."""
-        table = self._table()
-        if table is None:
-            return None
-        return self._read(lambda: _commit_of(table, date, number))[1]
+        return self._of(lambda table: _commit_of(table, date, number)[1], None)
 
     def paths(self, date: str, number: int | None = None) -> set[str]:
         """The files of a night's rows that count, by their path below the table.
@@ -155,16 +149,18 @@ class ScoreTable:
             date: of the night.
             number: of a commit; also takes the files that counted right after it.
         """
-        table = self._table()
-        if table is None:
-            return set()
-        with self._told():
-            counted = _paths(table, date)
-            version, _ = (None, None) if number is None else _commit_of(table, date, number)
-            if version is not None and version != table.version():
-                table.load_as_version(version)
-                counted |= _paths(table, date)
-        return counted
+        counted = self._of(lambda table: _paths(table, date), set[str]())
+        if number is None:
+            return counted
+        version = self._of(lambda table: _commit_of(table, date, number)[0], None)
+        return counted if version is None else counted | self._paths_at(date, version)
+
+    def _paths_at(self, date: str, version: int) -> set[str]:
+        def paths(table: DeltaTable) -> set[str]:
+            table.load_as_version(version)
+            return _paths(table, date)
+
+        return self._of(paths, set[str]())
 
     def commit(self, date: str, number: int, run: str, how: How, files: Sequence[RowFile]) -> None:
         """Makes files of rows count, all at once.
@@ -263,19 +259,19 @@ class ScoreTable:
                 content = pa.BufferReader((self.root / there.path).read())
                 rows = pq.read_table(content).select(IN_FILES.names).cast(IN_FILES)
                 name = f"{run}{REST}{secrets.token_hex(4)}.parquet"
-                rest = self._written(f"{folders[there.category]}/{name}", rows, pc.invert(replaced))
-                actions.append(_added(date, dataclasses.replace(rest, category=there.category)))
+                kept = rows.filter(pc.invert(replaced))
+                rest = self._written(f"{folders[there.category]}/{name}", there.category, kept)
+                actions.append(_added(date, rest))
         return actions, remaining
 
     def _uris(self, path: str) -> pa.ChunkedArray:
         with (self.root / path).open_file() as file:
             return pq.read_table(file, columns=["uri"])["uri"].cast(pa.string())
 
-    def _written(self, path: str, rows: pa.Table, wanted: pa.ChunkedArray) -> RowFile:
-        buffer, kept = io.BytesIO(), rows.filter(wanted)
-        pq.write_table(kept, buffer, compression="zstd")
-        (self.root / path).write(buffer.getvalue())
-        return RowFile(path, buffer.tell(), "", len(kept), _now())
+    def _written(self, path: str, category: str, rows: pa.Table) -> RowFile:
+        content = as_parquet(rows, "zstd")
+        (self.root / path).write(content)
+        return RowFile(path, len(content), category, len(rows), now())
 
     def compact(self, date: str) -> tuple[int, int]:
         """Joins a night's small files to larger ones; no row changes.
@@ -285,7 +281,7 @@ class ScoreTable:
         Returns:
             How many files there were, and how many they became.
         """
-        table = self._present()
+        table = self.present()
         if not _number(table, date):
             raise ScoringError(f"{self.root}: no night of {date} there.")
         with self._told():
@@ -294,9 +290,8 @@ class ScoreTable:
 
     def count_before(self, date: str) -> int:
         """How many rows the nights before a date have."""
-        with self._told():
-            before = pc.field("date") < Date.fromisoformat(date)
-            return int(self.dataset().count_rows(filter=before))
+        dataset, before = self.dataset(), pc.field("date") < Date.fromisoformat(date)
+        return self._read(lambda: int(dataset.count_rows(filter=before)))
 
     def delete_before(self, date: str) -> None:
         """Takes the nights before a date out of the table.
@@ -304,7 +299,7 @@ class ScoreTable:
         Older versions of the table keep them until ``vacuum``.
         """
         with self._told():
-            self._present().delete(f"date < '{date}'")
+            self.present().delete(f"date < '{date}'")
 
     def vacuum(self, keep_hours: int) -> int:
         """Deletes files that no row counts of any more; returns how many.
@@ -314,7 +309,7 @@ class ScoreTable:
         """
         with self._told():
             return len(
-                self._present().vacuum(
+                self.present().vacuum(
                     retention_hours=keep_hours, dry_run=False, enforce_retention_duration=False
                 )
             )
@@ -325,7 +320,17 @@ class ScoreTable:
         except TableNotFoundError:
             return None
 
-    def _present(self) -> DeltaTable:
+    def _of(self, work: Callable[[DeltaTable], _Result], without: _Result) -> _Result:
+        """What is read of the table; ``without`` if there is none."""
+        table = self._table()
+        return without if table is None else self._read(lambda: work(table))
+
+    def present(self) -> DeltaTable:
+        """The table.
+
+        Raises:
+            DataError: if there is none.
+        """
         table = self._table()
         if table is None:
             raise DataError(
@@ -346,7 +351,7 @@ class ScoreTable:
                 configuration=_SETTINGS,
                 storage_options=self._options,
             )
-        return self._present()
+        return self.present()
 
     @property
     def _options(self) -> dict[str, str] | None:
@@ -406,11 +411,12 @@ def _paths(table: DeltaTable, date: str) -> set[str]:
 
 def _files(table: DeltaTable, date: str) -> list[RowFile]:
     """The files of a night's rows; how many they have is not told."""
-    day = Date.fromisoformat(date)
+    actions = pa.table(table.get_add_actions(flatten=True))
+    own = actions.filter(pc.field("partition.date") == Date.fromisoformat(date))
+    columns = (own[name].to_pylist() for name in ("path", "size_bytes", "partition.category"))
     return [
-        RowFile(unquote(each["path"]), each["size_bytes"], each["partition.category"], 0, 0)
-        for each in pa.table(table.get_add_actions(flatten=True)).to_pylist()
-        if each["partition.date"] == day
+        RowFile(unquote(path), size, category, 0, 0)
+        for path, size, category in zip(*columns, strict=True)
     ]
 
 
@@ -440,10 +446,10 @@ def _of_night(date: str) -> pc.Expression:
 
 def _removed(date: str, file: RowFile) -> RemoveAction:
     of: dict[str, str | None] = {"date": date, "category": file.category}
-    return RemoveAction(file.path, True, _now(), file.size, of)
+    return RemoveAction(file.path, True, now(), file.size, of)
 
 
-def _now() -> int:
+def now() -> int:
     """Milliseconds since 1970."""
     return int(time.time() * 1000)
 

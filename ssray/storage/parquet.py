@@ -15,8 +15,8 @@ def write_table(table: pa.Table, place: Location) -> None:
     place.write(as_parquet(table))
 
 
-def as_parquet(table: pa.Table) -> bytes:
+def as_parquet(table: pa.Table, compression: str = "snappy") -> bytes:
     """A table as the content of a Parquet file."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer)
+    pq.write_table(table, buffer, compression=compression)
     return buffer.getvalue()
