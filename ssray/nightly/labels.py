@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from ssray.errors import DataError
 from ssray.metrics.labels import DEFECT, GOOD
 from ssray.nightly.lists import Roots, is_list
+from ssray.nightly.user_table import UNREADABLE, column_names, text_rows
 from ssray.storage.location import Location
 
 WORDS = {
@@ -92,10 +88,8 @@ def _names(place: Location) -> list[str]:
     if not is_list(place):
         raise DataError(f"{place}: expected a .csv or .parquet file with columns uri and label.")
     try:
-        with place.open_file() as file:
-            schema = pq.read_schema(file) if _is_parquet(place) else _open_csv(file).schema
-            names: list[str] = schema.names
-    except (OSError, pa.ArrowException, ValueError) as error:
+        names = column_names(place)
+    except UNREADABLE as error:
         raise _unreadable(place, error) from None
     for column in _COLUMNS:
         if names.count(column) != 1:
@@ -107,37 +101,16 @@ def _names(place: Location) -> list[str]:
     return names
 
 
-def _rows(place: Location) -> Iterator[tuple[str | None, str | None]]:
+def _rows(place: Location) -> Iterator[tuple[str | None, ...]]:
     """Yields what each row names and says, in the table's order.
 
     Raises:
         DataError: if the table is damaged.
     """
     try:
-        with place.open_file() as file:
-            parquet = _is_parquet(place)
-            batches = pq.ParquetFile(file).iter_batches if parquet else partial(_open_csv, file)
-            for batch in batches(columns=_COLUMNS):
-                columns = (batch.column(name).cast(pa.string()) for name in _COLUMNS)
-                yield from zip(*(each.to_pylist() for each in columns), strict=True)
-    except (OSError, pa.ArrowException, ValueError) as error:
+        yield from text_rows(place, _COLUMNS)
+    except UNREADABLE as error:
         raise _unreadable(place, error) from None
-
-
-def _open_csv(file: pa.NativeFile, columns: Sequence[str] = ()) -> pyarrow.csv.CSVStreamingReader:
-    """Reads a CSV some rows at a time: the columns named, as text; all of them by default."""
-    return pyarrow.csv.open_csv(
-        file,
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(
-            include_columns=columns,
-            column_types=dict.fromkeys(columns, pa.string()),  # an image 007 is no number 7
-        ),
-    )
-
-
-def _is_parquet(place: Location) -> bool:
-    return place.path.lower().endswith(".parquet")
 
 
 def _unreadable(place: Location, error: Exception) -> DataError:

@@ -8,11 +8,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
-
 from ssray.errors import DataError
+from ssray.nightly.user_table import UNREADABLE, column_names, text_rows
 from ssray.storage.archives import split_member
 from ssray.storage.location import Location
 
@@ -20,8 +17,6 @@ SUFFIXES = (".parquet", ".csv")
 """The suffixes of lists of images, in lower case."""
 _COLUMNS = ("uri", "category")
 _S3 = "s3://"
-_ANY_LINES = pyarrow.csv.ParseOptions(newlines_in_values=True)
-"""Makes pyarrow read texts of several lines, in columns that nobody asks for."""
 
 
 def is_list(place: Location) -> bool:
@@ -38,15 +33,12 @@ def read_list(place: Location) -> Iterator[tuple[str, str | None]]:
         DataError: if the list is not there, is no table or has no column ``uri``.
     """
     try:
-        for batch in _batches(place):
-            uris = batch.column("uri").cast(pa.string()).to_pylist()
-            named: list[str | None] = [None] * len(uris)
-            if "category" in batch.schema.names:
-                named = batch.column("category").cast(pa.string()).to_pylist()
-            yield from ((uri, name) for uri, name in zip(uris, named, strict=True) if uri)
+        for uri, *category in text_rows(place, _wanted(place, column_names(place))):
+            if uri:
+                yield uri, category[0] if category else None
     except FileNotFoundError:
         raise DataError(f"{place}: no such list. Check the path.") from None
-    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise DataError(
             f"{place}: not a table that can be read. Expected CSV or Parquet with one column uri "
@@ -114,23 +106,6 @@ def _is_regular(path: str) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
         return True
-
-
-def _batches(place: Location) -> Iterator[pa.RecordBatch]:
-    """Reads the columns of a list some rows at a time."""
-    if place.path.lower().endswith(".parquet"):
-        with place.open_file() as file:
-            table = pq.ParquetFile(file)
-            yield from table.iter_batches(columns=_wanted(place, table.schema_arrow.names))
-        return
-    with place.filesystem.open_input_stream(place.path, compression=None) as stream:
-        names = pyarrow.csv.open_csv(stream, parse_options=_ANY_LINES).schema.names
-    options = pyarrow.csv.ConvertOptions(
-        include_columns=_wanted(place, names),
-        column_types=dict.fromkeys(_COLUMNS, pa.string()),  # a category 007 is no number 7
-    )
-    with place.filesystem.open_input_stream(place.path, compression=None) as stream:
-        yield from pyarrow.csv.open_csv(stream, parse_options=_ANY_LINES, convert_options=options)
 
 
 def _wanted(place: Location, names: Sequence[str]) -> list[str]:
