@@ -65,16 +65,11 @@ def _find(scores: Location, uri: str, date: str | None) -> dict[str, Any]:
     if date:
         check_date("--date", date)
     table = ScoreTable(scores)
-    if not table.exists():
-        raise DataError(
-            f"{scores}: no table of scores there. Expected what ssray nightly wrote to."
-        )
+    table.present()
 
     def found(columns: Sequence[str], date: str | None) -> list[dict[str, Any]]:
-        # pyarrow can't look for texts while it reads files that Delta's merge has written.
-        batches = table.batches(columns, date)
-        chosen = (batch.filter(pc.equal(batch.column("uri"), uri)) for batch in batches)
-        return [row for batch in chosen for row in batch.to_pylist()]
+        batches = table.batches(columns, date, pc.field("uri") == uri)
+        return [row for batch in batches for row in batch.to_pylist()]
 
     days = [row["date"] for row in found(["uri", "date"], date)]
     if not days:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import operator
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -109,12 +110,24 @@ class ScoreTable:
         table = self.present()
         return self._read(lambda: _of_files(table, date).to_table(wanted, filter=_of_night(date)))
 
-    def batches(self, columns: Sequence[str], date: str | None = None) -> Iterator[pa.RecordBatch]:
-        """Some columns of a night's rows, or of all, a part at a time; nothing without a table."""
+    def batches(
+        self,
+        columns: Sequence[str],
+        date: str | None = None,
+        where: pc.Expression | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Some columns of a night's rows, or of all, a part at a time; nothing without a table.
+
+        Args:
+            columns: their names.
+            date: of the night.
+            where: which rows are wanted; default: all.
+        """
         table = self._table()
         if table is None:
             return
-        wanted = None if date is None else _of_night(date)
+        conditions = [each for each in (date and _of_night(date), where) if each is not None]
+        wanted = functools.reduce(operator.and_, conditions) if conditions else None
         dataset = self._read(lambda: _of_files(table, date))
 
         def of_file(fragment: ds.Fragment) -> list[pa.RecordBatch]:
