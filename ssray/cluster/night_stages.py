@@ -18,7 +18,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray.data
@@ -46,6 +46,7 @@ from ssray.scoring.judge import Prepared
 from ssray.storage.fetch import Fetcher, persistently
 from ssray.storage.location import Location
 
+_Result = TypeVar("_Result")
 SPARE_READERS = 2
 """Threads that fetch and decode, beyond the CPUs of an actor: fetching is mostly waiting."""
 NO_PROGRESS_TIMEOUT_S = 6 * 3600
@@ -267,7 +268,9 @@ class _WholeBatches(_Actor):
         """``_BATCHES`` rows to parts."""
         return _parts(
             [
-                _unless_storage_fails(self.whole, batch, self._device)
+                _unless_storage_fails(
+                    functools.partial(self.whole, batch), batch.postponed(self._device)
+                )
                 for batch in _assignments(batches)
             ]
         )
@@ -281,8 +284,9 @@ class _PreparedBatches(_Actor):
         parts = []
         for head, images in zip(prepared["head"], prepared["images"], strict=True):
             known = json.loads(head.as_py())
-            done = functools.partial(self._done, known, images)
-            parts.append(_unless_storage_fails(done, _assignment(known), self._device))
+            batch = _assignment(known)
+            done = functools.partial(self._done, known, images, batch)
+            parts.append(_unless_storage_fails(done, batch.postponed(self._device)))
         return _parts(parts)
 
     def _done(
@@ -312,13 +316,9 @@ def _prepared_batches(batches: pa.Table, work: _Work) -> Iterator[pa.Table]:
     for batch in _assignments(batches):
         begun, spent, fetch = time.perf_counter(), Spent(), Fetcher()
         images, whole = None, batch.left > MOST_PREPARED
-        try:
-            if not whole:
-                images = _images(work, batch, functools.partial(prepare, fetch=fetch, spent=spent))
-        except FileNotFoundError:  # another process has committed, and cleared up
-            raise
-        except OSError:
-            pass
+        if not whole:
+            own = functools.partial(prepare, fetch=fetch, spent=spent)
+            images = _unless_storage_fails(functools.partial(_images, work, batch, own), None)
         known = batch._asdict() | {
             "whole": whole,
             "seconds": spent.seconds,
@@ -366,16 +366,16 @@ def _framing(store: str, category: str, version: str | None) -> Framing | None:
         return None
 
 
-def _unless_storage_fails(
-    done: Callable[[Assignment], Part], batch: Assignment, device: str
-) -> Part:
-    """Does a batch, or puts it off where its list, notes or rows can't be read or written."""
+def _unless_storage_fails(work: Callable[[], _Result], otherwise: _Result) -> _Result:
+    """Does some work, or gives ``otherwise`` where a batch's list, notes or rows can't be read or
+    written.
+    """
     try:
-        return done(batch)
+        return work()
     except FileNotFoundError:  # another process has committed, and cleared up
         raise
     except OSError:
-        return batch.postponed(device)
+        return otherwise
 
 
 def _assignments(batches: pa.Table) -> list[Assignment]:

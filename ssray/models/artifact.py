@@ -71,6 +71,7 @@ from ssray.models.stored import (
     version_place,
 )
 from ssray.storage.location import Location
+from ssray.storage.parquet import as_parquet
 
 UPRIGHT_SINCE = 11
 """The first version of the file format whose recipes say how files are decoded."""
@@ -525,9 +526,7 @@ def write_epoch_log(
 
 
 def _epoch_log(history: Sequence[Mapping[str, Any]]) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in history]), buffer)
-    return buffer.getvalue()
+    return as_parquet(pa.Table.from_pylist([dict(row) for row in history]))
 
 
 def _weights_file(number: int) -> str:

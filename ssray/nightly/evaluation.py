@@ -20,13 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from ssray.errors import ConfigError, DataError
-from ssray.metrics.images import DECISIONS, MEASURES, decision_metrics, image_metrics
+from ssray.metrics.images import DECISIONS, decision_metrics, image_metrics
 from ssray.metrics.labels import DEFECT, GOOD
 from ssray.nightly.labels import Labels, read_labels
 from ssray.nightly.table import ScoreTable
 from ssray.scoring.evaluation import stated
 from ssray.scoring.outputs import Outputs
 from ssray.scoring.results import flags, usable
+from ssray.scoring.tables import MEASURE_FIELDS
 from ssray.storage.location import Location
 from ssray.storage.parquet import as_parquet
 
@@ -41,11 +42,7 @@ NIGHT_METRICS = pa.schema(
         pa.field("n_labelled_error", pa.int64(), nullable=False),
         pa.field("n_good", pa.int64(), nullable=False),
         pa.field("n_defect", pa.int64(), nullable=False),
-        *(
-            pa.field(f"{name}{end}", pa.float64(), nullable=False)
-            for name in MEASURES
-            for end in ("", "_low", "_high")
-        ),
+        *MEASURE_FIELDS,
         pa.field("image_f1max_threshold", pa.float64(), nullable=False),
         *(pa.field(name, pa.float64(), nullable=False) for name in DECISIONS),
         pa.field("undefined", pa.string(), nullable=False),

@@ -42,6 +42,12 @@ SCORED_PARTS = pa.schema(
 it."""
 
 
+MEASURE_FIELDS = tuple(
+    pa.field(f"{name}{end}", pa.float64(), nullable=False)
+    for name in MEASURES
+    for end in ("", "_low", "_high")
+)
+"""Each measure with the ends of its 95 % interval."""
 METRICS = pa.schema(
     [
         pa.field("category", pa.string(), nullable=False),
@@ -54,11 +60,7 @@ METRICS = pa.schema(
         pa.field("n_regions", pa.int64(), nullable=False),
         pa.field("n_pixels_good", pa.int64(), nullable=False),
         pa.field("n_pixels_defect", pa.int64(), nullable=False),
-        *(
-            pa.field(f"{name}{end}", pa.float64(), nullable=False)
-            for name in MEASURES
-            for end in ("", "_low", "_high")
-        ),
+        *MEASURE_FIELDS,
         pa.field("image_f1max_threshold", pa.float64(), nullable=False),
         pa.field(HELD_OUT, pa.float64(), nullable=False),
         pa.field("image_auroc_autoencoders", pa.float64()),
