@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import random
 import threading
 import time
@@ -11,6 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import pytest
 
 FAULTS = ("delay", "error_500", "error_503", "refused", "cut")
 LONGEST_DELAY_SECONDS = 0.3
@@ -133,3 +137,18 @@ def faulty_proxy(
     finally:
         proxy.shutdown()
         proxy.server_close()
+
+
+@contextmanager
+def between(share: float = 0.0, refused: Callable[[str], int | None] = never) -> Iterator[Traffic]:
+    """Stands before the server of the tests: this process's AWS variables name the proxy.
+
+    Arguments are those of ``faulty_proxy``.
+    """
+    server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
+    assert server.hostname is not None
+    assert server.port is not None
+    proxy = faulty_proxy(server.hostname, server.port, share, refused)
+    with proxy as traffic, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
+        yield traffic

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +26,7 @@ from ssray.models import artifact
 from ssray.models.store import publish
 from ssray.storage.location import Location
 from ssray.training.build import BuildRequest, build_model
-from tests.integration.cluster.faulty_proxy import faulty_proxy
+from tests.integration.cluster.faulty_proxy import between
 from tests.integration.cluster.test_nightly import DATE, committed, rows_of, same, wait_for
 from tests.integration.cluster.three_nodes import processes
 from tests.unit.nightly.test_batch import PECULIAR
@@ -131,30 +130,29 @@ def test_twenty_thousand_images_killed_three_times(
     calm, killed = large.place / "calm", large.place / "killed"
     with (tmp_path / "calm.txt").open("w") as log:
         subprocess.run(large.command(calm), check=True, timeout=1200, stdout=log)
-    server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
-    assert server.hostname is not None
-    assert server.port is not None
     program = [sys.executable, "-m", "tests.integration.cluster.three_nodes", ACTOR]
-    with faulty_proxy(server.hostname, server.port, 0.0) as traffic, monkeypatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
-        with subprocess.Popen(
+    with (
+        between() as traffic,
+        monkeypatch.context() as patch,
+        subprocess.Popen(
             program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        ) as cluster:
-            assert cluster.stdin is not None
-            assert cluster.stdout is not None
-            patch.setenv("RAY_ADDRESS", cluster.stdout.readline().strip())
-            with subprocess.Popen(large.command(killed), stdout=subprocess.DEVNULL) as driver:
-                wait_for(killed, 15, driver)
-                os.kill(driver.pid, signal.SIGKILL)
-            with subprocess.Popen(large.command(killed), stdout=subprocess.DEVNULL) as driver:
-                wait_for(killed, 35, driver)
-                os.kill(next(processes(ACTOR)), signal.SIGKILL)
-                wait_for(killed, 55, driver)
-                cluster.stdin.write("lose\n")
-                cluster.stdin.flush()
-                assert cluster.stdout.readline() == "lost\n"
-                assert driver.wait(timeout=1200) == 0
-            cluster.stdin.close()
+        ) as cluster,
+    ):
+        assert cluster.stdin is not None
+        assert cluster.stdout is not None
+        patch.setenv("RAY_ADDRESS", cluster.stdout.readline().strip())
+        with subprocess.Popen(large.command(killed), stdout=subprocess.DEVNULL) as driver:
+            wait_for(killed, 15, driver)
+            os.kill(driver.pid, signal.SIGKILL)
+        with subprocess.Popen(large.command(killed), stdout=subprocess.DEVNULL) as driver:
+            wait_for(killed, 35, driver)
+            os.kill(next(processes(ACTOR)), signal.SIGKILL)
+            wait_for(killed, 55, driver)
+            cluster.stdin.write("lose\n")
+            cluster.stdin.flush()
+            assert cluster.stdout.readline() == "lost\n"
+            assert driver.wait(timeout=1200) == 0
+        cluster.stdin.close()
     rows = rows_of(killed)
     assert same(rows, rows_of(calm))
     assert {row["uri"]: (row["category"], row["error"], row["note"]) for row in rows} == (

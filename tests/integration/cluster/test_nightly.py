@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ from ssray.nightly.sources import CategoryRule
 from ssray.nightly.table import ScoreTable
 from ssray.storage.location import Location
 from ssray.training.build import BuildRequest, build_model
-from tests.integration.cluster.faulty_proxy import FAULTS, faulty_proxy
+from tests.integration.cluster.faulty_proxy import FAULTS, between
 
 DATE = "2026-11-21"
 SHARED = ("fetch", "decode", "model", "pack", "write", "list")
@@ -266,30 +265,22 @@ def test_two_at_once_end_with_one_result(plant: Plant, undisturbed: tuple[Locati
 
 
 def test_a_faulty_network_costs_time_and_no_row(
-    plant: Plant, undisturbed: tuple[Location, str], monkeypatch: pytest.MonkeyPatch
+    plant: Plant, undisturbed: tuple[Location, str]
 ) -> None:
     out = Location.parse(f"{plant.images}".replace("images", "faulty"))
-    server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
-    assert server.hostname is not None
-    assert server.port is not None
-    with faulty_proxy(server.hostname, server.port, 0.1) as traffic:
-        with monkeypatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
-            ended = plant.score(out)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        assert set(traffic.faults) == {*FAULTS, "none"}
+    with between(0.1) as traffic:
+        ended = plant.score(out)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert set(traffic.faults) == {*FAULTS, "none"}
     assert same(rows_of(out), rows_of(undisturbed[0]))
     assert committed(out).summary.retries > 0
 
 
 def test_a_storage_that_is_down_for_a_while_costs_no_row(
-    plant: Plant, undisturbed: tuple[Location, str], monkeypatch: pytest.MonkeyPatch
+    plant: Plant, undisturbed: tuple[Location, str]
 ) -> None:
     """Whatever the actors ask for: first there is no answer, then a refusal."""
     out = Location.parse(f"{plant.images}".replace("images", "down"))
-    server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
-    assert server.hostname is not None
-    assert server.port is not None
     first: list[float] = []
 
     def down(path: str) -> int | None:
@@ -300,30 +291,21 @@ def test_a_storage_that_is_down_for_a_while_costs_no_row(
         passed = time.monotonic() - first[0]
         return 503 if passed < 6 else 403 if passed < 20 else None
 
-    with faulty_proxy(server.hostname, server.port, 0.0, down) as traffic:
-        with monkeypatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
-            ended = plant.score(out, "--patience", "10")
-        assert ended.returncode == 0, ended.stdout + ended.stderr
+    with between(refused=down):
+        ended = plant.score(out, "--patience", "10")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "images without an answer" in ended.stdout
     assert same(rows_of(out), rows_of(undisturbed[0]))
 
 
-def test_what_stays_refused_leaves_the_night_incomplete(
-    plant: Plant, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_stays_refused_leaves_the_night_incomplete(plant: Plant) -> None:
     out = Location.parse(f"{plant.images}".replace("images", "shut"))
-    server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
-    assert server.hostname is not None
-    assert server.port is not None
     shut = next(uri for uri, (_, error) in plant.expected.items() if "#" not in uri and not error)
 
     def refused(path: str) -> int | None:
         return 403 if path.endswith(shut.removeprefix("s3://")) else None
 
-    proxy = faulty_proxy(server.hostname, server.port, 0.0, refused)
-    with proxy as traffic, monkeypatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
+    with between(refused=refused):
         ended = plant.score(out, "--patience", "0")
     assert ended.returncode == 3, ended.stdout + ended.stderr
     assert "Missing, forbidden: 1 images have no row" in ended.stdout

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pytest
 
 from ssray.nightly.batch import BatchResult
 from ssray.nightly.plan import read_batch, write_manifest
@@ -19,22 +16,18 @@ from ssray.nightly.sources import CategoryRule
 from ssray.nightly.table import ScoreTable
 from ssray.storage.fetch import Fetcher
 from ssray.storage.location import Location
-from tests.integration.cluster.faulty_proxy import faulty_proxy
+from tests.integration.cluster.faulty_proxy import between
 
 IMAGES, BATCH = 24, 4
 
 
 def test_a_batch_takes_four_requests_and_an_image_one(
-    s3_server: str, monkeypatch: pytest.MonkeyPatch
+    s3_server: str,
 ) -> None:
-    server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
-    assert server.hostname is not None and server.port is not None
     place = Location.parse(f"s3://{s3_server}/requests")
     for number in range(IMAGES):
         (place / f"images/c/{number:02}.png").write(b"image")
-    proxy = faulty_proxy(server.hostname, server.port, 0.0)
-    with proxy as traffic, monkeypatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
+    with between() as traffic:
         place = Location.parse(f"s3://{s3_server}/requests")
         places = Places(place / "out", "2026-11-21", "run")
 

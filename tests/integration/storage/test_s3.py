@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import boto3
 import obstore
@@ -155,12 +154,8 @@ def test_two_slashes_in_a_row_are_told_in_a_line(
 @contextmanager
 def between(monkeypatch: pytest.MonkeyPatch, *faults: str) -> Iterator[Traffic]:
     """What asks the server from here on meets a fault each time, if there are any."""
-    server = urlsplit(os.environ["AWS_ENDPOINT_URL"])
-    assert server.hostname and server.port
     monkeypatch.setattr(faulty_proxy, "FAULTS", faults)
-    share = 1.0 if faults else 0.0
-    with faulty_proxy.faulty_proxy(server.hostname, server.port, share) as traffic:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{traffic.port}")
+    with faulty_proxy.between(1.0 if faults else 0.0) as traffic:
         yield traffic
 
 
