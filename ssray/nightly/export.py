@@ -84,7 +84,12 @@ def export_night(table: ScoreTable, date: str, out: Location) -> int:
         raise ConfigError(f"--to {out}: expected a name that ends in {' or '.join(_SUFFIXES)}.")
     if not table.count(date):
         raise ScoringError(f"{table.root}: no night of {date} there.")
-    sink = out.open_output()
+    try:
+        sink = out.open_output()
+    except OSError as error:
+        raise ConfigError(
+            f"--to {out}: can't be written. Give a folder or bucket where you may. ({error})"
+        ) from None
     count = 0
     with sink:
         if suffix == ".parquet":

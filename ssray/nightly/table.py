@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
+from pyarrow import fs
 
 from ssray.errors import ConflictError, DataError, ScoringError
 from ssray.nightly.rows import IN_FILES, NIGHT, PARTITIONS, SCORES_TABLE
@@ -96,7 +97,7 @@ class ScoreTable:
             DataError: if there is no table.
         """
         table = self.present()
-        return self._read(lambda: _of_files(table, None))
+        return self._read(lambda: self._of_files(table, None))
 
     def night(self, date: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of a night, ``NIGHT`` or some of its columns, in no fixed order.
@@ -108,7 +109,9 @@ class ScoreTable:
             raise ScoringError(f"{self.root}: no night of {date} there.")
         wanted = list(columns) if columns is not None else NIGHT.names
         table = self.present()
-        return self._read(lambda: _of_files(table, date).to_table(wanted, filter=_of_night(date)))
+        return self._read(
+            lambda: self._of_files(table, date).to_table(wanted, filter=_of_night(date))
+        )
 
     def batches(
         self,
@@ -128,7 +131,7 @@ class ScoreTable:
             return
         conditions = [each for each in (date and _of_night(date), where) if each is not None]
         wanted = functools.reduce(operator.and_, conditions) if conditions else None
-        dataset = self._read(lambda: _of_files(table, date))
+        dataset = self._read(lambda: self._of_files(table, date))
 
         def of_file(fragment: ds.Fragment) -> list[pa.RecordBatch]:
             found = fragment.to_batches(schema=dataset.schema, columns=list(columns), filter=wanted)
@@ -143,7 +146,7 @@ class ScoreTable:
         """How many rows a night has."""
 
         def counted(table: DeltaTable) -> int:
-            return int(_of_files(table, date).count_rows(filter=_of_night(date)))
+            return int(self._of_files(table, date).count_rows(filter=_of_night(date)))
 
         return self._of(counted, 0)
 
@@ -327,6 +330,19 @@ class ScoreTable:
                 )
             )
 
+    def _of_files(self, table: DeltaTable, date: str | None) -> ds.Dataset:
+        """The rows in the files of a night, or of all; other nights' files are not even counted.
+
+        They are read by pyarrow's own filesystem. Threads that read by delta-rs's, which is written
+        in Python, now and then abort the process when it ends.
+        """
+        of_night = None if date is None else [("date", "=", date)]
+        here = fs.SubTreeFileSystem(self.root.path, self.root.filesystem)
+        dataset: ds.Dataset = table.to_pyarrow_dataset(
+            filesystem=here, file_pruning_predicate=of_night
+        )
+        return dataset
+
     def _table(self) -> DeltaTable | None:
         try:
             return self._read(lambda: DeltaTable(str(self.root), storage_options=self._options))
@@ -444,13 +460,6 @@ def _commit_of(table: DeltaTable, date: str, number: int) -> tuple[int | None, s
             if (facts.get("date"), facts.get("commit")) == (date, number):
                 return int(commit["version"]), str(facts["run"])
     return None, None
-
-
-def _of_files(table: DeltaTable, date: str | None) -> ds.Dataset:
-    """The rows in the files of a night, or of all; other nights' files are not even counted."""
-    of_night = None if date is None else [("date", "=", date)]
-    dataset: ds.Dataset = table.to_pyarrow_dataset(file_pruning_predicate=of_night)
-    return dataset
 
 
 def _of_night(date: str) -> pc.Expression:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from ssray.errors import ConflictError, DataError, ScoringError
 from ssray.nightly.heatmap import draw_heatmap
 from ssray.nightly.rows import IN_FILES, NIGHT, SCORES_TABLE
 from ssray.nightly.run import name_in_paths
-from ssray.nightly.table import How, RowFile, ScoreTable, _of_files
+from ssray.nightly.table import How, RowFile, ScoreTable
 from ssray.storage.location import Location
 from tests.helpers import Ended
 
@@ -197,7 +199,22 @@ def test_a_night_is_read_without_a_look_at_the_files_of_others(table: ScoreTable
     assert scores(table) == {("c", "u"): 1}
     found = table._table()
     assert found is not None
-    assert [len(_of_files(found, date).files) for date in (DATE, LATER, None)] == [1, 1, 2]
+    assert [len(table._of_files(found, date).files) for date in (DATE, LATER, None)] == [1, 1, 2]
+
+
+def test_a_process_that_has_read_the_table_ends_in_order(table: ScoreTable) -> None:
+    """Threads that read in Python abort most of such processes when they end."""
+    for number in range(1, 4):
+        table.commit(DATE, number, "r", "append", [file_of(table, f"r-{number}", "c", {"u": 1})])
+    program = (
+        "from ssray.nightly.table import ScoreTable; from ssray.storage.location import Location;"
+        f"ScoreTable(Location.parse({str(table.root)!r})).night({DATE!r}, ['uri', 'score'])"
+    )
+    ended = [
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        for _ in range(5)
+    ]
+    assert [(each.returncode, each.stderr) for each in ended] == [(0, "")] * 5
 
 
 def test_others_read_the_table_as_it_is(table: ScoreTable) -> None:
@@ -252,6 +269,10 @@ def test_nights_are_listed_and_taken_out(
         (["--date", "2026-11-20", "--to", "x.csv"], "no night of 2026-11-20"),
         (["--date", DATE, "--to", "x.xlsx"], "ends in .parquet or .csv"),
         (["--date", DATE], "--date and --to go together"),
+        (
+            ["--date", DATE, "--to", "/proc/x.csv"],
+            "--to /proc/x.csv: can't be written. Give a folder",
+        ),
         (["--date", "yesterday", "--to", "x.csv"], "expected a day such as"),
     ],
 )
